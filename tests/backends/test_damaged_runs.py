@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,3 +90,21 @@ def test_a_checkpoint_that_cannot_be_read_is_none(prepare: Prepare) -> None:
     train_run(run)
     assert any("Continuing from checkpoint-1" in one["message"] for one in events_of(run))
     assert (run.model / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_a_log_of_a_checkpoint_that_cannot_be_read_is_an_error_in_words(prepare: Prepare) -> None:
+    """Cut, or gone; a long one is none: 16,000 logged steps are 5 MB."""
+    run = train_run(prepare("sft"))
+    checkpoint = run.checkpoints / "checkpoint-2"
+    log = checkpoint / "trainer_state.json"
+    state = json.loads(log.read_text())
+    [entry] = [one for one in state["log_history"] if one.get("step") == 2 and "loss" in one]
+    long = {**state, "log_history": [*state["log_history"], *[entry] * 60_000]}
+    log.write_text(json.dumps(long))
+    assert log.stat().st_size > 5_000_000
+    found = checkpoints.result_of(run.folder, checkpoint)
+    assert found.metrics["train_loss"] == entry["loss"]
+    log.write_text('{"global_step": 2')
+    with pytest.raises(GatewayError, match="trainer_state.json cannot be read") as cut:
+        checkpoints.result_of(run.folder, checkpoint)
+    assert "ftg checkpoints" in cut.value.hint

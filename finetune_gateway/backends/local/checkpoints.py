@@ -15,7 +15,7 @@ from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
-from finetune_gateway.backends.local.weights import MAX_CONFIG, read_header, read_json
+from finetune_gateway.backends.local.weights import read_header, read_json
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError
 from finetune_gateway.events import Checkpoint, Result
 from finetune_gateway.jobs.handle import MANIFEST
@@ -186,8 +186,16 @@ def _add_stops(folder: Path, model: Path) -> None:
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    """Return the last losses that the trainer has logged up to a checkpoint, under our names."""
-    state = read_json(folder / "trainer_state.json", MAX_CONFIG)
+    """Return the last losses that the trainer has logged up to a checkpoint, under our names.
+    Raises GatewayError if its log cannot be read."""
+    log = folder / "trainer_state.json"
+    try:
+        state = read_json(log, MAX_STATE)
+    except (OSError, ValueError) as exc:
+        raise GatewayError(
+            f"{log} cannot be read, so {folder.name} is not as it was saved: {exc}.",
+            hint="Name another checkpoint of the job: ftg checkpoints JOB",
+        ) from None
     history = state.get("log_history") if isinstance(state, dict) else None
     found: dict[str, Any] = {}
     for entry in history if isinstance(history, list) else ():
