@@ -30,6 +30,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -288,6 +289,11 @@ class TrainingSpec(Model):
             raise _in_words(exc) from None
         _check_suffix(spec.suffix)
         return spec
+
+    @field_validator("modules_to_save", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_learning_rate(self) -> Self:

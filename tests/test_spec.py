@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from support.provider import Provider
@@ -21,6 +21,7 @@ from finetune_gateway import (
     methods,
 )
 from finetune_gateway.backend import NEUTRAL
+from finetune_gateway.cli.options import LISTS, parse_settings
 from finetune_gateway.methods import METHODS
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import LATER_FIELDS, TrainingOptions
@@ -144,6 +145,34 @@ def test_a_later_field_makes_another_job_only_when_it_is_set(name: str) -> None:
     other = TrainingSpec.build(model="m", **{name: OTHER[name]})
     assert named.canonical() == TrainingSpec(model="m").canonical() != other.canonical()
     assert other.canonical()[name] == OTHER[name]
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("lm_head", ("lm_head",)),
+        ("embed_tokens, lm_head", ("embed_tokens", "lm_head")),
+        ("lm_head,", ("lm_head",)),
+        ('["embed_tokens", "lm_head"]', ("embed_tokens", "lm_head")),
+    ],
+)
+def test_a_list_of_names_is_written_with_commas(written: str, names: tuple[str, ...]) -> None:
+    """On the command line, for each setting that takes several; one name needs none. Of
+    target_modules one text is a pattern."""
+    given = parse_settings([f"modules_to_save={written}"])
+    assert TrainingSpec.build(model="m", **given).modules_to_save == names
+    spec = TrainingSpec.build(model="m", **parse_settings([f"target_modules={written}"]))
+    assert spec.target_modules == (written if written == "lm_head" else names)
+
+
+def test_every_setting_with_several_names_takes_commas() -> None:
+    types = get_type_hints(TrainingSpec)
+    several = {
+        name
+        for name in TrainingSpec.model_fields
+        if tuple in {get_origin(arm) for arm in (types[name], *get_args(types[name]))}
+    }
+    assert several == {*LISTS}
 
 
 @pytest.mark.parametrize("chosen", ["all", 3, None, {"model": 1}])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finetune_gateway.gateway import Gateway
     from finetune_gateway.jobs.job import Job
 
+LISTS = ("target_modules", "modules_to_save")  # settings that may be several names
 _MAPPED = re.compile(r'(?:"[^"]*"|[^,"])+')  # a pair of --map, whose column may be quoted
 
 # What cannot be read is refused when it is opened, as in Python: readable=False.
@@ -249,8 +250,8 @@ def _parse_value(key: str, value: str) -> Any:
             raise SpecError(
                 f"--set {key}: {shown(value)} is not {kind}.", hint=f"Write it like {like}."
             ) from None
-    if key == "target_modules" and "," in value:
-        return [part.strip() for part in value.split(",")]
+    if key in LISTS and "," in value:
+        return [name for part in value.split(",") if (name := part.strip())]
     return value
 
 
