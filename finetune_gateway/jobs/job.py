@@ -143,8 +143,9 @@ class Job(Pictured):
         return metrics_by_step(self.events())
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the models saved during training that are still there: ``result(step=...)``."""
-        return results.checkpoints(self.record, self._store)
+        """Return the models saved during training that are still there, with the losses of their
+        steps: ``result(step=...)``."""
+        return results.with_losses(results.checkpoints(self.record, self._store), self.metrics())
 
     def log_path(self) -> Path | None:
         """Return the file with the raw log, if the backend keeps one."""

@@ -75,6 +75,25 @@ def checkpoints(record: JobRecord, store: Store) -> list[Checkpoint]:
     return [one for one in known if record.hosted or _is_there(one.model)]
 
 
+def with_losses(points: Sequence[Checkpoint], metrics: Sequence[Metric]) -> list[Checkpoint]:
+    """Return the checkpoints with the losses that the job has logged at their steps, beside what
+    their host says of them."""
+    logged = {
+        one.step: one.model_dump(include={"train_loss", "valid_loss"}, exclude_none=True)
+        for one in metrics
+    }
+    return [
+        one.model_copy(update={"metrics": {**logged.get(one.step, {}), **one.metrics}})
+        for one in points
+    ]
+
+
+def held_out_loss(point: Checkpoint) -> float | None:
+    """Return the loss of a checkpoint on held-out rows, of all of them before that of a few."""
+    said = [point.metrics.get(name) for name in LOSSES]
+    return next((float(value) for value in said if isinstance(value, int | float)), None)
+
+
 def _is_there(model: str) -> bool:
     return not Path(model).is_absolute() or Path(model).is_dir()
 
@@ -108,8 +127,7 @@ def chosen(record: JobRecord, step: StepName, store: Store) -> Checkpoint:
 
 def _best(record: JobRecord, there: Sequence[Checkpoint], metrics: Sequence[Metric]) -> Checkpoint:
     """Return the checkpoint with the lowest loss on the held-out rows."""
-    seen = {one.step: one for one in metrics}
-    losses = [(_loss(one, seen.get(one.step)), one.step, one) for one in there]
+    losses = [(held_out_loss(one), one.step, one) for one in with_losses(there, metrics)]
     known = [(loss, at, one) for loss, at, one in losses if loss is not None]
     if not known:
         raise NotFoundError(
@@ -118,14 +136,6 @@ def _best(record: JobRecord, there: Sequence[Checkpoint], metrics: Sequence[Metr
             hint=f"Name a step: {_listed(there)}. Train with held-out rows to know the best.",
         )
     return min(known, key=lambda one: one[:2])[2]
-
-
-def _loss(point: Checkpoint, metric: Metric | None) -> float | None:
-    """Return the loss of a checkpoint on held-out rows: as its host says, else as it was logged."""
-    said = [point.metrics.get(name) for name in LOSSES]
-    if metric is not None:
-        said.append(metric.valid_loss)
-    return next((float(value) for value in said if isinstance(value, int | float)), None)
 
 
 def _no_checkpoint(

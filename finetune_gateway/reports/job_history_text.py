@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune_gateway.events import PREFERENCES, REWARDS, Checkpoint, Event, Metric
+from finetune_gateway.jobs.overfitting import figure
+from finetune_gateway.jobs.results import held_out_loss
 from finetune_gateway.reports.charts import Chart
 from finetune_gateway.reports.loss_chart import (
     CURVES,
@@ -111,8 +113,23 @@ def _plot_keys(chart: Chart, metrics: Sequence[Metric], signs: Signs) -> Iterato
 
 def checkpoints_text(checkpoints: Sequence[Checkpoint]) -> str:
     """Return a table of checkpoints."""
-    rows = [(str(p.step), visible(p.id), visible(p.model)) for p in checkpoints]
-    return format_table(("STEP", "CHECKPOINT", "MODEL"), rows, right="STEP")
+    head, rows = checkpoint_rows(checkpoints)
+    cells = [[visible(cell) for cell in row] for row in rows]
+    return format_table([name.upper() for name in head], cells, right="STEP")
+
+
+def checkpoint_rows(checkpoints: Sequence[Checkpoint]) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns, and the cells of each checkpoint: with its loss on held-out
+    rows where any is known, and which is the best."""
+    known = [(loss, one.step) for one in checkpoints if (loss := held_out_loss(one)) is not None]
+    if not known:
+        rows = [[str(one.step), one.id, one.model] for one in checkpoints]
+        return ["step", "checkpoint", "model"], rows
+    losses = {step: figure(loss) for loss, step in known}
+    losses[min(known)[1]] += " (best)"
+    return ["step", "valid_loss", "checkpoint", "model"], [
+        [str(one.step), losses.get(one.step, ""), one.id, one.model] for one in checkpoints
+    ]
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -21,7 +21,7 @@ from finetune_gateway.reports import withheld
 from finetune_gateway.reports.charts import Chart
 from finetune_gateway.reports.comparison_costs import usd_range_text
 from finetune_gateway.reports.html_text import Piece, short_text
-from finetune_gateway.reports.job_history_text import metric_rows
+from finetune_gateway.reports.job_history_text import checkpoint_rows, metric_rows
 from finetune_gateway.reports.job_samples import Samples, samples_of
 from finetune_gateway.reports.job_text import job_facts
 from finetune_gateway.reports.layout import raise_if_foreign, render
@@ -88,7 +88,8 @@ class JobPage:
     head: Sequence[str]
     steps: Sequence[Sequence[str]]
     hidden_steps: int
-    checkpoints: list[tuple[str, str, str]]
+    checkpoint_head: Sequence[str]
+    checkpoints: Sequence[Sequence[str]]
     events: list[EventView]
     hidden_events: int
 
@@ -118,6 +119,7 @@ def _view(job: Job, no_rows: bool) -> JobPage:
     samples = samples_of(job, no_rows=no_rows)
     events = [_event(event) for event in job.events() if event.type != "metrics"]
     head, steps = metric_rows(_thinned(metrics))
+    checkpoint_head, checkpoints = checkpoint_rows(job.checkpoints())
     return JobPage(
         title=f"{job.id} {job.status}",
         sign=_SIGNS.get(job.status, "\u25cf"),
@@ -138,7 +140,8 @@ def _view(job: Job, no_rows: bool) -> JobPage:
         head=head,
         steps=steps,
         hidden_steps=len(metrics) - len(steps),
-        checkpoints=[(f"{one.step:,}", one.id, one.model) for one in job.checkpoints()],
+        checkpoint_head=checkpoint_head,
+        checkpoints=checkpoints,
         events=events[-EVENTS:],
         hidden_events=max(0, len(events) - EVENTS),
     )

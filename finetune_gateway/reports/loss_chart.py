@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from finetune_gateway.events import Metric
-from finetune_gateway.jobs.overfitting import find_overfitting
+from finetune_gateway.jobs.overfitting import figure, find_overfitting
 from finetune_gateway.reports.charts import Axis, Chart, Dot, Line, linear_axis, log_axis
 
 CURVES = (("train_loss", "training", 0), ("valid_loss", "validation", 2))  # metric, name, color
@@ -60,19 +60,15 @@ def _dots(metrics: Sequence[Metric]) -> list[Dot]:
 
 def span_text(points: Sequence[tuple[int, float]]) -> str:
     """Return ``1.96 → 0.12``, or ``1.96`` of a single one."""
-    first, last = _figure(points[0][1]), _figure(points[-1][1])
+    first, last = figure(points[0][1]), figure(points[-1][1])
     return f"{first} → {last}" if len(points) > 1 else first
 
 
 def lowest_text(points: Sequence[tuple[int, float]]) -> str:
     """Return ``lowest 0.1 at step 180``; empty where the last one is no higher."""
     step, value = min(points, key=lambda point: point[1])
-    lowest = _figure(value)
-    return "" if lowest == _figure(points[-1][1]) else f"lowest {lowest} at step {step:,}"
-
-
-def _figure(loss: float) -> str:
-    return f"{loss:.3g}" if abs(loss) >= 1 else f"{loss:.2g}"
+    lowest = figure(value)
+    return "" if lowest == figure(points[-1][1]) else f"lowest {lowest} at step {step:,}"
 
 
 def overfitting_note(metrics: Sequence[Metric]) -> str:

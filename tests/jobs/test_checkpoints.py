@@ -13,6 +13,7 @@ from support.records import record
 from finetune_gateway import Gateway, Job, JobRemoved, NotFoundError, OpenAIBackend, SpecError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Snapshot
 from finetune_gateway.jobs import model_names, results
+from finetune_gateway.reports.job_history_text import checkpoints_text
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 
@@ -85,6 +86,36 @@ def test_the_best_is_the_one_with_the_lowest_loss_on_held_out_rows(home: Path) -
         with pytest.raises(NotFoundError, match="none has a loss on held-out rows") as unknown:
             results.chosen(job, "best", store)
         assert "3, 6, 9" in unknown.value.hint
+
+
+def test_checkpoints_are_shown_with_their_losses(home: Path) -> None:
+    """Which is the best is seen, as a number and marked; without held-out rows there is no such
+    column."""
+    store = Gateway().store
+    store.settings.create()
+    points = [Checkpoint(id=f"c{step}", step=step, model=f"m:{step}") for step in (3, 6, 9)]
+    logged = [
+        Event(id=f"e{step}", type="metrics", data={"step": step, **losses})
+        for step, losses in {
+            3: {"train_loss": 0.7, "valid_loss": 0.61234},
+            6: {"train_loss": 0.5, "valid_loss": 0.45678},
+            9: {"train_loss": 0.4},
+        }.items()
+    ]
+    for events in (logged, []):
+        job = record(hosted=True, provider_id=None)
+        store.add(job)
+        seen = Snapshot(status=JobStatus.RUNNING, events=events, checkpoints=points)
+        store.apply(job.id, seen, None, 0)
+        kept = Gateway().job(job.id).checkpoints()
+        head, *rows = [line.split() for line in checkpoints_text(kept).splitlines()]
+        if events:
+            assert head == ["STEP", "VALID_LOSS", "CHECKPOINT", "MODEL"]
+            assert rows[0][1:] == ["0.612", "c3", "m:3"] and rows[2] == ["9", "c9", "m:9"]
+            assert rows[1][1:3] == ["0.457", "(best)"]
+            assert kept[1].metrics == {"train_loss": 0.5, "valid_loss": 0.45678}
+        else:
+            assert head == ["STEP", "CHECKPOINT", "MODEL"] and not any(one.metrics for one in kept)
 
 
 def test_names_that_mean_nothing(home: Path, ftg: Ftg, tmp_path: Path) -> None:

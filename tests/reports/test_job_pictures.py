@@ -83,8 +83,8 @@ def test_the_chart_is_as_wide_as_the_terminal(
     steps = lines[lines.index(foot) + 1].split()
     assert steps[0] == "0" and {"100", "200"} <= {*steps}
     said = " ".join(done.stdout.split())
-    assert "training 1.96 → 0.069, lowest 0.065 at step 181" in said
-    assert "validation 0.37 → 0.087" in said
+    assert "training 1.96 → 0.0687, lowest 0.065 at step 181" in said
+    assert "validation 0.372 → 0.0867" in said
     assert sum(line.count("●") for line in lines[1:-4]) in (10, 11), "evaluations"
 
 
@@ -109,7 +109,7 @@ def test_ascii_where_the_stream_has_nothing_else(env: dict[str, str], tmp_path: 
         env | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, "metrics", "latest", "--plot"
     )
     assert plain.returncode == 0 and plain.stdout.isascii() and "\\u" not in plain.stdout
-    assert "** training" in plain.stdout and "1.96 to 0.069" in plain.stdout
+    assert "** training" in plain.stdout and "1.96 to 0.0687" in plain.stdout
     assert re.search(r"^ 0\.1 \+ +\*", plain.stdout, re.MULTILINE)
 
 
@@ -151,9 +151,13 @@ def test_nothing_to_draw_is_said(ftg: Ftg, env: dict[str, str]) -> None:
 
 def test_losses_in_words(home: Path) -> None:
     """From where to where, the lowest unless it is the last; no number is no loss."""
-    assert span_text([(1, 1.957), (9, 0.0687)]) == "1.96 → 0.069" and span_text([(1, 0.5)]) == "0.5"
+    assert (
+        span_text([(1, 1.957), (9, 0.0687)]) == "1.96 → 0.0687" and span_text([(1, 0.5)]) == "0.5"
+    )
     assert lowest_text([(1, 3.0), (5, 0.25), (9, 0.5)]) == "lowest 0.25 at step 5"
     assert lowest_text([(1, 3.0), (8, 0.4999), (9, 0.5)]) == ""
+    # As far apart as the line on the result says them.
+    assert lowest_text([(9, 0.48), (81, 0.146), (96, 0.155)]) == "lowest 0.146 at step 81"
     assert series([Metric(step=1, train_loss=float("inf"))], "train_loss") == []
 
 
@@ -174,7 +178,7 @@ def test_the_page_of_a_job(ftg: Ftg, env: dict[str, str], tmp_path: Path, tab: B
         assert tab.js(f"{drawn}.map(e => e.classList[0])") == [kind]
         assert tab.js("[...document.querySelectorAll('details')].some(e => e.open)") is False
     seen = tab.js("document.body.innerText")
-    assert seen.index("1.96 → 0.069") < seen.index("The job") and "loss, log scale" in seen
+    assert seen.index("1.96 → 0.0687") < seen.index("The job") and "loss, log scale" in seen
     assert "gpt-4.1-mini-2025-04-14" in seen and "Beware: <script>" in seen
     assert "jane.doe@example.com" not in out.read_text(encoding="utf-8")
     assert "Training starts." not in seen
