@@ -40,7 +40,11 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     """Return what is about to happen: cost, time, what is sent where, what is left of the month."""
     estimate = plan.estimate
     rows = format_count(plan.reports[0].rows, "row")
-    lines = [f"{estimate.backend} / {plan.spec.model}: {plan.spec.method} on {rows}"]
+    spec = plan.spec
+    how = f"{spec.method} ({spec.training_type})" if spec.training_type else spec.method
+    lines = [f"{estimate.backend} / {spec.model}: {how} on {rows}"]
+    if spec.continue_from is not None:
+        lines.append(f"Trains on from the model of {visible(str(spec.continue_from))}.")
     if columns := plan.train.reading.columns:
         lines.append(wrap_text(f"Columns: {visible(in_words(columns))}", "  ", ""))
     if text := rows_text(estimate):

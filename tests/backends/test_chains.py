@@ -32,6 +32,7 @@ from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import continuing
 from finetune_gateway.reports.job_text import job_facts
+from finetune_gateway.reports.plan_text import plan_text
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -86,6 +87,10 @@ def test_a_second_training_begins_with_the_adapter_of_the_first(
     assert json.loads((folder / "manifest.json").read_text())["continued_from"] == line
     again = submit(data, None, continue_from=first.id[4:])
     assert again.id == second.id  # one model, however it was named
+    plan = Gateway().plan(data, continue_from=f"{first.id[4:]}@last", training_type="full")
+    head, line_of_chain, *_ = plan_text(plan, None, None).splitlines()
+    assert head == f"local / {tiny_folder}: sft (full) on 4 rows"
+    assert line_of_chain == f"Trains on from the model of {first.id}@8."
     with pytest.raises(SpecError, match=f"{second.id}.* was trained from its model"):
         Gateway().remove([first])
     refuses_what_cannot_be_continued(first, tiny_folder, rows)

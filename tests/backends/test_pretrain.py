@@ -74,6 +74,8 @@ def test_from_texts_to_a_model_that_goes_on_with_them(
     assert points[-1] < points[0]
     handle = job.result()
     assert handle.ready and handle.first_answer is not None
+    done_with = [event.message for event in job.events()]
+    assert f"The model completes the first text: {handle.first_answer[:200]!r}" in done_with
     assert handle.template_hash is None and not handle.has_template
     said = ftg("chat", "latest", "Parcel 3 left", "--max-tokens", "8")
     assert "no chat template: it goes on" in said.stderr

@@ -141,6 +141,7 @@ def test_the_best_checkpoint_is_the_result_and_the_end_comes_early(whole: Run) -
     assert (metrics["valid_loss"], metrics["last_valid_loss"]) == (losses[step], losses[last])
     assert metrics["last_train_loss"] < metrics["train_loss"]
     said = " ".join(event.message for event in events(run))
+    assert "Training starts: step 0 of 40, effective batch size 4, learning rate 0.01." in said
     assert f"Training ends early, at step {last} of 40: 3 evaluations were no better" in said
     assert f"Result: best at step {step} (validation loss " in said
     [named] = manifest(run)["warnings"]

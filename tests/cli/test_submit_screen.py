@@ -21,8 +21,9 @@ from finetune_gateway.backends.local.builtin import ABOUT
 from finetune_gateway.cli.watch import follow
 from finetune_gateway.events import Event, JobStatus, Snapshot
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.reports.job_text import phase_share
+from finetune_gateway.reports.job_text import job_list_text, phase_share
 from finetune_gateway.reports.live import View
+from finetune_gateway.spec import TrainingSpec
 
 DATA = str(DEMO_TRAIN)
 HOSTED = "gpt-4.1-mini-2025-04-14"
@@ -174,3 +175,11 @@ def test_a_list_fits_a_narrow_screen(
     for words, last in ((("list",), "CREATED"), (("list", "--costs"), "ACTUAL")):
         head, row = ftg(*words).stdout.splitlines()
         assert len(head) <= columns and len(row) <= columns and last in head and job in row
+
+
+def test_a_list_tells_methods_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of jobs on one model: sft goes without saying."""
+    monkeypatch.setenv("COLUMNS", "80")
+    specs = [TrainingSpec(model="acme/x"), TrainingSpec(model="acme/x", method="dpo")]
+    rows = job_list_text([record(spec=spec) for spec in specs]).splitlines()[1:]
+    assert "acme/x " in rows[0] and "sft" not in rows[0] and "acme/x, dpo " in rows[1]

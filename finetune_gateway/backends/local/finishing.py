@@ -116,13 +116,14 @@ def let_go(trainer: WatchedTrainer) -> None:
 
 
 def result_of(run: Run) -> tuple[Result, int | None]:
-    """Return the saved model as a result, once it has answered a chat through its template; a
-    reward model once it has scored a pair."""
+    """Return the saved model as a result, once it has answered a chat through its template; one of
+    texts once it has completed one, a reward model once it has scored a pair."""
     manifest = manifest_of(run.model)
     if manifest is None:
         raise GatewayError(f"There is no model in {run.model}.")
-    scores = manifest["kind"] == "reward"
-    run.phase("scoring a pair" if scores else "asking the model a question")
+    scores, completes = manifest["kind"] == "reward", run.spec.method == "pretrain"
+    asking = "completing a text" if completes else "asking the model a question"
+    run.phase("scoring a pair" if scores else asking)
     result = Result(
         kind=manifest["kind"],
         model=str(run.model),
@@ -140,7 +141,8 @@ def result_of(run: Run) -> tuple[Result, int | None]:
         run.event(f"The model scores the first pair: {said}.")
         return result.model_copy(update={"first_answer": said}), manifest["trained_tokens"]
     reply = first_answer(run, result)
-    run.event(f"The model answers: {reply.said[:200]!r}")
+    does = "completes the first text" if completes else "answers"
+    run.event(f"The model {does}: {reply.said[:200]!r}")
     doubts = answer_warning(reply)
     for text in doubts:
         run.event(text, level="warn")

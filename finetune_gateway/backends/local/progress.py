@@ -140,9 +140,16 @@ class Progress(TrainerCallback):
     ) -> None:
         self.run.phase("training")
         self._pace.begin(self.trained_tokens)
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self.run.event(
-            f"Training starts: step {state.global_step} of {state.max_steps}.",
-            data={"step": state.global_step, "total_steps": state.max_steps},
+            f"Training starts: step {state.global_step} of {state.max_steps}, effective batch size "
+            f"{batch}, learning rate {args.learning_rate:g}.",
+            data={
+                "step": state.global_step,
+                "total_steps": state.max_steps,
+                "effective_batch_size": batch,
+                "learning_rate": args.learning_rate,
+            },
         )
         evaluations = ceil(state.max_steps / max(1, state.eval_steps)) if self.patience else 0
         if self.run.spec.early_stopping_patience != "auto" and 0 < evaluations <= self.patience:
