@@ -143,7 +143,7 @@ class Job(Pictured):
         return metrics_by_step(self.events())
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the models saved during training that are there, with losses: ``result(step=)``."""
+        """Return the models saved in training that are there, with losses: ``result(step=)``."""
         return results.with_losses(results.checkpoints(self.record, self._store), self.metrics())
 
     def log_path(self) -> Path | None:
