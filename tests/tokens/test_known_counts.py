@@ -34,7 +34,7 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
     "fastchat_sharegpt/dummy_conversation.json": (
         "sft",
         500,
-        {"boilerplate_answer": 1, "contradictions": 116},
+        {"boilerplate_answer": 1},
     ),
     "fireworks_text2sql/text2sql_dataset.jsonl": ("sft", 100, {}),
     GSM8K.format("train"): ("sft", 449, {}),
@@ -70,6 +70,20 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
     WIKISQL.format("test"): ("pretrain", 100, {}),
     "self_instruct_seed/quoref_Find_Answer.jsonl": ("sft", 200, {"special_tokens_in_text": 200}),
     "together_coqa/small_coqa_10.jsonl": ("sft", 10, {}),
+}
+# All kinds of findings on sets that are clean, notes too; the rows of each have been read.
+CLEAN: dict[str, set[str]] = {
+    GSM8K.format("train"): set(),
+    GSM8K.format("validation"): set(),
+    "fireworks_text2sql/text2sql_dataset.jsonl": set(),
+    STOCKS.format("training"): set(),
+    STOCKS.format("validation"): {"few_examples"},
+    "together_coqa/small_coqa_10.jsonl": {"few_examples"},
+    "foundry_orca_dpo/validation.jsonl": {"format_preference", "mojibake"},
+    WIKISQL.format("train"): {"format_text", "duplicates", "near_duplicates", "length_outlier"},
+    WIKISQL.format("valid"): {"format_text"},
+    WIKISQL.format("test"): {"format_text"},
+    "llamafactory_plain_text/wiki_demo.txt": {"format_text"},
 }
 # These are no training files: prompts to be asked, answers of another shape.
 OTHERS = {
@@ -114,6 +128,14 @@ def test_a_good_file_is_accepted_with_true_warnings_alone(name: str, said: Any) 
     for one in report.warnings:
         counts[one.code] = counts.get(one.code, 0) + one.count
     assert counts == warnings
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_clean_sets_show_few_kinds_of_findings(name: str, said: Any) -> None:
+    """Four at most, beside how similar rows are, and these alone."""
+    kinds = {one.code for one in said(name, GOOD[name][0]).findings}
+    kinds -= {"similar_rows", "near_duplicates_unseen"}
+    assert kinds == CLEAN[name] and len(kinds) <= 4
 
 
 @pytest.mark.parametrize("name", OTHERS)

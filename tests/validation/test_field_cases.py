@@ -3,10 +3,17 @@ beside the checkout, with the rule that has to be named."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from support.paths import SHARED_DATA
 
 import finetune_gateway as gateway
+from finetune_gateway import Dataset, FakeBackend, Gateway, OpenAIBackend
+from finetune_gateway.errors import DataError
+from finetune_gateway.findings import Report
+from finetune_gateway.validation.run import method_of
 
 FIELD = SHARED_DATA / "field_cases"
 A, W, R = "accepted", "warned", "rejected"
@@ -73,8 +80,8 @@ CASES: dict[str, tuple[str, str]] = {
     "10-dpo-with-tools/trl-context.jsonl": (A, "tool_id_filled"),
     "11-think-blocks/key-multi-reasoning_content.jsonl": (W, "reasoning_key"),
     "11-think-blocks/key-reasoning_content.jsonl": (W, "reasoning_key"),
-    "11-think-blocks/multi-turn-think.jsonl": (A, ""),
-    "11-think-blocks/one-turn-think.jsonl": (A, ""),
+    "11-think-blocks/multi-turn-think.jsonl": (A, "think_inline"),
+    "11-think-blocks/one-turn-think.jsonl": (A, "think_inline"),
     "11-think-blocks/unclosed.jsonl": (W, "think_unclosed"),
     "16-cut-answers/all-cut.jsonl": (A, ""),
     "16-cut-answers/half-cut.jsonl": (A, ""),
@@ -129,3 +136,51 @@ def test_what_a_model_here_loses_is_named(name: str) -> None:
     outcome, code = TRAINED_HERE[name]
     assert report.outcome == outcome
     assert code in {one.code for one in report.findings}
+
+
+MODEL = "gpt-4.1-mini-2025-04-14"
+# Preference pairs, rows of other services, a system column: they are written anew to be sent.
+PRICED = [name for name in CASES if name[:2] in ("25", "26", "28", "29")]
+
+
+def judged(path: Path, backend: Any) -> tuple[Report, dict[str, Any]]:
+    """The report for a backend, and the keywords that plan and submit the same."""
+    method: Any = method_of(Dataset.open(path))
+    asked: dict[str, Any] = {"model": MODEL, "backend": backend, "method": method}
+    report = gateway.validate(path, quality=False, **asked)
+    return report, asked | {"validation_split": 0}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_submit_and_convert_say_what_validate_says(name: str, home: Path, tmp_path: Path) -> None:
+    """What is planned to be sent, here or to OpenAI, is accepted or refused alike, with the same
+    tokens; and so is the file that convert writes."""
+    for backend in (FakeBackend(), OpenAIBackend(api_key="sk-none")):
+        report, asked = judged(FIELD / name, backend)
+        try:
+            planned = Gateway().plan(FIELD / name, **asked).estimate.tokens.total
+        except DataError:
+            assert not report.ok
+        else:
+            assert (report.ok, (report.tokens or {})["total"]) == (True, planned)
+    written = tmp_path / "openai.jsonl"
+    try:
+        Dataset.open(FIELD / name).convert("openai", written)
+    except DataError:
+        assert not report.ok
+        return
+    after, _ = judged(written, backend)
+    assert (after.ok, after.tokens) == (report.ok, report.tokens)
+
+
+@pytest.mark.parametrize("name", PRICED)
+def test_what_is_sent_is_what_was_priced(name: str, home: Path, tmp_path: Path) -> None:
+    """The file that the job gets holds the tokens of the estimate, and is accepted again."""
+    report, asked = judged(FIELD / name, fake := FakeBackend())
+    assert report.ok
+    gateway.submit(FIELD / name, **asked).wait()
+    ((_, _, sent, _),) = fake.started
+    path = tmp_path / "sent.jsonl"
+    path.write_bytes(sent.path.read_bytes())
+    again, _ = judged(path, fake)
+    assert (again.ok, again.rows, again.tokens) == (True, report.rows, report.tokens)

@@ -40,6 +40,16 @@ LEFT = [
     (chat("On?", '<tool_call>\n{"name": "lamp"}\n</tool_call>'), "call_as_text"),
     (chat("On?", '{"name": "lamp", "arguments": {"room": "hall"}}'), "call_as_text"),
     (chat("Dark?", "<think>\nNo window. Yes."), "think_unclosed"),
+    (chat("Dark?", "<thinking>No window. Yes."), "think_unclosed"),
+    (chat("Dark?", "[THINK]No window. Yes."), "think_unclosed"),
+    (chat("Dark?", "<think>\nNo window.\n</think>\n\nYes."), "think_inline"),
+    (chat("Dark?", "\n <thinking>No window.</thinking>Yes."), "think_inline"),
+    (chat("Dark?", "<reasoning>No window.</reasoning> Yes."), "think_inline"),
+    (chat("Dark?", "[THINK]No window.[/THINK]Yes."), "think_inline"),
+    (chat("Dark?", "No window.\n</think>\n\nYes."), "think_inline"),
+    (chat("Dark?", "<|channel|>analysis<|message|>No window.<|end|>Yes."), "think_inline"),
+    (chat("Dark?", "<|START_THINKING|>No window.<|END_THINKING|>Yes."), "think_inline"),
+    ({"prompt": "Dark?", "completion": "<think>No.</think> Yes."}, "think_inline"),
 ]
 MEANT = [
     chat("Write a template.", "```\nHello {{name}}\n```"),
@@ -58,7 +68,8 @@ MEANT = [
     chat("A press release?", "[Company Name] announces a shop."),
     chat("Summarize.\nUser: Hi\nAssistant: Hello", "They greet."),
     chat("As JSON?", '{"name": "Ada", "age": 36}'),
-    chat("Think?", "<think>\nNo.\n</think>\n\nYes."),
+    chat("What does <think> mean?</think>", "It opens a think block."),
+    chat("A tag?", "Write <thinking> around it, and </think> after it."),
     chat("Who?", "I am {{name}}.", weight=0),
 ]
 
@@ -83,6 +94,21 @@ def test_what_was_left_is_found(row: Json, code: str) -> None:
 def test_what_is_meant_is_left_alone(row: Json) -> None:
     """Code, LaTeX, HTML, letters to fill in, and what the prompt has too."""
     assert found(row) == []
+
+
+def test_earlier_answers_and_the_last_are_told_apart() -> None:
+    """Templates treat the blocks of earlier turns otherwise; a pair has its last answer alone."""
+    block = "<think>No window.</think>Yes."
+    earlier, last = chat("Dark?", block), chat("Dark?", block)
+    row = {"messages": [*earlier["messages"], *chat("And cold?", "Yes.")["messages"]]}
+    for one, which in ((row, "an earlier answer"), (last, "the last answer")):
+        (note,) = judged(one, OPENAI).findings
+        assert (note.code, note.severity, note.kind) == ("think_inline", "note", which)
+        assert f"{which} begins with <think>...</think>" in note.message.lower()
+        assert "reasoning_content" in note.fix and "leave it in the text" in note.fix
+    assert fix_row(row) == (row, [])
+    pair = {"prompt": "Dark?", "chosen": block, "rejected": "No."}
+    assert found(pair) == ["think_inline"]
 
 
 def test_the_path_is_the_users() -> None:

@@ -21,6 +21,22 @@ from finetune_gateway.text.regex import searcher
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
+# What opens and closes reasoning in a text: as templates write it (tokens/template_turns.py), and
+# as people do.
+_BLOCKS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel|>analysis", "<|end|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+)
+# The prompt of some models opens the block, so that the answer only closes it.
+_UNOPENED = re.compile(r"\n\s*</think>\s*\S")
 # What a placeholder stands for. Any word would take variables in code and tags for placeholders.
 _FIELD = (
     "(?:author|brand|company|country|creator|customer|date|developer|email|model|name|organi[sz]ation"
@@ -38,7 +54,9 @@ HINTS = (
     _ENTITY,
     r"[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-])",
     rf'"(?:\\n| )*{_SPEAKER}',
-    r'"(?:\\n| )*(?:<tool_call>|<functioncall>|<think>|\{(?:\\n| )*\\"(?:name|arguments)\\")',
+    r'"(?:\\n| )*(?:<tool_call>|<functioncall>|\{(?:\\n| )*\\"(?:name|arguments)\\")',
+    rf'"(?:\\n| )*(?:{"|".join(re.escape(opened) for opened, _ in _BLOCKS)})',
+    "</think>",
 )
 _PLACEHOLDER = re.compile(
     rf"\{{\{{ ?{_FIELDS} ?\}}\}}|\{{{_FIELDS}\}}|<(?-i:{_CAPITALS})>|(?-i:{_INSERT})",
@@ -75,7 +93,9 @@ def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
     asked = "\n".join(
         _text_of(one) for _, one in _messages(sent.row) if one.get("role") != "assistant"
     )
-    for path, message in _messages(sent.row):
+    messages = [*_messages(sent.row)]
+    answers_at = [path for path, one in messages if one.get("role") == "assistant"]
+    for path, message in messages:
         written = _text_of(message)
         answers = message.get("role") == "assistant"
         if answers and message.get("weight") == 0:
@@ -83,8 +103,11 @@ def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
         found = [*_in_any(written, answers)]
         if answers:
             found += [*_in_answer(written, asked, message)]
+        where = path if sent.row is row else sent.origin(path)
         for code, detail in found:
-            yield Defect(code, path if sent.row is row else sent.origin(path), detail)
+            yield Defect(code, where, detail)
+        if answers:
+            yield from _reasoning(written, where, last=path == answers_at[-1])
     if isinstance(plain := sent.row.get("text"), str) and _DIALOGUE.match(plain):
         yield Defect("dialogue_in_text", "text")
 
@@ -118,8 +141,6 @@ def _in_any(text: str, answers: bool) -> Iterator[tuple[str, str]]:
 
 def _in_answer(text: str, asked: str, message: Json) -> Iterator[tuple[str, str]]:
     """Yield the code and detail of what no answer should hold."""
-    if text.lstrip().startswith("<think>") and "</think>" not in text:
-        yield "think_unclosed", ""
     if not message.get("tool_calls") and _is_call(text):
         yield "call_as_text", ""
     plain = _FENCED.sub("", text)
@@ -128,6 +149,19 @@ def _in_answer(text: str, asked: str, message: Json) -> Iterator[tuple[str, str]
     entity = _ENTITIES.search(plain)
     if entity and not _HTML.search(plain) and not _HTML.search(asked):
         yield "html_entities", f"the answer holds {quoted(entity[0])}"
+
+
+def _reasoning(text: str, path: str, *, last: bool) -> Defects:
+    """Yield that an answer begins with a think block, or with one that does not end."""
+    head = text.lstrip()
+    opened, closed = next((one for one in _BLOCKS if head.startswith(one[0])), ("", "</think>"))
+    if opened and closed not in head:
+        fix = f"Write {closed} where the reasoning ends and the answer begins."
+        yield Defect("think_unclosed", path, f"{opened} has no {closed}", fix)
+    elif opened or _UNOPENED.search(head):
+        which = "the last answer" if last else "an earlier answer"
+        block = f"{opened}...{closed}" if opened else f"reasoning up to {closed}"
+        yield Defect("think_inline", path, f"{which} begins with {block}", kind=which)
 
 
 def _placeholder(text: str, asked: str) -> str:
