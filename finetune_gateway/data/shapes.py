@@ -382,6 +382,20 @@ _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
         "Join the pieces of each answer, and write it beside its request: "
         '{"request": {"messages": [...]}, "response": {"choices": [...]}}.',
     ),
+    (
+        "turns",
+        lambda row: "question_id" in row,
+        "these are questions without answers (MT-bench)",
+        "Join them with answers to the same question_id: "
+        '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}.',
+    ),
+    (
+        "choices",
+        lambda row: "question_id" in row,
+        "these are a model's answers without their questions (MT-bench)",
+        "Join them with the questions of the same question_id: "
+        '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}.',
+    ),
     *(
         (
             key,

@@ -119,6 +119,14 @@ REFUSED: dict[str, tuple[Json, str, str, str]] = {
         {"data": [CHAT, CHAT]}, "unknown_format", "", "'data' holds 2 rows in the format openai",
     ),
     "a row in a row": ({"row_idx": 1, "row": CHAT}, "unknown_format", "", "'row' holds a row"),
+    "questions of MT-bench": (
+        {"question_id": 81, "category": "writing", "turns": ["Hi"]},
+        "unknown_format", "", "questions without answers",
+    ),
+    "answers of MT-bench": (
+        {"question_id": 81, "choices": [{"index": 0, "turns": ["Hello"]}]},
+        "unknown_format", "", "answers without their questions",
+    ),
     "moss as one text": (
         {"plain_text": "[Human]: Hi<eoh> [MOSS]: Hello<eoa>", "num_turns": 1},
         "unknown_format", "", "MOSS",

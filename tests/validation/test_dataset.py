@@ -213,6 +213,9 @@ def test_lengths(look: Callable[..., Analysis]) -> None:
     found = codes(look(rows))
     assert found["length_outlier"] == [6, 7]
     assert found["repetitive_text"] == [7]
+    rows = [{"text": "a short line"} for _ in range(60)]
+    rows[5]["text"], rows[6]["text"] = "a word " * 120, "a word " * 160
+    assert codes(look(rows))["length_outlier"] == [7]  # 840 characters are not long
 
 
 def test_few_examples(look: Callable[..., Analysis]) -> None:

@@ -28,6 +28,7 @@ CLASS_WORDS = 4  # an answer of more words is not a class label
 MAX_CLASSES = 50
 FAR = 6.0  # robust standard deviations, on the logarithm of the length
 REPETITIVE = 0.02  # compressed size over plain size, at or below which a text is repetitive
+_NOT_LONG = 1000  # characters: some 250 tokens, which are no export error and fit any batch
 _LONG = 2000  # characters; shorter answers are not tested for repetition
 
 LANGUAGE_SAMPLE = 2000  # answers classified before the sampling gets sparser
@@ -262,7 +263,7 @@ class LengthStats:
         outliers = [
             (line, size)
             for line, size in zip(self.lines, self.sizes, strict=True)
-            if math.log(size + 1) - middle > FAR * spread
+            if size >= _NOT_LONG and math.log(size + 1) - middle > FAR * spread
         ]
         typical = int(math.exp(middle))
         for line, size in outliers[:10]:
