@@ -58,8 +58,11 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     kinds = sum(len(report.warnings) for report in plan.reports)
     if kinds:
         name = visible(plan.train.name)
-        # A local model's own template and limit warn of more.
-        own = "" if estimate.data_leaves_machine else f" --model {visible(plan.spec.model)}"
+        # A local model's own template and limit warn of more, and hosts tune few on images.
+        model, warnings = visible(plan.spec.model), (one.warnings for one in plan.reports)
+        own = "" if estimate.data_leaves_machine else f" --model {model}"
+        if any(one.code == "image_model" for found in warnings for one in found):
+            own = f" --backend {visible(estimate.backend)} --model {model}"
         if plan.spec.method != "sft":
             own += f" --method {plan.spec.method}"
         own += f" {visible(as_option(columns))}" if columns else ""

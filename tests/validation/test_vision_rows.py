@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Ftg
 from support.provider import Provider
 
 import finetune_gateway as gateway
@@ -85,6 +87,19 @@ def test_estimate_and_submit_say_the_same(
         report = caught.value.report
         assert isinstance(report, Report) and {one.code for one in report.errors} == {"image_model"}
     assert provider.requests == [] and Gateway().jobs() == []
+
+
+def test_a_plan_says_which_command_shows_the_warning(
+    monkeypatch: pytest.MonkeyPatch, ftg: Ftg, tmp_path: Path
+) -> None:
+    """Without the model nothing would be said of the images."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    done = ftg("submit", str(path), "--model", MINI, "--backend", "openai", "--dry-run")
+    assert f"ftg validate rows.jsonl --backend openai --model {MINI}" in " ".join(
+        (done.stdout + done.stderr).split()
+    )
 
 
 def test_options_side_by_side_are_judged_each_for_its_model(home: Path) -> None:
