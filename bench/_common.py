@@ -13,17 +13,19 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+ROOT = Path(__file__).resolve().parents[1]
 MISSED = 3  # exit code when a figure is outside its bound
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
@@ -81,6 +83,27 @@ def alternate(sides: Mapping[str, Callable[[], T]], runs: int) -> dict[str, list
             found[name].append(measure())
             say(f"  run {number + 1} of {runs}: {name}")
     return found
+
+
+@contextmanager
+def checked_out(commit: str) -> Iterator[dict[str, str]]:
+    """Check a commit out to a temporary folder; give the environment of a process with its code.
+    Such a process is started with ``python -P``, which leaves out the folder it runs in."""
+    with TemporaryDirectory() as name:
+        folder = str(Path(name) / "before")
+        _git("worktree", "add", "--quiet", "--detach", folder, commit)
+        try:
+            yield {**os.environ, "PYTHONPATH": folder}
+        finally:
+            _git("worktree", "remove", "--force", folder)
+
+
+def _git(*words: str) -> None:
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"git {words[0]} {words[1]}: {done.stderr.strip()}")
 
 
 def say(text: str) -> None:

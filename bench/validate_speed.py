@@ -5,12 +5,14 @@ streamed; by as many processes as there are processors, and by one. Rows that ar
 case and spaces have their own figure. The other side: the loop of OpenAI's cookbook
 (``_cookbook_loop.py``) with tiktoken where TIKTOKEN_CACHE_DIR holds its table, else with the
 encoder we use ourselves. Both count each row alike, which is checked row by row. ``--rows 26000``
-makes 50 MB, ``--rows 520000`` 1 GB.
+makes 50 MB, ``--rows 520000`` 1 GB. The CPU seconds and the memory stand beside those of an earlier
+commit too, which git checks out to a temporary folder (``--before``).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from itertools import islice
@@ -18,7 +20,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from _common import Bench, Process, alternate, arguments, run, say, versions
+from _common import (
+    ROOT,
+    Bench,
+    Process,
+    alternate,
+    arguments,
+    checked_out,
+    run,
+    say,
+    versions,
+)
 
 COOKBOOK = Path(__file__).with_name("_cookbook_loop.py")
 WRITE = """\
@@ -74,14 +86,17 @@ for line in open(sys.argv[2], "rb"):
     read += 1
 print(json.dumps({"rows": read, "differ": differ}))
 """
+BEFORE = "147924c"
+PASSES = {"": ("0", "exact"), "_alone": ("1", "exact"), "_near": ("0", "near")}
 FEW = 100  # rows that a process is made ready with
+AS_BEFORE = 1.05  # of the CPU seconds: as before, but for the noise of a busy machine
 WHOLE = 500_000  # rows from which on starting up is little of a whole process: 1 GB
 CHECKED = 26_000  # rows compared one by one: 50 MB
 
 
 def main() -> int:
-    asked = arguments(__doc__, rows=26_000, runs=3, tools=0.0)
-    with TemporaryDirectory() as name:
+    asked = arguments(__doc__, rows=26_000, runs=3, tools=0.0, before=BEFORE)
+    with TemporaryDirectory() as name, checked_out(asked.before) as earlier:
         data = Path(name) / "rows.jsonl"
         # In a process of its own, which takes the memory of the text along when it ends.
         made = [str(COOKBOOK.parent), str(data), str(asked.rows), str(asked.tools)]
@@ -93,13 +108,16 @@ def main() -> int:
         few = data.with_name("few.jsonl")
         with data.open("rb") as rows:
             few.write_bytes(b"".join(islice(rows, FEW)))
-        ours = [sys.executable, "-c", OURS, str(data), str(few)]
+        ours = [sys.executable, "-P", "-c", OURS, str(data), str(few)]
+        here = {**os.environ, "PYTHONPATH": str(ROOT)}
         sides = {
-            "ours": partial(run, [*ours, "0", "exact", "new"]),
-            "ours_alone": partial(run, [*ours, "1", "exact", "new"]),
-            "ours_near": partial(run, [*ours, "0", "near", "new"]),
-            "ready": partial(run, [*ours, "0", "exact", "ready"]),
-            "ready_alone": partial(run, [*ours, "1", "exact", "ready"]),
+            f"{side}{kind}": partial(run, [*ours, *words, "new"], code)
+            for kind, words in PASSES.items()
+            for side, code in (("ours", here), ("before", earlier))
+        }
+        sides |= {
+            "ready": partial(run, [*ours, "0", "exact", "ready"], here),
+            "ready_alone": partial(run, [*ours, "1", "exact", "ready"], here),
             "cookbook": partial(run, [sys.executable, str(COOKBOOK), str(data)]),
         }
         found = alternate(sides, asked.runs)
@@ -137,7 +155,14 @@ def main() -> int:
     bench.figure("cpu", [p.cpu for p in mine], cpu, "s")
     bench.figure("cpu_alone", [p.cpu for p in alone], cpu, "s")
     bench.figure("peak_rss", peaks(mine), [p.peak_mb for p in other], "MB, all processes")
-    return bench.end(asked.out)
+    against = f"against {asked.before}"
+    for kind in PASSES:
+        now, before = ([p.cpu for p in found[f"{side}{kind}"]] for side in ("ours", "before"))
+        most = AS_BEFORE if large else None
+        bench.figure(f"cpu{kind}_before", now, before, f"CPU s, {against}", at_most=most)
+    unit = f"MB, all processes, {against}"
+    bench.figure("peak_before", peaks(mine), peaks(found["before"]), unit)
+    return bench.end(asked.out, before=asked.before)
 
 
 def same_rows(data: Path) -> None:

@@ -59,7 +59,7 @@ def test_help_time_would_see_a_heavy_module(bench_folder: None) -> None:
 def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
     """Both sides read all rows; the figures are written to a file too."""
     out = tmp_path / "figures.json"
-    found = figures("validate_speed", "--rows", "60", "--out", str(out))
+    found = figures("validate_speed", "--rows", "60", "--before", "HEAD", "--out", str(out))
     assert set(found) == {
         "speed",
         "speed_alone",
@@ -69,6 +69,10 @@ def test_validate_speed_prints_its_figures(tmp_path: Path) -> None:
         "cpu",
         "cpu_alone",
         "peak_rss",
+        "cpu_before",
+        "cpu_alone_before",
+        "cpu_near_before",
+        "peak_before",
     }
     assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
     assert json.loads(out.read_text("utf-8"))["figures"] == [*found.values()]

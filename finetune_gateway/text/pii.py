@@ -98,8 +98,20 @@ def find_pii(text: str, regions: Regions | None = None) -> Iterator[tuple[str, s
 
 
 def _found(text: str, regions: Regions) -> Iterator[tuple[str, str]]:
+    raw = text.encode("utf-8", "replace")  # the search cannot read half of a surrogate pair
     for detector in detectors(regions):
-        yield from ((detector.name, match) for match in matches(detector, text, regions))
+        if _may_match(detector.hints, text, raw, regions):
+            yield from ((detector.name, match) for match in matches(detector, text, regions))
+
+
+def _may_match(hints: tuple[str, ...], text: str, raw: bytes, regions: Regions) -> bool:
+    """Return True if a text has a hint. The patterns of most detectors need not be compiled then:
+    all of them take 40 ms."""
+    if hints == NUMBERS:
+        return searcher(*number_hints(regions))(raw)
+    if hints == pii_email.SPELT:
+        return searcher(*pii_email.HINTS)(raw)
+    return any(hint in text for hint in hints)
 
 
 def _as_written(text: str, plain: str, found: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:

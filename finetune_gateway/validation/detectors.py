@@ -29,7 +29,6 @@ from finetune_gateway.text.pii_secrets import (
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation import special_tokens
-from finetune_gateway.validation.rows.leftovers import HINTS as LEFT
 
 Defects = Iterator[Defect]
 Columns = dict[tuple[str, str], str]  # a kind of private data and a match -> its first column
@@ -230,7 +229,7 @@ def prefilters(regions: Regions = ()) -> tuple[tuple[str, ...], ...]:
     escaped = (_ESCAPED, _ESCAPED_NEAR, _other_pages(_raw_or_escaped), *pii_forms.ESCAPED_HINTS)
     disguised = (*pii_email.HINTS, *pii_forms.HINTS, *pii_names.HINTS)
     written = (
-        r"\x7f", _NO_TEXT_PATTERN, *escaped, *_plain_hints(), _odd_pattern(), *disguised, *LEFT
+        r"\x7f", _NO_TEXT_PATTERN, *escaped, *_plain_hints(), _odd_pattern(), *disguised
     )  # fmt: skip
     return written, pii.number_hints(regions), pii_forms.BASE64_HINTS
 

@@ -34,7 +34,10 @@ SETTLED = (
 
 _folds_to_ascii, _is_settled = searcher(_FOLDING), searcher(rf"\A[{SETTLED}]*\z")
 
-
+# One byte, the rarest, of each character that folds to an ASCII one, or makes one letter with it:
+# a text without any of them has the ASCII characters of its folded text, case and spaces aside.
+MAY_FOLD = b"\xaa\xc3\xc4\xc5\xc7\xcc\xcd\xe1\xef"
+_MAY_FOLD = 255  # the weight of these bytes in the table that searches for them
 _SPACES = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
 
 
@@ -44,12 +47,13 @@ def _weights(name: str) -> bytes:
     in digits would have one sum."""
     random = b"".join(blake2b(f"{name} {part}".encode()).digest() for part in range(4))
     return bytes(
-        0 if byte > 127 or byte in _SPACES else max(1, random[ord(chr(byte).lower())])
+        0 if byte > 127 or byte in _SPACES else random[ord(chr(byte).lower())] % 254 + 1
         for byte in range(256)
     )
 
 
 _FIRST, _SECOND = _weights("one"), _weights("other")
+_SEARCHED = bytes(_MAY_FOLD if byte in MAY_FOLD else _FIRST[byte] for byte in range(256))
 
 
 class Duplicate(NamedTuple):
@@ -73,18 +77,16 @@ class DuplicateFinder:
         self._lines = [array("I") for _ in range(_SLOTS)]
         self._offsets = [array("Q") for _ in range(_SLOTS)]
 
-    def add(self, outlines: Iterable[str], raws: Sequence[bytes], line: int, offset: int) -> int:
-        """Add consecutive rows: the outline of each, their bytes without line feeds, line and
-        offset of the first. Return the offset of the next row."""
-        near, keys, lines, offsets = self.near, self._keys, self._lines, self._offsets
-        for number, (raw, said) in enumerate(zip(raws, outlines, strict=True), line):
-            checksum = _near_sum(said) if near else crc32(said.encode("utf-8", "surrogatepass"))
+    def add(self, outlines: Iterable[str], lines: Sequence[int], offsets: Sequence[int]) -> None:
+        """Add rows in the order of the file: the outline, line and offset of each."""
+        sum_of = _near_sum if self.near else _exact_sum
+        keys, all_lines, all_offsets = self._keys, self._lines, self._offsets
+        for text, line, offset in zip(outlines, lines, offsets, strict=True):
+            checksum = sum_of(text)
             slot = checksum & 255
             keys[slot].append(checksum)
-            lines[slot].append(number)
-            offsets[slot].append(offset)
-            offset += len(raw) + 1
-        return offset
+            all_lines[slot].append(line)
+            all_offsets[slot].append(offset)
 
     def extend(self, later: DuplicateFinder) -> None:
         """Add the rows of the part that follows."""
@@ -149,7 +151,7 @@ def same_lines(dataset: Dataset) -> Iterator[Duplicate]:
     finder = DuplicateFinder()
     for line in dataset.lines():
         if not line.cut and (row := parse_leniently(line.raw)):
-            finder.add([outline(row)], [line.raw], line.number, line.offset)
+            finder.add([outline(row)], [line.number], [line.offset])
     with dataset.path.open("rb") as file:
         yield from finder.iter_duplicates(lambda offset: read_line(file.fileno(), offset))
 
@@ -158,13 +160,21 @@ def _near_sum(text: str) -> int:
     """Return a 32-bit checksum that texts share which differ only in case and white space: two
     sums of weighted bytes."""
     raw = text.encode("utf-8", "surrogatepass")
-    if not (raw.isascii() or _is_settled(raw)) and (
-        _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text)
-    ):
-        raw = folded_text(text).encode("utf-8", "surrogatepass")
     # A translation that also leaves bytes out takes three times as long.
+    weights = raw.translate(_SEARCHED)
+    if _MAY_FOLD in weights:
+        if not _is_settled(raw) and (
+            _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text)
+        ):
+            raw = folded_text(text).encode("utf-8", "surrogatepass")
+        weights = raw.translate(_FIRST)
     low = adler32(raw.translate(_SECOND)) & 0xFFFF
-    return (adler32(raw.translate(_FIRST)) & 0xFFFF) << 16 | low
+    return (adler32(weights) & 0xFFFF) << 16 | low
+
+
+def _exact_sum(text: str) -> int:
+    """Return a 32-bit checksum that equal texts share."""
+    return crc32(text.encode("utf-8", "surrogatepass"))
 
 
 _LONG = 1 << 20  # characters; splitting a longer row into words would take 30 bytes for each

@@ -16,12 +16,15 @@ from typing import Literal
 
 import msgspec
 
+from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.encodings import NEW_LETTERS
 from finetune_gateway.validation.detectors import prefilters, quick_prefilters
-from finetune_gateway.validation.file_bytes import FLAGGED
+from finetune_gateway.validation.file_bytes import FLAGGED, LEFTOVERS
 from finetune_gateway.validation.rows.chat import NOTHING, chat_defects
+from finetune_gateway.validation.rows.leftovers import HINTS as LEFT
+from finetune_gateway.validation.rows.leftovers import leftover_defects
 
 GROUP = 16  # rows searched as one text
 _ENDS, _BRACES = itemgetter(0, -1), {(ord("{"), ord("}"))}
@@ -81,15 +84,16 @@ class Prefilter:
     """
 
     def __init__(self, regions: Regions = ()) -> None:
-        self._searches = [searcher(*patterns) for patterns in prefilters(regions)]
-        self._written, self._numbers, _ = self._searches
+        self._searches = [searcher(*patterns) for patterns in (*prefilters(regions), LEFT)]
+        self._written, self._numbers, _, self._left = self._searches
         written, base64, digits = quick_prefilters()
-        self._quick = [searcher(*patterns) for patterns in (written, base64, digits)]
-        self._written_or_unusual = searcher(*written, *_UNUSUAL)
+        self._quick = [searcher(*patterns) for patterns in ((*written, *LEFT), base64, digits)]
+        self._written_or_unusual = searcher(*written, *LEFT, *_UNUSUAL)
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
-        """Return for each line FLAGGED if something may be found in it; else USUAL if it also has
-        nothing of what keeps a row from the fast path, as far as a search can tell; else 0."""
+        """Return for each line FLAGGED if something may be found in it, LEFTOVERS if that can only
+        be what an export has left half done; else USUAL if it also has nothing of what keeps a row
+        from the fast path, as far as a search can tell; else 0."""
         flags = bytearray(len(lines))
         chats, others = (list(self._groups_of(some, lines, flags)) for some in _by_ending(lines))
         written, base64, digits = self._quick
@@ -97,12 +101,17 @@ class Prefilter:
             flags[place] = USUAL
         for search, groups in ((self._written_or_unusual, chats), (written, others)):
             for place in _matching(search, groups, lines):
-                flags[place] = self._written(lines[place]) or self._numbers(lines[place])
+                flags[place] = self._flag_of(lines[place])
         for place in _matching(base64, chats + others, lines):
             flags[place] = FLAGGED
         for place in self._with_numbers(_matching(digits, chats + others, lines), lines):
             flags[place] = FLAGGED
         return flags
+
+    def _flag_of(self, line: bytes) -> int:
+        if self._written(line) or self._numbers(line):
+            return FLAGGED
+        return LEFTOVERS if self._left(line) else 0
 
     def _groups_of(
         self, places: Sequence[int], lines: Sequence[bytes], flags: bytearray
@@ -167,11 +176,14 @@ class FastPath:
         decoder = msgspec.json.Decoder(_Row)
         self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
         self._orders: dict[Roles, bool] = {}
+        self._left = 0  # how many more rows with leftovers than without were looked at
 
     def take(self, raws: Sequence[bytes], flags: bytearray | None = None) -> PlainRows:
         """Return the first of these rows, up to one that may have a defect. ``flags``: what the
         prefilter says of them, if it was asked before."""
         known = self.prefilter.flags_of(raws) if flags is None else flags
+        if self._left > GROUP:  # as where each answer begins with its reasoning
+            known = known.replace(bytes([LEFTOVERS]), bytes([FLAGGED]))
         count = known.find(FLAGGED)
         clean = raws if count < 0 else raws[:count]
         rows = PlainRows()
@@ -179,8 +191,8 @@ class FastPath:
             group = clean[start : start + GROUP]
             # A short run of plain rows ends in one of another kind, and would be read twice.
             decoded = self._decode_together(group) if len(clean) > GROUP else None
-            usual = known[start : start + len(group)]
-            taken = self._check(group, usual, decoded or self._decode_singly(group))
+            some = known[start : start + len(group)]
+            taken = self._check(group, some, decoded or self._decode_singly(group))
             rows.roles += taken.roles
             rows.texts += taken.texts
             if len(taken.roles) < len(group):
@@ -212,21 +224,29 @@ class FastPath:
                 rows.append(self._decode(raw))
         return rows
 
-    def _check(self, raws: Sequence[bytes], usual: bytearray, rows: list[_Row]) -> PlainRows:
-        """Return the first of these decoded rows, up to one that may have a defect. ``usual``: not
-        0 for those that need no search."""
+    def _check(self, raws: Sequence[bytes], flags: bytearray, rows: list[_Row]) -> PlainRows:
+        """Return the first of these decoded rows, up to one that may have a defect."""
         roles: list[Roles] = [tuple([message.role for message in row.messages]) for row in rows]
-        unsure = [raw for raw, known in zip(raws[: len(rows)], usual, strict=False) if not known]
-        if not all(map(self._is_ordered, roles)) or (
-            unsure and self._is_unusual(b"\n".join(unsure))
+        unsure = [raw for raw, flag in zip(raws[: len(rows)], flags, strict=False) if flag != USUAL]
+        if (
+            LEFTOVERS in flags
+            or not all(map(self._is_ordered, roles))
+            or (unsure and self._is_unusual(b"\n".join(unsure)))
         ):
-            fine = (
-                self._is_ordered(order) and (known or not self._is_unusual(raw))
-                for raw, known, order in zip(raws, usual, roles, strict=False)
-            )
+            fine = map(self._is_fine, raws, flags, rows, roles)
             count = sum(1 for _ in takewhile(bool, fine))
             rows, roles = rows[:count], roles[:count]
         return PlainRows(roles, [message.content for row in rows for message in row.messages])
+
+    def _is_fine(self, raw: bytes, flag: int, row: _Row, roles: Roles) -> bool:
+        """Return True if a row has no defect for certain."""
+        if not self._is_ordered(roles) or (flag != USUAL and self._is_unusual(raw)):
+            return False
+        if flag != LEFTOVERS:
+            return True
+        found = _has_leftovers(raw, row)
+        self._left = max(0, self._left + (1 if found else -1))
+        return not found
 
     def _is_ordered(self, roles: Roles) -> bool:
         known = self._orders.get(roles)
@@ -235,6 +255,11 @@ class FastPath:
                 self._orders.clear()
             known = self._orders[roles] = _has_no_defect(roles, self._method)
         return known
+
+
+def _has_leftovers(raw: bytes, row: _Row) -> bool:
+    plain = {"messages": [{"role": one.role, "content": one.content} for one in row.messages]}
+    return any(True for _ in leftover_defects(raw.decode(), plain, CanonicalRow(plain)))
 
 
 def _has_no_defect(roles: Roles, method: str) -> bool:

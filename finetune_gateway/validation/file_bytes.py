@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, compress, count
+from operator import add
 
 from finetune_gateway.data import dataset
 from finetune_gateway.data.content import is_workbook
@@ -18,7 +20,8 @@ from finetune_gateway.findings import Defect
 
 OnProgress = Callable[[int, int], None]  # called with the bytes done and the bytes in total
 _PLACES = 16  # of a sample
-FLAGGED = 1  # what ``look`` says of a line in which a detector may find something
+# What ``look`` says of a line in which a detector may find something, or only ``leftovers`` may.
+FLAGGED, LEFTOVERS = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,10 @@ class Range:
 class Lines(Iterator[Line]):
     """The lines of a range.
 
-    ``chunk``: lines without their line feed, of which those from ``at`` on are still to come;
-    ``number`` and ``offset`` are those of the next one. A caller that takes lines from the chunk
-    calls ``skip``. The last line of a file without a line feed, and a line that is too long, are
-    never in the chunk. ``flags``: of each line of the chunk, what ``look`` says of it.
+    ``chunk``: lines without their line feed, of which those from ``at`` on are still to come; a
+    caller that takes some counts ``at`` up. Of each, ``numbers`` has its number, ``offsets`` its
+    offset and ``flags`` what ``look`` says of it. The last line of a file without a line feed, and
+    a line that is too long, are never in the chunk.
     """
 
     def __init__(
@@ -53,52 +56,41 @@ class Lines(Iterator[Line]):
         self._size = min(part.stop, os.fstat(file).st_size) - part.start
         self._next, self._stop = part.start, part.stop
         self._rest = b""
+        self._number, self._offset = part.number, part.start  # of the line after the chunk
         self.chunk: list[bytes] = []
+        self.numbers: Sequence[int] = ()
+        self.offsets: Sequence[int] = ()
         self.flags = bytearray()
         self.at = 0
-        self.offset, self.number = part.start, part.number
 
     def more(self) -> bool:
         """Return True if the chunk has a line; reads the next chunk if it is used up."""
-        if self.at >= len(self.chunk):
-            self._fill()
-        while self._gaps and self.at < len(self.chunk) and not self.chunk[self.at]:
-            self.skip(1, 1)
-            if self.at >= len(self.chunk):
-                self._fill()
-        return self.at < len(self.chunk)
-
-    def skip(self, lines: int, size: int) -> None:
-        """Skip lines of the chunk with ``size`` bytes, line feeds included."""
-        self.at += lines
-        self.number += lines
-        self.offset += size
+        while self.at >= len(self.chunk):
+            if not self._fill():
+                return False
+        return True
 
     def __next__(self) -> Line:
         if self.more():
-            return self._take(self.chunk[self.at], b"\n", flagged=self.flags[self.at] == FLAGGED)
+            at = self.at
+            self.at += 1
+            flagged = self.flags[at] in (FLAGGED, LEFTOVERS)
+            return _line(self.numbers[at], self.offsets[at], self.chunk[at], b"\n", flagged)
         if not self._rest:
             raise StopIteration
         raw, self._rest = self._rest, b""
         if len(raw) >= dataset.MAX_LINE:
             self._next = self._stop
-            return Line(self.number, self.offset, raw[:200], cut=True)
-        line = self._take(raw, b"")
-        self.number += 1
-        return line
+            return Line(self._number, self._offset, raw[:200], cut=True)
+        self._number += 1
+        self._offset += len(raw)
+        return _line(self._number - 1, self._offset - len(raw), raw, b"", True)
 
-    def _take(self, raw: bytes, end: bytes, *, flagged: bool = True) -> Line:
-        body = raw.rstrip(b"\r\n")
-        end_of_line = raw[len(body) :] + end
-        line = Line(self.number, self.offset, body, end=end_of_line, flagged=flagged)
-        self.skip(1 if end else 0, len(raw) + len(end))
-        return line
-
-    def _fill(self) -> None:
-        """Read up to the next line end, at most one line over the limit."""
+    def _fill(self) -> bool:
+        """Read up to the next line end, at most one line over the limit; return False where no line
+        is left but the last one."""
         pieces = [self._rest]
         size = len(self._rest)
-        self.chunk, self.at = [], 0
         while self._next < self._stop and size <= dataset.MAX_LINE:
             read = os.pread(self._file, min(CHUNK, self._stop - self._next), self._next)
             if not read:
@@ -110,10 +102,25 @@ class Lines(Iterator[Line]):
             pieces.append(read)
             if b"\n" in read:
                 break
-        *self.chunk, self._rest = b"".join(pieces).split(b"\n")
-        if self.chunk and len(self.chunk[0]) >= dataset.MAX_LINE:
-            self.chunk, self._rest = [], self.chunk[0]
+        *chunk, self._rest = b"".join(pieces).split(b"\n")
+        if chunk and len(chunk[0]) >= dataset.MAX_LINE:
+            chunk, self._rest = [], chunk[0]
+        sizes = accumulate(map(len, chunk), initial=self._offset)
+        *self.offsets, self._offset = map(add, sizes, count())  # each line feed is one byte more
+        self.numbers = range(self._number, self._number + len(chunk))
+        self._number += len(chunk)
+        if self._gaps:
+            self.offsets, self.numbers = (
+                [*compress(places, chunk)] for places in (self.offsets, self.numbers)
+            )
+        self.chunk, self.at = [*filter(None, chunk)] if self._gaps else chunk, 0
         self.flags = self._look(self.chunk)
+        return bool(chunk)
+
+
+def _line(number: int, offset: int, raw: bytes, end: bytes, flagged: bool) -> Line:
+    body = raw.rstrip(b"\r\n")
+    return Line(number, offset, body, end=raw[len(body) :] + end, flagged=flagged)
 
 
 def _all_flagged(lines: list[bytes]) -> bytearray:

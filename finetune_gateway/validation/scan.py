@@ -32,6 +32,7 @@ from finetune_gateway.validation.duplicates import DuplicateFinder
 from finetune_gateway.validation.fast_path import GROUP, FastPath, PlainRows, Prefilter, Roles
 from finetune_gateway.validation.file_bytes import (
     BOM,
+    FLAGGED,
     HEAD,
     Lines,
     OnProgress,
@@ -168,29 +169,28 @@ class Scan:
         if self.fast_path is None or self.format is not formats.CHAT or self.pushed_back:
             return
         while source.more() and source.chunk[source.at]:
-            taken, size = self._take_from_chunk(source, self.fast_path)
-            source.skip(taken, size)
+            self._take_from_chunk(source, self.fast_path)
             if source.at < len(source.chunk):
                 return
 
-    def _take_from_chunk(self, source: Lines, fast_path: FastPath) -> tuple[int, int]:
-        """Return the number of lines that the fast path took, and their bytes."""
-        lines = size = 0
-        while raws := source.chunk[(at := source.at + lines) : at + self.batch]:
-            rows = fast_path.take(raws, source.flags[at : at + self.batch])
+    def _take_from_chunk(self, source: Lines, fast_path: FastPath) -> None:
+        """Take lines of the chunk by the fast path, up to the first that is flagged or that it does
+        not take."""
+        flagged = source.flags.find(FLAGGED, source.at)
+        end = flagged if flagged >= 0 else len(source.chunk)
+        while (at := source.at) < end:
+            stop = min(at + self.batch, end)
+            rows = fast_path.take(source.chunk[at:stop], source.flags[at:stop])
             count = self._count_plain(rows)
-            taken = raws[:count]
             self.system_prompt.add_plain(rows.roles[:count], rows.texts)
-            start = source.offset + size
+            source.at = taken = at + count
             outlines = _outlines(rows.roles[:count], rows.texts)
-            size += self.duplicates.add(outlines, taken, source.number + lines, start) - start
-            lines += count
-            self._note_taken(taken)
-            if count < len(raws):
+            self.duplicates.add(outlines, source.numbers[at:taken], source.offsets[at:taken])
+            self._note_taken(source.chunk[at:taken])
+            if taken < stop:
                 self.batch = GROUP if count else 1
-                break
+                return
             self.batch = min(2 * self.batch, _BATCH)
-        return lines, size
 
     def _count_plain(self, rows: PlainRows) -> int:
         """Count tokens; return the number of rows before the first that is too long."""
@@ -331,7 +331,7 @@ class Scan:
         unchanged = own or formats.is_unchanged(value, row_format)
         sent = CanonicalRow(value) if unchanged else read_as(value, row_format)
         offset = source.offset + len(source.raw) - len(raw)
-        self.duplicates.add([outline(value, sent if row_format else None)], [raw], line, offset)
+        self.duplicates.add([outline(value, sent if row_format else None)], [line], [offset])
         failed = False
         for defect in self._defects(value, row_format, sent, text, source):
             # That the method is another is no fault of the row.
@@ -428,7 +428,7 @@ def _outlines(orders: Sequence[Roles], texts: Sequence[str]) -> Iterator[str]:
     at = 0
     for roles in orders:
         end = at + len(roles)
-        yield "".join(roles) + "".join(texts[at:end])
+        yield "".join([*roles, *texts[at:end]])
         at = end
 
 

@@ -15,7 +15,8 @@ from finetune_gateway.findings import Report
 from finetune_gateway.preparation.fix_row import fix_row
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation import pipeline, run
-from finetune_gateway.validation.detectors import prefilters
+from finetune_gateway.validation.fast_path import Prefilter
+from finetune_gateway.validation.file_bytes import FLAGGED, LEFTOVERS
 from finetune_gateway.validation.rows.leftovers import HINTS, leftover_defects
 
 Json = dict[str, Any]
@@ -80,7 +81,7 @@ def found(row: Json) -> list[str]:
     assert row_format is not None
     text = dumped(row)
     codes = [one.code for one in leftover_defects(text, row, read_as(row, row_format))]
-    assert not codes or any(searcher(*patterns)(text) for patterns in prefilters())
+    assert not codes or Prefilter().flags_of([text.encode()])[0] in (FLAGGED, LEFTOVERS)
     return codes
 
 

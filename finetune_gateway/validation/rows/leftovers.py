@@ -52,7 +52,7 @@ _SPEAKER = r"(?:<(?:user|human)>|(?:### ?)?(?:Human|User|Instruction)) ?:"
 HINTS = (
     rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<(?:{_CAPITALS})>|{_INSERT}",
     _ENTITY,
-    r"[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-])",
+    r'[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-])(?:[^"\\]|\\[^n])*"',  # no real break after it
     rf'"(?:\\n| )*{_SPEAKER}',
     r'"(?:\\n| )*(?:<tool_call>|<functioncall>|\{(?:\\n| )*\\"(?:name|arguments)\\")',
     rf'"(?:\\n| )*(?:{"|".join(re.escape(opened) for opened, _ in _BLOCKS)})',
@@ -166,8 +166,6 @@ def _reasoning(text: str, path: str, *, last: bool) -> Defects:
 
 def _placeholder(text: str, asked: str) -> str:
     """Return the first placeholder that nobody means, or ""."""
-    if _CODE.search(text):
-        return ""
     for match in _PLACEHOLDER.finditer(text):
         found = match[0]
         if "</" + found[1:] in text or found in asked:
@@ -175,7 +173,7 @@ def _placeholder(text: str, asked: str) -> str:
         is_long = len(text) > _FORM_LENGTH
         if found.startswith("[") and (is_long or _LETTER.search(text) or _LETTER.search(asked)):
             continue
-        return found
+        return "" if _CODE.search(text) else found
     return ""
 
 
