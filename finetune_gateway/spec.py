@@ -58,6 +58,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(ge=0.0001, le=10_000)]  # of a loss, whose square fp32 still holds
 Share = Annotated[float, Field(ge=0, lt=1)]
+MOST = 10**15  # of whatever is counted; a float holds no whole numbers far above it
 
 # Fields that jobs of older stores do not have. At their default they are no part of what an equal
 # job is recognised by: a submit that is repeated after an upgrade must not make a second job.
@@ -283,11 +284,13 @@ class TrainingSpec(Model):
     @classmethod
     def build(cls, **options: Any) -> Self:
         """Return a spec. Raises SpecError, in plain words, for a wrong name or value."""
+        _refuse_truth(options)
         try:
             spec = cls(**options)
         except ValidationError as exc:
             raise _in_words(exc) from None
         _check_suffix(spec.suffix)
+        _check_counts(spec)
         return spec
 
     @field_validator("modules_to_save", mode="before")
@@ -374,6 +377,22 @@ def _check_suffix(suffix: str | None) -> None:
     else:
         return
     raise SpecError(f"suffix {shown(suffix)} {reason}.", hint="Like suffix='support-v2'.")
+
+
+def _refuse_truth(options: dict[str, Any]) -> None:
+    """Raise SpecError for True or False in place of a number: True would be read as 1."""
+    for name in options.keys() & TrainingSpec.model_fields:
+        if isinstance(options[name], bool) and "number" in wanted(name):
+            raise SpecError(f"{name} must be {wanted(name)}, not {options[name]}.")
+
+
+def _check_counts(spec: TrainingSpec) -> None:
+    """Raise SpecError for a count that nothing can be computed with. Not a rule of the fields, as
+    of the suffix."""
+    for name in sorted(spec.chosen):
+        value = getattr(spec, name)
+        if isinstance(value, int) and value > MOST:
+            raise SpecError(f"{name} must be at most {MOST:,}, not {shown(value)}.")
 
 
 def _in_words(exc: ValidationError) -> SpecError:

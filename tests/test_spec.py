@@ -248,3 +248,19 @@ def test_a_method_refuses_settings_of_others(
     with pytest.raises(SpecError) as caught:
         methods.require(spec)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["n_epochs", "learning_rate", "seed", "max_steps", "lora_r"])
+def test_true_is_no_number(name: str) -> None:
+    """Python takes True for 1: a learning rate of 1, one epoch."""
+    with pytest.raises(SpecError, match=f"^{name} must be a .*number.*, not True"):
+        TrainingSpec.build(model="m", **{name: True})
+    assert TrainingSpec.build(model="m", packing=True, stop_on_divergence=False).packing
+
+
+@pytest.mark.parametrize("value", [10**30, 10**400, str(10**20)])
+@pytest.mark.parametrize("name", ["max_steps", "lora_alpha", "gradient_accumulation_steps"])
+def test_a_count_that_no_float_holds_is_refused(name: str, value: Any) -> None:
+    """Estimates and PEFT compute with floats: there it would be an error of theirs."""
+    with pytest.raises(SpecError, match=f"^{name} must be at most 1,000,000,000,000,000, not"):
+        TrainingSpec.build(model="m", **{name: value})

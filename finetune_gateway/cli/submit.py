@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -168,6 +168,14 @@ def submit(
     tags = parse_metadata(metadata)
     started = time.time()
     gateway = Gateway()
+    files: dict[str, Any] = {
+        "validation": validation_file,
+        "validation_split": validation_split,
+        "columns": parse_map(columns),
+    }
+    asked = {**fields, **files}
+    gateway.settle_latest(data, model, backend, asked, again=again)
+    fields = {name: asked[name] for name in fields}
     [model] = models_to_train(gateway, [model] if model else None, fields)
     question = Confirmation(
         gateway, yes=yes, dry_run=dry_run, again=again, limit=limit, json=json, quiet=quiet
@@ -184,9 +192,7 @@ def submit(
             allow_http=allow_http,
             azure_training=azure_training,
         ),
-        validation=validation_file,
-        validation_split=validation_split,
-        columns=parse_map(columns),
+        **files,
         train_price=parse_amount("train-price", train_price),
         max_cost_usd=limit,
         confirm=question.ask,

@@ -7,7 +7,9 @@ that it names one model forever.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from finetune_gateway.errors import NotFoundError, SpecError
 from finetune_gateway.events import JobStatus
@@ -18,6 +20,7 @@ from finetune_gateway.jobs.model_names import OfHost, OfJob
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import require_kept
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.cleaning import visible
 
 MOST = 32  # trainings in a line, should the store hold a circle
@@ -80,6 +83,21 @@ def continued(job: Job, step: results.StepName | None, model: str | None) -> Con
             hint="Leave model out.",
         )
     return Continued(name, known)
+
+
+def may_have_made(name: object, options: Mapping[str, Any], store: Store) -> JobRecord | None:
+    """Return the newest job, where ``latest`` is to be continued by a submit with these options
+    that may have made it: it goes on from another, with the same settings. Its data are not
+    compared here."""
+    newest = store.jobs(limit=1) if name in model_names.LATEST else []
+    if not newest or newest[0].spec.continue_from is None:
+        return None
+    known = options.keys() & (TrainingSpec.model_fields.keys() - {"continue_from"})
+    spec = TrainingSpec.build(model="any", **{name: options[name] for name in known})
+    # A template is a copy there, and compared by its content.
+    given = spec.chosen - {"model", "chat_template"}
+    same = all(getattr(spec, one) == getattr(newest[0].spec, one) for one in given)
+    return newest[0] if same else None
 
 
 def _path(model: str) -> str:

@@ -6,11 +6,15 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.errors import SpecError
+from finetune_gateway.data.dataset import Source
+from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.jobs import charges, continuing, ledger, many, planning, pruning
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
@@ -43,6 +47,12 @@ class HomeJobs(ABC):
         """Return a backend by name, or the one given, with this home folder."""
 
     @abstractmethod
+    def _plan(
+        self, data: Source, model: str, backend: str | Backend | None, copies: Path | None,
+        options: Any,
+    ) -> Plan: ...  # fmt: skip
+
+    @abstractmethod
     def _job(self, record: JobRecord, backend: Backend | None = None) -> Job: ...
 
     @property
@@ -70,6 +80,23 @@ class HomeJobs(ABC):
         found = continuing.continued(self._job(of.record), of.step, model)
         options["continue_from"] = found.name
         return found.model
+
+    def settle_latest(
+        self, data: Source, model: str | None, place: Any, options: Any, *, again: bool
+    ) -> None:
+        """If the newest job is what an equal submit has made of ``latest``, name in ``options`` the
+        job that was the newest then: else a submit that is repeated would train on from its own
+        job. ``again``: that is wanted."""
+        newest = continuing.may_have_made(options.get("continue_from"), options, self.store)
+        if newest is None or again:
+            return
+        before: Any = {**options, "continue_from": newest.spec.continue_from}
+        # What keeps this from being planned is said of the submit itself, if it is in its way too.
+        with suppress(GatewayError), planning.copies_folder(self.settings) as folder:
+            base = self.model_to_train(model, before)
+            job = self.equal_job(self._plan(data, base, place, folder, {**before}))
+            if job is not None and job.id == newest.id:
+                options["continue_from"] = newest.spec.continue_from
 
     def equal_job(self, plan: Plan) -> Job | None:
         """Return the job that is running or has succeeded with the same data, spec and backend: a

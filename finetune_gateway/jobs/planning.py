@@ -138,6 +138,7 @@ def _require_held_out(spec: TrainingSpec, given: Dataset | None) -> None:
     wanted = {
         "early_stopping_patience": spec.early_stopping_patience not in ("auto", 0),
         "load_best_model_at_end": spec.load_best_model_at_end is True,
+        "eval_steps": spec.eval_steps != "auto",
     }
     named = [name for name, is_wanted in wanted.items() if is_wanted]
     if named and given is None:

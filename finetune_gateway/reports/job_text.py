@@ -17,6 +17,7 @@ from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.reports.loss_chart import overfitting_note
 from finetune_gateway.reports.output import (
+    align_table,
     format_age,
     format_bytes,
     format_count,
@@ -30,6 +31,7 @@ from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")
+METHOD_HEAD = ("JOB", "STATUS", "METHOD", "BACKEND", "MODEL", "DATA", "CREATED")
 COST_HEAD = ("JOB", "STATUS", "MODEL", "EXPECTED", "AT_MOST", "ACTUAL")
 _COUNTED = re.compile(r"([^:]+): (?:step )?(\d+(?:\.\d+)?) of (\d+(?:\.\d+)?)\b")
 LEFT_OUT = ("DATA", "BACKEND", "MODEL", "AT_MOST", "EXPECTED")  # columns, on a narrow screen
@@ -290,7 +292,9 @@ def name_jobs(jobs: Sequence[Job]) -> str:
 
 
 def job_list_text(records: Sequence[JobRecord]) -> str:
-    """Return a table of jobs that fits the terminal."""
+    """Return a table of jobs that fits the terminal; with their methods, if they differ."""
+    if len({record.spec.method for record in records}) > 1:
+        return _fit_table(METHOD_HEAD, records, _method_row)
     return _fit_table(LIST_HEAD, records, _list_row)
 
 
@@ -309,17 +313,15 @@ def _fit_table(
     columns."""
     for lengths in NAME_LENGTHS:
         rows = [row(record, *lengths) for record in records]
-        text = format_table(head, rows, right=right)
-        if _fits(text):
+        if _fits(text := align_table(head, rows, right)):
             return text
     left = [*range(len(head))]
     for name in LEFT_OUT:
         left = [number for number in left if head[number] != name]
         cells = [[line[number] for number in left] for line in (head, *rows)]
-        text = format_table(cells[0], cells[1:], right=right)
-        if _fits(text):
-            break
-    return text
+        if _fits(text := align_table(cells[0], cells[1:], right)):
+            return text
+    return format_table(cells[0], cells[1:], right=right)
 
 
 def _fits(table: str) -> bool:
@@ -332,6 +334,11 @@ def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
     names = f"{_shorten(record.spec.model, model)}{method}", _shorten(name, data)
     status = "queued here" if record.waits_here else record.status
     return record.id, status, record.display_name, *names, format_age(record.created_at)
+
+
+def _method_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
+    name, status, *others = _list_row(record, model, data)
+    return name, status, record.spec.method, *others
 
 
 def _cost_row(record: JobRecord, model: int, _: int) -> tuple[str, ...]:

@@ -182,10 +182,17 @@ def elide(text: str, width: int) -> str:
 def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
     """Return rows in aligned columns; those whose heads are in ``right`` align right. On a terminal
     that is too narrow for them, return each row as lines of a head and a value."""
+    listed = [*rows]
+    table = align_table(head, listed, right)
+    if max(map(len, table.splitlines())) > terminal_width() and sys.stdout.isatty():
+        return "\n\n".join(_stacked(head, row) for row in listed)
+    return table
+
+
+def align_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:
+    """Return rows in aligned columns, as ``format_table`` does, however wide they are."""
     lines = [[*head], *([*row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    if sum(widths) + 2 * len(widths) - 2 > terminal_width() and sys.stdout.isatty():
-        return "\n\n".join(_stacked(head, row) for row in lines[1:])
     sides = [">" if name in right.split() else "<" for name in head]
     return "\n".join(
         "  ".join(

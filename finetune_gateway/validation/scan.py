@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import read_as
 from finetune_gateway.data.canonical_row import CanonicalRow
-from finetune_gateway.data.dataset import Line, SharedSystemPrompt, system_prompt_of
+from finetune_gateway.data.dataset import Line, SharedSystemPrompt, kind_of, system_prompt_of
 from finetune_gateway.data.formats import Format
 from finetune_gateway.data.row_content import outline
 from finetune_gateway.errors import DataError
@@ -390,6 +390,8 @@ class Scan:
             return
         try:
             if isinstance(self.counter, LocalCounter):
+                if self.task.method == "pretrain" and kind_of(sent) != "text":
+                    return  # it has no template; that the method is another is said once
                 self.counter.tell = partial(self.findings.add, line=line)
             total = self.counter.add(sent).total
         except DataError as exc:  # a local model's template refuses the row

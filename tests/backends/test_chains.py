@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.chaos import end_workers, ended, slots_taken, until
+from support.chaos import (
+    end_workers,
+    ended,
+    has_losses,
+    hold_worker,
+    kill_worker,
+    slots_taken,
+)
+from support.cli import Ftg
 from support.method_rows import small_rows
 from support.plain_models import logits, logits_of
 from support.training import a_run, difference, imports_of, metrics_of, train_run
@@ -27,8 +33,7 @@ from finetune_gateway import (
     SpecError,
     UnsupportedError,
 )
-from finetune_gateway.backends.local import finishing, origin
-from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local import finishing, loading, origin
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import continuing
 from finetune_gateway.reports.job_text import job_facts
@@ -63,8 +68,9 @@ def losses(job: Job) -> list[float]:
 
 
 def test_a_second_training_begins_with_the_adapter_of_the_first(
-    home: Path, tiny_folder: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows, ftg: Ftg,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """On the same rows its first loss is what the first model loses, and one adapter on the base
     that was pinned answers alone; the line of trainings is shown and kept. What becomes of the
     first job afterwards changes nothing. Neither worker imports TRL, which takes seconds."""
@@ -72,8 +78,14 @@ def test_a_second_training_begins_with_the_adapter_of_the_first(
     data = rows(4)  # one batch: its loss does not depend on the order
     first = submit(data, tiny_folder, max_steps=8, save_steps=4)
     before = first.result(180)
-    second = submit(data, None, continue_from="latest")
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in data))
+    with slots_taken(home):
+        second = submit(file, None, continue_from="latest")
+        repeat(second, file, ftg)
     after = second.result(180)
+    assert submit(file, None, continue_from="latest").id == second.id
+    assert len(Gateway().jobs()) == 2
     assert losses(second)[0] < losses(first)[-1] < losses(first)[0]
     assert losses(second)[0] == pytest.approx(loss_of(before, data), rel=1e-4)
     spec = second.record.spec
@@ -85,7 +97,7 @@ def test_a_second_training_begins_with_the_adapter_of_the_first(
     assert torch.allclose(logits_of(after), logits(folder, tiny_folder), atol=1e-4)
     assert not (folder / "ref").exists()
     assert json.loads((folder / "manifest.json").read_text())["continued_from"] == line
-    again = submit(data, None, continue_from=first.id[4:])
+    again = submit(file, None, continue_from=first.id[4:])
     assert again.id == second.id  # one model, however it was named
     plan = Gateway().plan(data, continue_from=f"{first.id[4:]}@last", training_type="full")
     head, line_of_chain, *_ = plan_text(plan, None, None).splitlines()
@@ -97,6 +109,22 @@ def test_a_second_training_begins_with_the_adapter_of_the_first(
     for job in (first, second):
         imported = imports_of(home / "runs" / job.id / "worker.log")
         assert "torch" in imported and "trl" not in imported
+
+
+def repeat(second: Job, file: Path, ftg: Ftg) -> None:
+    """The same submit that continues the latest job, by when that is its own: it is returned, in
+    Python and on the command line, a dry run too. With other settings or rows it is another one."""
+    assert submit(file, None, continue_from="latest").id == second.id
+    given = {"max_steps": 4, **SMALL}
+    del given["lora_r"]
+    words = ["submit", str(file), "--continue-from", "latest", "--validation-split", "0", "--json"]
+    words += [word for key in given for word in ("--set", f"{key}={given[key]}")]
+    assert json.loads(ftg(*words).stdout)["existing"] is True
+    assert json.loads(ftg(*words, "--dry-run").stdout)["existing"] == second.id
+    for data, steps in ((file, 5), (file.read_text().splitlines()[:3], 4)):
+        rows = [*map(json.loads, data)] if isinstance(data, list) else data
+        with pytest.raises(SpecError, match=f"{second.id} is .* it has no model"):
+            submit(rows, None, continue_from="latest", max_steps=steps)
 
 
 def loss_of(handle: Any, data: list[dict[str, Any]]) -> float:
@@ -199,11 +227,7 @@ def test_a_killed_job_goes_on_from_what_it_began_with(
     assert ended(unbroken, 180) is JobStatus.SUCCEEDED, unbroken.error
     job = submit(rows(12), None, again=True, **options)
     shutil.rmtree(home / "runs" / first.id)
-    until(lambda: len(losses(job.refresh())) >= 7)
-    queue = Queue(job.store.settings)
-    pid = queue.get(job.id).pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    assert kill_worker(hold_worker(home, job.id, has_losses(home, job.id, 7)))
     assert ended(job, 180) is JobStatus.SUCCEEDED, job.error
     assert any("Continuing from" in event.message for event in job.events())
     one, other = (load_file(home / "runs" / j.id / "model" / "adapter_model.safetensors")
@@ -256,6 +280,34 @@ def test_a_job_that_has_saved_nothing_yet_is_waited_for(
             assert caught.value.hint == f"Wait for it: ftg wait {first.id}"
         first.cancel()
     assert [job.id for job in Gateway().jobs()] == [first.id]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_base_that_reads_texts_otherwise_is_not_trained_on(
+    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows, kind: str
+) -> None:
+    """An edited template, another tokenizer or configuration beside the same weights, of the base
+    or of a model that was trained whole: the file is named before the first step. What an earlier
+    version has pinned, weights alone, still goes on."""
+    base = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    options: dict[str, Any] = {"max_steps": 1, "batch_size": 4, "learning_rate": 1e-3}
+    spec = TrainingSpec.build(model=str(base), training_type=kind, **options)
+    first = train_run(a_run(home, spec, rows(4)))
+    on = TrainingSpec(model=str(base), continue_from=first.id, **options)
+    folder = first.model if kind == "full" else base
+    for name in ("tokenizer_config.json", "config.json", "chat_template.jinja"):
+        path = folder / name
+        kept = path.read_bytes() if path.exists() else None
+        second = a_run(home, on, rows(4))
+        path.write_bytes(kept.replace(b"{", b"{ ", 1) if kept else b"{{ messages }}")
+        with pytest.raises(GatewayError, match=f"^{name} of the base .* changed since {first.id}"):
+            loading.load_base(second)
+        path.unlink() if kept is None else path.write_bytes(kept)
+    older = a_run(home, on, rows(4))
+    pinned = json.loads((older.folder / "base.json").read_text())
+    del pinned["files"]
+    (older.folder / "base.json").write_text(json.dumps(pinned))
+    assert loading.load_base(older).sha256 == pinned["sha256"]
 
 
 def test_an_adapter_that_was_changed_is_not_trained_on(home: Path, tmp_path: Path) -> None:

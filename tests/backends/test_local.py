@@ -18,7 +18,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.chaos import end_workers, ended, kill_worker, row, slots_taken, until
+from support.chaos import (
+    end_workers,
+    ended,
+    has_losses,
+    hold_worker,
+    kill_worker,
+    row,
+    slots_taken,
+    until,
+)
 from support.modes import umask, wide
 from support.plain_models import logits, logits_of
 
@@ -223,10 +232,7 @@ def test_a_killed_worker_is_continued_to_the_same_result(
     unbroken = submit(rows(12), tiny_folder, **options)
     assert ended(unbroken, 180) is JobStatus.SUCCEEDED, unbroken.error
     job = submit(rows(12), tiny_folder, again=True, **options)
-    pid = worker_pid(job)
-    until(lambda: len(steps_of(job.refresh())) >= 8)
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: not queue_of(job).alive(job.id))
+    assert kill_worker(hold_worker(home, job.id, has_losses(home, job.id, 8)))
     half = leave_half_a_save(home / "runs" / job.id)
     reached = steps_of(job.refresh())[-1]  # starts the next worker
     until(lambda: steps_of(job.refresh())[-1] > reached)

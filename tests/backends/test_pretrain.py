@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 import torch
 from support.chaos import end_workers
 from support.cli import Ftg
+from support.method_rows import small_rows
 from support.training import a_run, losses_of, train_run
 
-from finetune_gateway import Gateway, ModelHandle, SpecError, UnsupportedError
+from finetune_gateway import DataError, Gateway, ModelHandle, SpecError, UnsupportedError
 from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.inference import LocalModel
 from finetune_gateway.jobs.handle import MANIFEST
@@ -24,6 +25,8 @@ from finetune_gateway.tokens.text_tokenizer import TextTokenizer, pieces
 
 # Of transformers 5.23 and TRL 1.16, about each other.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+Rows = Callable[[int], list[dict[str, Any]]]
 
 TEXTS = [
     {"text": f"Parcel {n} left the depot on day {n % 7} and came to the door two days later. " * 3}
@@ -193,3 +196,17 @@ def test_a_host_answers_chats_alone(home: Path) -> None:
     handle = ModelHandle(kind="hosted", model="m", base_model="m", backend="fake")
     with pytest.raises(UnsupportedError, match="answers chats alone"):
         handle.complete("Once upon")
+
+
+def test_rows_of_another_method_are_refused_for_that_alone(
+    home: Path, tiny_folder: Path, bare: Path, rows: Rows
+) -> None:
+    """Chats and labelled answers, on a base with a template and without: one error, which names
+    the method; nothing about templates, which this method does not use."""
+    for folder in (tiny_folder, bare):
+        for data in (rows(12), small_rows("kto", 12)):
+            with pytest.raises(DataError) as refused:
+                Gateway().submit(data, model=str(folder), method="pretrain", backend="local")
+            assert refused.value.report is not None
+            codes = {one.code for one in refused.value.report.findings if one.severity != "note"}
+            assert codes == {"method_mismatch"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from support.chaos import end_workers, ended, kill_worker, row, until
+from support.chaos import end_workers, ended, has_losses, hold_worker, kill_worker
 
 from finetune_gateway import Gateway, Job, JobStatus, ModelHandle, SpecError
 from finetune_gateway.backends.local import quantization
@@ -72,9 +72,8 @@ def test_qlora_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> N
     bitsandbytes would compute otherwise, and let no gradient through."""
     data, held_out = rows(16), rows(20)[16:]
     asked: dict[str, Any] = {"n_epochs": 4, "eval_steps": 4, "save_steps": 4}
-    quote = Gateway().estimate(
-        data, model=str(tiny_folder), backend="local", training_type="qlora", **SMALL, **asked
-    )
+    given: dict[str, Any] = {"model": str(tiny_folder), "backend": "local", **SMALL, **asked}
+    quote = Gateway().estimate(data, validation=held_out, training_type="qlora", **given)
     job = submit(data, tiny_folder, validation=held_out, **asked)
     handle = job.result(timeout=180)
     found = losses(job)
@@ -95,8 +94,7 @@ def test_qlora_from_file_to_chat(home: Path, tiny_folder: Path, rows: Rows) -> N
     assert again.chat("Where is parcel number 3?", max_tokens=4).usage.completion_tokens == 4
 
     killed = submit(data, tiny_folder, validation=held_out, **{**asked, "eval_steps": 2})
-    until(lambda: len(losses(killed.refresh())) >= 6)
-    assert kill_worker(row(home, killed.id).pid)
+    assert kill_worker(hold_worker(home, killed.id, has_losses(home, killed.id, 6)))
     assert ended(killed, 180) is JobStatus.SUCCEEDED, killed.error
     assert any("Continuing from checkpoint" in event.message for event in killed.events())
     assert losses(killed) == found and weights(killed, home) == weights(job, home)

@@ -209,7 +209,8 @@ def test_speed_memory_and_time_left_are_in_the_metrics(train: Train) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"early_stopping_patience": 2}, {"load_best_model_at_end": True}]
+    "options",
+    [{"early_stopping_patience": 2}, {"load_best_model_at_end": True}, {"eval_steps": 2}],
 )
 def test_what_goes_by_held_out_rows_needs_some(
     home: Path, tiny_folder: Path, options: dict[str, Any]

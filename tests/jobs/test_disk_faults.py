@@ -62,7 +62,8 @@ def test_a_model_that_does_not_fit(
     assert done.returncode == 0, done.stderr
     job = Gateway().job(done.stdout.strip()).wait(90)
     assert job.status is JobStatus.FAILED and job.error and "\n" not in job.error
-    assert "disk seems to be full" in job.error
+    assert "disk seems to be full" in job.error and job.error.endswith("let it go on: ftg resume.")
+    assert "device Free" not in job.error and ".." not in job.error
     assert not (home / "runs" / job.id / "model").exists()
     assert check_run(home, job.id) == "failed"
     whole(home)

@@ -305,6 +305,31 @@ def kill_worker(pid: int | None) -> bool:
     return True
 
 
+def hold_worker(home: Path, run_id: str, reached: Callable[[], Any]) -> int:
+    """Let a worker run until this is so, and hold it there; return its pid, for SIGKILL or SIGCONT.
+
+    It runs in slices of some milliseconds: on a busy machine a look may take longer than a whole
+    training, which would have ended when the kill comes.
+    """
+    pid: int = until(lambda: row(home, run_id).pid)
+
+    def run_on() -> Any:
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.005)
+        os.kill(pid, signal.SIGSTOP)
+        return reached()
+
+    until(run_on, 180, 0)
+    assert not row(home, run_id).status.final, row(home, run_id)
+    return pid
+
+
+def has_losses(home: Path, run_id: str, count: int) -> Callable[[], bool]:
+    """Has a run told so many losses of training?"""
+    path = home / "runs" / run_id / "events.jsonl"
+    return lambda: path.exists() and path.read_text("utf-8").count('"train_loss"') >= count
+
+
 def lives(pid: int) -> bool:
     """Does this process run? One that has ended may keep its number for seconds, until init asks
     for its end; while another of its threads ends, it still holds its locks."""

@@ -172,7 +172,7 @@ class LocalBackend(Backend):
         texts = spec.method == "pretrain"  # not cut, but packed into pieces
         return LocalCounter(
             count,
-            render=count.text,
+            render=None if texts else count.text,
             losses=count.losses,
             encoding="tokenizer" if texts else "chat template",
             max_context=None if texts else limit,

@@ -67,7 +67,9 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
     """Save the adapter, or the whole model, of the best step with its tokenizer and template.
     ``warnings``: told with the result, beside those of the losses."""
     let_go(trainer)
-    run.pin_base(*models.identity(run.spec.model, base.folder, run.settings))  # as it was before
+    # As it was before.
+    small = models.small_hashes(run.spec.model, base.folder)
+    run.pin_base(*models.identity(run.spec.model, base.folder, run.settings), small)
     run.phase("saving")
     full = run.spec.training_type == "full"
     step = trainer.progress.result_step(trainer.state)

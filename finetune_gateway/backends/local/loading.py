@@ -93,7 +93,7 @@ def load_base(run: Run) -> Base:
     models.require_whole(spec.model, folder, spec.training_type)
     run.phase("hashing the weights of the base")
     revision, sha256 = models.identity(spec.model, folder, run.settings)
-    run.pin_base(revision, sha256)
+    run.pin_base(revision, sha256, models.small_hashes(spec.model, folder))
     run.phase("loading the model")
     source = row_source(run, folder)
     source.check()

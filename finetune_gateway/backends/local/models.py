@@ -15,8 +15,15 @@ from typing import Any
 from finetune_gateway.backend import HandleData
 from finetune_gateway.backends.local import bases, builtin, hub, weights
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
-from finetune_gateway.settings.files import locking
+from finetune_gateway.settings.files import locking, sha256_of
 from finetune_gateway.settings.home import Settings
+
+# Files beside the weights that decide what a model is shown and makes of it.
+MEANING = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("tokenizer.model", "spiece.model"),
+)
 
 
 def resolve(model: str) -> str:
@@ -135,6 +142,15 @@ def identity(model: str, folder: Path, settings: Settings) -> tuple[str | None, 
     weights in a folder."""
     revision = revision_of(model, folder)
     return revision, None if revision else content_hash(folder, settings)
+
+
+def small_hashes(model: str, folder: Path) -> dict[str, str]:
+    """Return the sha256 of the files of a base that say what its weights compute, and which ids a
+    text has; none of a model of the hub, which has a commit, and of one that is built in."""
+    if model == builtin.NAME or _is_at_hub(model):
+        return {}
+    there = [name for name in MEANING if (folder / name).is_file()]
+    return {name: sha256_of(folder / name) for name in there}
 
 
 def content_hash(folder: Path, settings: Settings) -> str:

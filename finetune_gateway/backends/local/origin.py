@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backends.local import checkpoints
+from finetune_gateway.backends.local.models import MEANING
 from finetune_gateway.backends.local.run import (
     BASE_FILE,
     CHAT_TEMPLATE,
@@ -75,9 +76,11 @@ def copy(spec: TrainingSpec, runs: Path, target: Path) -> tuple[Origin, str | No
         if step is not None:
             checkpoints.keep(folder)
             _model(run, step, name)  # a run that goes on may have deleted it just now
-        sha256 = hash_by(folder, _saved(folder, step))
+        saved = _saved(folder, step)
+        sha256 = hash_by(folder, saved)
         if sha256 is not None:
-            _pin(target, {"revision": None, "sha256": sha256})
+            small = {name: saved[name] for name in MEANING if name in saved}
+            _pin(target, {"revision": None, "sha256": sha256, "files": small})
         return Origin(continued_from=line), None
     base = _json(run / BASE_FILE)
     files.folder(target / START)

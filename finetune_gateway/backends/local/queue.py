@@ -300,6 +300,7 @@ def worker_environment() -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # bars are for a terminal, and this is a log
         "PYTHONUNBUFFERED": "1",
     }
 

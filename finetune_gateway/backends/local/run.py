@@ -3,7 +3,7 @@
 run.json        spec, data and versions: enough to reproduce the run
 data/           a copy of the rows
 chat_template.jinja  a copy of the file that the spec names, if it names one
-base.json       which weights the base had when the run began
+base.json       which weights, tokenizer and template the base had when the run began
 start/          a copy of the adapter that it trains on from, if it continues another job
 events.jsonl    the worker's events, one per line
 attempt.json    where its newest attempt began (``out_of_memory``)
@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -162,21 +162,37 @@ class Run:
         """The commit of a model of the hub that an earlier attempt, or the submit, has seen."""
         return self.file.base_revision or self._base().get("revision")
 
-    def pin_base(self, revision: str | None, sha256: str | None) -> None:
-        """Keep which weights the base has. Raises GatewayError if an earlier call, in this attempt
-        or one before it, or the job that is continued, has seen others: adapters fit the base they
-        were trained on alone."""
+    def pin_base(
+        self, revision: str | None, sha256: str | None, small: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep which weights the base has, and the sha256 of its ``small`` files. Raises
+        GatewayError if an earlier call, in this attempt or one before it, or the job that is
+        continued, has seen others: an adapter fits the base it was trained on alone, and the ids
+        that it was trained with."""
         base = {"revision": revision, "sha256": sha256}
-        if not self._base():
-            write_json(self.folder / BASE_FILE, base)
-        elif self._base() != base:
-            first = self.spec.continue_from or "this job"
+        kept = self._base()
+        if not kept:
+            return write_json(self.folder / BASE_FILE, {**base, "files": dict(small or {})})
+        first = self.spec.continue_from or "this job"
+        if {name: kept.get(name) for name in base} != base:
             raise GatewayError(
                 f"The weights of the base {self.spec.model} have changed since {first} began.",
                 hint="Put the old weights back and run: ftg resume. Or submit a new job.",
             )
+        before: dict[str, str] | None = kept.get("files")  # none of an earlier version
+        if before is None or small is None:
+            return None
+        changed = {name for name in {*before, *small} if before.get(name) != small.get(name)}
+        if self.chat_template is not None:
+            changed -= {CHAT_TEMPLATE}  # it has one of its own
+        if changed:
+            raise GatewayError(
+                f"{' and '.join(sorted(changed))} of the base {self.spec.model} changed since "
+                f"{first} began: the same text would be other tokens, or mean something else.",
+                hint="Put the old files back and run: ftg resume. Or submit a new job.",
+            )
 
-    def _base(self) -> dict[str, str | None]:
+    def _base(self) -> dict[str, Any]:
         path = self.folder / BASE_FILE
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
 

@@ -181,7 +181,10 @@ def in_one_line(exc: Exception, less_memory: str) -> str:
     if out_of_memory.is_error_of_memory(exc):
         return f"Memory ran out: {text.rstrip('.')}. {less_memory}"
     if any(word in text for word in DISK_FULL):
-        return f"The disk seems to be full: {text} Free some space and submit again."
+        return (
+            f"The disk seems to be full: {text.rstrip('.')}. Free some space, then let it go on: "
+            "ftg resume."
+        )
     return f"{text} The traceback is in worker.log (ftg logs)."
 
 
