@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -109,6 +110,12 @@ def test_a_second_training_begins_with_the_adapter_of_the_first(
     for job in (first, second):
         imported = imports_of(home / "runs" / job.id / "worker.log")
         assert "torch" in imported and "trl" not in imported
+    Gateway().prune(0)
+    with slots_taken(home):
+        third = submit(file, None, continue_from=first.id, max_steps=1)
+        pinned = json.loads((home / "runs" / third.id / "base.json").read_text())
+        assert pinned["sha256"] == before.base_sha256 and pinned["files"]
+        third.cancel()
 
 
 def repeat(second: Job, file: Path, ftg: Ftg) -> None:
@@ -318,11 +325,26 @@ def test_an_adapter_that_was_changed_is_not_trained_on(home: Path, tmp_path: Pat
     for one in origin.ADAPTER_FILES:
         (model / one).write_text(one)
     digests = {one: files.sha256_of(model / one) for one in origin.ADAPTER_FILES}
-    (model / "manifest.json").write_text(json.dumps({"files": digests}))
+    (model / "manifest.json").write_text(json.dumps({"files": digests, "base_sha256": "5" * 64}))
     (run.folder / "base.json").write_text(json.dumps({"revision": None}))
     spec = TrainingSpec(model="builtin/tiny", continue_from=run.id)
     found, _ = origin.copy(spec, Settings(home).runs, tmp_path / "new")
     assert found.adapter == digests and (tmp_path / "new/start" / name).read_text() == name
+    for text in ("{{ 1 }}", "{{ 2 }}"):  # its own template; the copy was pruned by old versions
+        (tmp_path / "own.jinja").write_text(text)
+    about = json.loads((run.folder / "run.json").read_text())
+    about["spec"] |= {"chat_template": str(tmp_path / "own.jinja"), "chosen": ["chat_template"]}
+    about["chat_template_sha256"] = hashlib.sha256(b"{{ 1 }}").hexdigest()
+    (run.folder / "run.json").write_text(json.dumps(about))
+    (run.folder / "base.json").unlink()
+    with pytest.raises(NotFoundError, match="own.jinja is not there, or was changed"):
+        origin.resolved(spec, Settings(home).runs)
+    (tmp_path / "own.jinja").write_text("{{ 1 }}")
+    taken = origin.resolved(spec, Settings(home).runs)
+    assert taken.chat_template == str(tmp_path / "own.jinja")
+    origin.copy(taken, Settings(home).runs, tmp_path / "old")
+    pinned = json.loads((tmp_path / "old" / "base.json").read_text())
+    assert pinned == {"revision": None, "sha256": "5" * 64}
     (model / name).write_text("other weights")
     with pytest.raises(GatewayError, match=f"{name} was changed since it was saved"):
         origin.copy(spec, Settings(home).runs, tmp_path / "newer")

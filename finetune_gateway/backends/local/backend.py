@@ -29,6 +29,7 @@ from finetune_gateway.backends.local.counting import RowCount, row_source, templ
 from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import (
+    BASE_FILE,
     CHAT_TEMPLATE,
     RUN_FILE,
     RunFile,
@@ -369,12 +370,13 @@ class LocalBackend(Backend):
         return self.queue.folder(provider_id) / "worker.log"
 
     def kept_files(self, provider_id: str, *, model: bool = True) -> list[Path]:
-        """Return the run folder; without ``model``, all of it but a result and ``run.json``."""
+        """Return the run folder; without ``model``, all of it but a result and the small files that
+        say what it was made of, which a job that goes on from it needs."""
         folder = self.queue.folder(provider_id)
         self.queue.require_ended(provider_id)
         if model or not (folder / "model" / MANIFEST).exists():
             return [folder] if folder.exists() else []
-        stay = ("model", RUN_FILE, "worker.lock")
+        stay = ("model", RUN_FILE, BASE_FILE, CHAT_TEMPLATE, "worker.lock")
         return [path for path in folder.iterdir() if path.name not in stay]
 
     # -- the model -----------------------------------------------------------------------

@@ -41,19 +41,22 @@ def resolved(spec: TrainingSpec, runs: Path) -> TrainingSpec:
     assert spec.continue_from is not None  # for the type checker: the caller has looked
     job, step = results.split(spec.continue_from)
     run = runs / job
-    earlier = _run_file(run, job).spec
-    folder = _model(run, step, spec.continue_from)
+    file, folder = _run_file(run, job), _model(run, step, spec.continue_from)
+    earlier = file.spec
     if "reward" in (earlier.method, spec.method) and earlier.method != spec.method:
         raise SpecError(
             f"{spec.continue_from} was trained by {earlier.method}, and {spec.method} cannot go on "
             "from it: a reward model gives scores, others answers.",
             hint="Name another job, or leave continue_from out.",
         )
-    taken = _taken_over(earlier, run)
-    if earlier.training_type == "full":
+    taken: dict[str, Any] = {"chat_template_kwargs": earlier.chat_template_kwargs}
+    if earlier.training_type == "full":  # its template, with that format of calls, is in the folder
         taken |= {"model": str(folder), "chat_template": None, "call_format": None}
     else:
         taken |= {"model": earlier.model, **_shape(spec, earlier)}
+        taken |= {"call_format": earlier.call_format}
+        if "chat_template" not in spec.chosen:
+            taken |= {"chat_template": _template(file, run)}
     # A setting of the user's counts; what is taken over was chosen by nobody here.
     new = {name: value for name, value in taken.items() if name not in spec.chosen - {"model"}}
     found = spec.model_copy(update=new)
@@ -82,7 +85,7 @@ def copy(spec: TrainingSpec, runs: Path, target: Path) -> tuple[Origin, str | No
             small = {name: saved[name] for name in MEANING if name in saved}
             _pin(target, {"revision": None, "sha256": sha256, "files": small})
         return Origin(continued_from=line), None
-    base = _json(run / BASE_FILE)
+    base = _base(run, folder)
     files.folder(target / START)
     for one in ADAPTER_FILES:
         files.copy_private(folder / one, target / START / one)
@@ -103,6 +106,15 @@ def _saved(folder: Path, step: results.StepName | None) -> dict[str, str]:
     about = _json(folder / (MANIFEST if step is None else checkpoints.LAST_FILE))
     found: dict[str, str] = about.get("files", {})
     return found
+
+
+def _base(run: Path, folder: Path) -> dict[str, Any]:
+    """Return what the base of a run was recognised by. An earlier version's prune has deleted that,
+    but for what the result says of it."""
+    if (run / BASE_FILE).exists() or not (folder / MANIFEST).exists():
+        return _json(run / BASE_FILE)
+    about = _json(folder / MANIFEST)
+    return {"revision": about.get("base_revision"), "sha256": about.get("base_sha256")}
 
 
 def _pin(target: Path, base: dict[str, Any]) -> None:
@@ -146,16 +158,22 @@ def _shape(spec: TrainingSpec, earlier: TrainingSpec) -> dict[str, Any]:
     return {"training_type": kind, **{name: getattr(earlier, name) for name in SHAPE}}
 
 
-def _taken_over(earlier: TrainingSpec, run: Path) -> dict[str, Any]:
-    """Return how the earlier job wrote its rows; its template is the copy in its folder."""
-    template = earlier.chat_template
-    if template is not None and (run / CHAT_TEMPLATE).is_file():
-        template = str(run / CHAT_TEMPLATE)
-    return {
-        "chat_template": template,
-        "chat_template_kwargs": earlier.chat_template_kwargs,
-        "call_format": earlier.call_format,
-    }
+def _template(file: RunFile, run: Path) -> str | None:
+    """Return the template file of a run, if it had one of its own: the copy, or what it was made
+    from, if that is still what it was. Raises NotFoundError."""
+    if file.spec.chat_template is None:
+        return None
+    copy, given = run / CHAT_TEMPLATE, Path(file.spec.chat_template)
+    if copy.is_file():
+        return str(copy)
+    wanted = file.chat_template_sha256  # None: an earlier version made no copy
+    if wanted is None or (given.is_file() and files.sha256_of(given) == wanted):
+        return str(given)
+    raise NotFoundError(
+        f"The chat template that {run.name} was trained with is gone: {given} is not there, or was "
+        "changed.",
+        hint="Put it back, or name a template: --set chat_template=FILE",
+    )
 
 
 def _model(run: Path, step: results.StepName | None, name: str) -> Path:
