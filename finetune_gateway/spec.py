@@ -284,13 +284,17 @@ class TrainingSpec(Model):
     @classmethod
     def build(cls, **options: Any) -> Self:
         """Return a spec. Raises SpecError, in plain words, for a wrong name or value."""
-        _refuse_truth(options)
+        for name in options.keys() & cls.model_fields:
+            if isinstance(options[name], bool) and "number" in wanted(name):  # True would be 1
+                raise SpecError(f"{name} must be {wanted(name)}, not {options[name]}.")
         try:
             spec = cls(**options)
         except ValidationError as exc:
             raise _in_words(exc) from None
         _check_suffix(spec.suffix)
-        _check_counts(spec)
+        for name in sorted(spec.chosen):
+            if isinstance(value := getattr(spec, name), int) and value > MOST:
+                raise SpecError(f"{name} must be at most {MOST:,}, not {shown(value)}.")
         return spec
 
     @field_validator("modules_to_save", mode="before")
@@ -377,22 +381,6 @@ def _check_suffix(suffix: str | None) -> None:
     else:
         return
     raise SpecError(f"suffix {shown(suffix)} {reason}.", hint="Like suffix='support-v2'.")
-
-
-def _refuse_truth(options: dict[str, Any]) -> None:
-    """Raise SpecError for True or False in place of a number: True would be read as 1."""
-    for name in options.keys() & TrainingSpec.model_fields:
-        if isinstance(options[name], bool) and "number" in wanted(name):
-            raise SpecError(f"{name} must be {wanted(name)}, not {options[name]}.")
-
-
-def _check_counts(spec: TrainingSpec) -> None:
-    """Raise SpecError for a count that nothing can be computed with. Not a rule of the fields, as
-    of the suffix."""
-    for name in sorted(spec.chosen):
-        value = getattr(spec, name)
-        if isinstance(value, int) and value > MOST:
-            raise SpecError(f"{name} must be at most {MOST:,}, not {shown(value)}.")
 
 
 def _in_words(exc: ValidationError) -> SpecError:

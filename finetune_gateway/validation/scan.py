@@ -373,10 +373,8 @@ class Scan:
         if row_format.note:
             yield Defect(row_format.note, detail=row_format.words)
         if self.task.method not in row_format.methods:
-            detail = (
-                f"the rows are in the format {row_format.name}, but the method is "
-                f"{self.task.method}"
-            )
+            name, method = row_format.name, self.task.method
+            detail = f"the rows are in the format {name}, but the method is {method}"
             if row_format is formats.TEXT and self.task.method == "sft":
                 detail += " (to train on the whole text, as TRL's sft does, is pretrain here)"
             fix = f"Use --method {in_words(row_format.methods)}."
@@ -386,12 +384,11 @@ class Scan:
         if self.on_row:
             self.on_row(row, line)
         self.system_prompt.add(system_prompt_of(sent))
-        if not self.counter:
+        # Without a template, chats have no tokens: that the method is another is said once.
+        if not self.counter or (self.task.method == "pretrain" and kind_of(sent) != "text"):
             return
         try:
             if isinstance(self.counter, LocalCounter):
-                if self.task.method == "pretrain" and kind_of(sent) != "text":
-                    return  # it has no template; that the method is another is said once
                 self.counter.tell = partial(self.findings.add, line=line)
             total = self.counter.add(sent).total
         except DataError as exc:  # a local model's template refuses the row

@@ -273,11 +273,10 @@ class LocalBackend(Backend):
         files.copy_private(train.path, data / "train.jsonl")
         if validation is not None:
             files.copy_private(validation.path, data / "validation.jsonl")
-        template = None
+        template, start, revision = None, None, None
         if spec.chat_template is not None:
             files.copy_private(Path(spec.chat_template), folder / CHAT_TEMPLATE)
             template = files.sha256_of(folder / CHAT_TEMPLATE)
-        start, revision = None, None
         if spec.continue_from is not None:
             start, revision = origin.copy(spec, self.settings.runs, folder)
         run = RunFile(
@@ -370,8 +369,7 @@ class LocalBackend(Backend):
         return self.queue.folder(provider_id) / "worker.log"
 
     def kept_files(self, provider_id: str, *, model: bool = True) -> list[Path]:
-        """Return the run folder; without ``model``, all of it but a result and the small files that
-        say what it was made of, which a job that goes on from it needs."""
+        """Return the run folder; without ``model``, all but a result and what it was made of."""
         folder = self.queue.folder(provider_id)
         self.queue.require_ended(provider_id)
         if model or not (folder / "model" / MANIFEST).exists():
