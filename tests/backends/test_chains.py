@@ -26,6 +26,7 @@ from support.plain_models import logits, logits_of
 from support.training import a_run, difference, imports_of, metrics_of, train_run
 
 from finetune_gateway import (
+    BackendError,
     Gateway,
     Job,
     JobStatus,
@@ -116,6 +117,12 @@ def test_a_second_training_begins_with_the_adapter_of_the_first(
         pinned = json.loads((home / "runs" / third.id / "base.json").read_text())
         assert pinned["sha256"] == before.base_sha256 and pinned["files"]
         third.cancel()
+    with (Path(before.model) / "adapter_model.safetensors").open("ab") as weights:
+        weights.write(b" ")
+    with pytest.raises(BackendError, match="was changed since it was saved"):
+        submit(file, None, continue_from=first.id, max_steps=2)
+    refused = Gateway().jobs()[0]  # ended: nothing is in doubt
+    assert refused.status is JobStatus.FAILED and "was changed since" in (refused.error or "")
 
 
 def repeat(second: Job, file: Path, ftg: Ftg) -> None:

@@ -23,7 +23,14 @@ from finetune_gateway.backends.local.run import (
     RunFile,
 )
 from finetune_gateway.backends.local.weights import hash_by
-from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, shown
+from finetune_gateway.errors import (
+    BackendError,
+    GatewayError,
+    NotFoundError,
+    SpecError,
+    StoreError,
+    shown,
+)
 from finetune_gateway.jobs import results
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files
@@ -65,6 +72,17 @@ def resolved(spec: TrainingSpec, runs: Path) -> TrainingSpec:
 
 
 def copy(spec: TrainingSpec, runs: Path, target: Path) -> tuple[Origin, str | None]:
+    """Return what ``_copied`` does. Raises BackendError, which ends the job, where the earlier
+    model is not what it was: nothing was started, so nothing is in doubt."""
+    try:
+        return _copied(spec, runs, target)
+    except StoreError:  # of this disk: the job can still be started
+        raise
+    except GatewayError as exc:
+        raise BackendError(exc.message, hint=exc.hint, backend="local") from exc
+
+
+def _copied(spec: TrainingSpec, runs: Path, target: Path) -> tuple[Origin, str | None]:
     """Copy the adapter that a run trains on from into its folder ``target``, so that nothing that
     becomes of the earlier job touches it; return what it is, and the commit of its base. A model
     that was trained whole stays where it is, and is kept there; its weights have to be those that
