@@ -1,11 +1,16 @@
-"""The base of all public pydantic models."""
+"""The base of all public pydantic models, and what pydantic lets pass for a number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from finetune_gateway.errors import SpecError, shown
+
+MOST = 10**15  # of whatever is counted; a float holds no whole numbers far above it
 
 
 class Model(BaseModel):
@@ -27,3 +32,13 @@ def deprecated_names() -> frozenset[str]:
         if hasattr(getattr(value, "__func__", value), "__deprecated__")
     }
     return frozenset({*marked, "__fields__", "__fields_set__"})
+
+
+def require_numbers(given: Mapping[str, Any], model: Model, wanted: Callable[[str], str]) -> None:
+    """Raise SpecError for True or False that was ``given`` for a number, since True would be 1, and
+    for a count that nothing can be computed with. ``wanted``: returns what a field may be."""
+    for name in given.keys() & type(model).model_fields.keys():
+        if isinstance(given[name], bool) and "number" in wanted(name):
+            raise SpecError(f"{name} must be {wanted(name)}, not {given[name]}.")
+        if isinstance(value := getattr(model, name), int) and value > MOST:
+            raise SpecError(f"{name} must be at most {MOST:,}, not {shown(value)}.")

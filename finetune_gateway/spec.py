@@ -37,7 +37,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from finetune_gateway.errors import SpecError, shown, unknown
-from finetune_gateway.model import Model
+from finetune_gateway.model import Model, require_numbers
 
 Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reward", "reinforcement"]
 AnyMethod = Method | Literal["supervised"]  # as callers may write it
@@ -58,7 +58,6 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(ge=0.0001, le=10_000)]  # of a loss, whose square fp32 still holds
 Share = Annotated[float, Field(ge=0, lt=1)]
-MOST = 10**15  # of whatever is counted; a float holds no whole numbers far above it
 
 # Fields that jobs of older stores do not have. At their default they are no part of what an equal
 # job is recognised by: a submit that is repeated after an upgrade must not make a second job.
@@ -284,17 +283,12 @@ class TrainingSpec(Model):
     @classmethod
     def build(cls, **options: Any) -> Self:
         """Return a spec. Raises SpecError, in plain words, for a wrong name or value."""
-        for name in options.keys() & cls.model_fields:
-            if isinstance(options[name], bool) and "number" in wanted(name):  # True would be 1
-                raise SpecError(f"{name} must be {wanted(name)}, not {options[name]}.")
         try:
             spec = cls(**options)
         except ValidationError as exc:
             raise _in_words(exc) from None
         _check_suffix(spec.suffix)
-        for name in sorted(spec.chosen):
-            if isinstance(value := getattr(spec, name), int) and value > MOST:
-                raise SpecError(f"{name} must be at most {MOST:,}, not {shown(value)}.")
+        require_numbers(options, spec, wanted)
         return spec
 
     @field_validator("modules_to_save", mode="before")
