@@ -117,6 +117,12 @@ OF_CHATS = frozenset({"train_on", "chat_template", "chat_template_kwargs", "call
 TRAINERS = {name: method.trainer for name, method in METHODS.items() if method.trainer}
 
 
+def loss_of(spec: TrainingSpec) -> str:
+    """Return the name of the loss that a spec wants, or of a method with one alone the method's."""
+    usual = METHODS[spec.method].losses or (spec.method,)
+    return spec.loss_type or usual[0]
+
+
 def require(spec: TrainingSpec) -> None:
     """Raise SpecError for a setting that the method of ``spec`` does not have."""
     method = METHODS[spec.method]
@@ -141,7 +147,7 @@ def require(spec: TrainingSpec) -> None:
             hint="Leave it out, and set batch_size.",
         )
     together = spec.batch_size if spec.micro_batch_size == "auto" else spec.micro_batch_size
-    if spec.engine == "trl" and (spec.loss_type or spec.method) == "kto" and together == 1:
+    if spec.engine == "trl" and loss_of(spec) == "kto" and together == 1:
         raise SpecError(
             "TRL estimates the KL term of kto from the rows of one forward pass: one has no other.",
             hint="Set micro_batch_size to 2 or more, or leave engine out.",
@@ -177,7 +183,7 @@ def _require_rows(spec: TrainingSpec, method: TrainingMethod) -> None:
 
 def _require_smoothing(spec: TrainingSpec) -> None:
     """Raise SpecError for a label_smoothing that the loss does not have, or cannot have."""
-    loss = spec.loss_type or METHODS[spec.method].losses[0]
+    loss = loss_of(spec)
     if loss not in SMOOTHED and spec.label_smoothing:
         raise SpecError(
             f"label_smoothing is no setting of the loss {loss}.",

@@ -16,7 +16,7 @@ from math import ceil
 
 from finetune_gateway.estimation.engine import engine_of
 from finetune_gateway.estimation.estimate import Range, auto_epochs
-from finetune_gateway.methods import METHODS, SORTED
+from finetune_gateway.methods import METHODS, SORTED, loss_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -64,8 +64,7 @@ def needs_whole_batch(spec: TrainingSpec) -> bool:
 
 def depends_on_micro_batch(spec: TrainingSpec, engine: str) -> bool:
     """Return True if the loss of a row depends on those that pass through the model with it."""
-    kl = spec.method == "kto" and (spec.loss_type or "kto") == "kto"
-    return needs_whole_batch(spec) or (kl and engine == "trl")
+    return needs_whole_batch(spec) or (loss_of(spec) == "kto" and engine == "trl")
 
 
 def plan_batches(

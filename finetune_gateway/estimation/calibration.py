@@ -28,6 +28,7 @@ from finetune_gateway.estimation.memory import (
     trains_head,
 )
 from finetune_gateway.estimation.model_shape import ModelShape
+from finetune_gateway.methods import loss_of
 from finetune_gateway.settings import files
 from finetune_gateway.spec import TrainingSpec
 
@@ -208,7 +209,7 @@ def forward_passes(spec: TrainingSpec, setup: Setup, epochs: float) -> float:
     if spec.method == "dpo":
         return once if setup.engine == "fast" else epochs
     if spec.method == "kto":
-        return 2 * once + epochs if (spec.loss_type or "kto") == "kto" else once
+        return 2 * once + epochs if loss_of(spec) == "kto" else once
     return 0.0
 
 

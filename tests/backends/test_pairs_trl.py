@@ -133,7 +133,7 @@ def test_our_losses_of_dpo_are_those_of_trl(prepare: Any, tiny_folder: Path, los
     from transformers import TrainingArguments
 
     from finetune_gateway.backends.local.methods import dpo
-    from finetune_gateway.backends.local.pairs import REFERENCE
+    from finetune_gateway.backends.local.pairs import REFERENCE_COLUMNS
     from finetune_gateway.backends.local.reference import score_reference
     from finetune_gateway.backends.local.scoring import Scorer
 
@@ -155,7 +155,7 @@ def test_our_losses_of_dpo_are_those_of_trl(prepare: Any, tiny_folder: Path, los
         callbacks=[progress := progress_of(run)],
     )
     ours.progress = progress
-    score_reference(ours, ours.scorer, REFERENCE)
+    score_reference(ours, ours.scorer, REFERENCE_COLUMNS)
     for found, wanted in zip(logged(ours), expected, strict=True):
         assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
         assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-3)

@@ -87,7 +87,7 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
         keep_stops(target, base.folder, base.source.stop_ids)
         if not full:
             config = target / "adapter_config.json"
-            pin_base(config, run.spec.model, base.folder, base.revision)
+            name_base(config, run.spec.model, base.folder, base.revision)
 
     manifest = {
         "job_id": run.id,
@@ -152,7 +152,7 @@ def result_of(run: Run) -> tuple[Result, int | None]:
     return result.model_copy(update=answered), manifest["trained_tokens"]
 
 
-def pin_base(path: Path, model: str, folder: Path, revision: str | None) -> None:
+def name_base(path: Path, model: str, folder: Path, revision: str | None) -> None:
     """Write the base's hub id or absolute path into the adapter's config, so that it loads from any
     folder. Sort the modules: PEFT writes them in the order of a set, which changes from run to run.
     """

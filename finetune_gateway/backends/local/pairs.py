@@ -19,7 +19,7 @@ from finetune_gateway.backends.local.trainer import Row
 
 SIDES = ("chosen", "rejected")
 # Columns of the reference's sums, under TRL's names, and what each is about.
-REFERENCE = {f"ref_{side}_logps": (f"{side}_ids", f"{side}_labels") for side in SIDES}
+REFERENCE_COLUMNS = {f"ref_{side}_logps": (f"{side}_ids", f"{side}_labels") for side in SIDES}
 
 
 def log_probs(scorer: Scorer, model: Any, rows: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:

@@ -10,6 +10,7 @@ from finetune_gateway.backends.local import fourbit
 from finetune_gateway.errors import DataError, MissingDependency, SpecError, shown
 from finetune_gateway.estimation.batch_plan import batch_rows
 from finetune_gateway.estimation.engine import OF_BITSANDBYTES, PAGED, needs_bitsandbytes
+from finetune_gateway.methods import loss_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -71,7 +72,7 @@ def require_other_rows(
 ) -> None:
     """Raise DataError for a single row of kto to train on or held out, if its loss has a KL term:
     that compares the answer of a row with those of others."""
-    if (spec.loss_type or spec.method) != "kto":
+    if loss_of(spec) != "kto":
         return
     for what, stats in (("to train on", tokens), ("held out", validation)):
         if stats is not None and stats.rows == 1:

@@ -26,7 +26,7 @@ from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
 from finetune_gateway.estimation.batch_plan import needs_whole_batch
-from finetune_gateway.methods import METHODS
+from finetune_gateway.methods import loss_of
 from finetune_gateway.spec import TrainingSpec
 
 # TRL, peft_integration.md: 5e-7 for all weights, ten times that for LoRA.
@@ -180,7 +180,8 @@ class FastDPOTrainer(FastTrainer):
         chosen, rejected = pairs.log_probs(self.scorer, model, rows)
         device = chosen[0].device
         before = [
-            torch.tensor([row[name] for row in rows], device=device) for name in pairs.REFERENCE
+            torch.tensor([row[name] for row in rows], device=device)
+            for name in pairs.REFERENCE_COLUMNS
         ]
         found = Pairs(
             chosen=pairs.sums(chosen),
@@ -196,11 +197,6 @@ class FastDPOTrainer(FastTrainer):
         figures = pairs.figures((found.chosen, found.rejected), rewards)
         tokens = sum(map(len, (*chosen, *rejected)))
         return Losses(self.loss(found).sum(), len(rows), tokens, figures)
-
-
-def loss_of(spec: TrainingSpec) -> str:
-    """Return the name of the loss that a spec wants."""
-    return spec.loss_type or METHODS["dpo"].losses[0]
 
 
 def smoothing_of(spec: TrainingSpec) -> float:
@@ -285,7 +281,7 @@ def train_and_save(run: Run) -> None:
             callbacks=[progress],
         )
         trainer.progress = progress
-        score_reference(trainer, engine.scorer, pairs.REFERENCE)  # the model as it is now
+        score_reference(trainer, engine.scorer, pairs.REFERENCE_COLUMNS)  # the model as it is now
 
     # -- train: from the newest complete checkpoint, if an earlier worker has left one
     finishing.train_to_the_end(run, trainer)

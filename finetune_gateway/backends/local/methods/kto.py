@@ -32,7 +32,7 @@ from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, MicroBatch, Row
 from finetune_gateway.errors import DataError
-from finetune_gateway.methods import METHODS
+from finetune_gateway.methods import loss_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import IGNORED
 
@@ -119,11 +119,6 @@ def train_and_save(run: Run) -> None:
 
     # -- save: the adapter (or the whole model) with its tokenizer and template
     finishing.save(run, trainer, base, engine.warnings)
-
-
-def loss_of(spec: TrainingSpec) -> str:
-    """Return the name of the loss that a spec wants."""
-    return spec.loss_type or METHODS["kto"].losses[0]
 
 
 def has_kl(spec: TrainingSpec) -> bool:

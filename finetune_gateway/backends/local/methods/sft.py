@@ -22,7 +22,7 @@ from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer, Sequences
 from finetune_gateway.backends.local.start import begin, restore
 from finetune_gateway.backends.local.trainer import FastTrainer, Losses, Row
-from finetune_gateway.methods import METHODS
+from finetune_gateway.methods import loss_of
 from finetune_gateway.tokens.chat_template import IGNORED
 
 # TRL, peft_integration.md: LoRA needs 10x the rate of full. QLoRA: the paper's, for up to 13B.
@@ -119,7 +119,7 @@ def train_and_save(run: Run) -> None:
     else:
         trainer = FastSFTTrainer(
             engine.scorer,
-            spec.loss_type or METHODS["sft"].losses[0],
+            loss_of(spec),
             model=model,
             args=TrainingArguments(**arguments),
             train_dataset=rows,
