@@ -28,7 +28,7 @@ def templates() -> list[str]:
 
 
 def test_each_token_that_a_template_writes_is_in_the_table(templates: list[str]) -> None:
-    """But for those named above."""
+    """Only those in ``LEFT_OUT`` are not."""
     names = {name for text in templates for name in WRITTEN.findall(text)} - LEFT_OUT
     assert len(names) > 150
     assert sorted(name for name in names if list(find(name)) != [name]) == []
