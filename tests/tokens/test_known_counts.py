@@ -34,7 +34,7 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
     "fastchat_sharegpt/dummy_conversation.json": (
         "sft",
         500,
-        {"boilerplate_answer": 1},
+        {"boilerplate_answer": 1},  # 32 rows answer "Are you GPT-4?" and the like in the same words
     ),
     "fireworks_text2sql/text2sql_dataset.jsonl": ("sft", 100, {}),
     GSM8K.format("train"): ("sft", 449, {}),
@@ -57,7 +57,6 @@ GOOD: dict[str, tuple[str, int, dict[str, int]]] = {
         "sft",
         300,
         {
-            "boilerplate_answer": 1,
             "duplicates": 35,
             "tool_args_schema": 1,
         },

@@ -172,6 +172,22 @@ def test_a_label_can_contradict(look: Callable[..., Analysis]) -> None:
     assert codes(look(rows, method="kto"))["contradictions"] == [3]
 
 
+def test_a_leave_taken_in_the_same_words_is_no_boilerplate(look: Callable[..., Analysis]) -> None:
+    """Thanks are answered alike; the same words to a question that differs are said."""
+    rows = good(40)
+    for number, row in enumerate(rows):
+        thanks = {"role": "user", "content": f"Great, thanks{'!' * (number % 3)}"}
+        welcome = {
+            "role": "assistant",
+            "content": "You're welcome! Feel free to ask anything else.",
+        }
+        row["messages"] += [thanks, welcome]
+    assert "boilerplate_answer" not in codes(look(rows))
+    for number, row in enumerate(rows):
+        row["messages"][-2]["content"] = f"And what of number {number}?"
+    assert "boilerplate_answer" in codes(look(rows))
+
+
 def test_boilerplate(look: Callable[..., Analysis]) -> None:
     """One long answer in a large share of the rows; short ones may be classes."""
     rows = good(100)

@@ -28,6 +28,7 @@ CLASS_WORDS = 4  # an answer of more words is not a class label
 MAX_CLASSES = 50
 FAR = 6.0  # robust standard deviations, on the logarithm of the length
 REPETITIVE = 0.02  # compressed size over plain size, at or below which a text is repetitive
+_LEAVE = 100  # characters of a last turn, with its role
 _NOT_LONG = 1000  # characters: some 250 tokens, which are no export error and fit any batch
 _LONG = 2000  # characters; shorter answers are not tested for repetition
 
@@ -174,16 +175,20 @@ class AnswerStats:
 
     def __init__(self) -> None:
         self.long, self.short = HeavyHitters(), HeavyHitters()
+        self.leaves = 0  # rows that end with thanks or a good-bye
 
     def add(self, row: RowText) -> None:
         if not row.answer.strip() or row.kind in ("text", "preference"):
+            return
+        if _takes_leave(row):
+            self.leaves += 1
             return
         short = len(row.answer.split(None, CLASS_WORDS + 1)) <= CLASS_WORDS
         (self.short if short else self.long).add(content_hash(row.answer), row.line)
 
     @property
     def rows(self) -> int:
-        return self.long.total + self.short.total
+        return self.long.total + self.short.total + self.leaves
 
     def classes(self) -> dict[int, int]:
         """Return the rows by answer if nearly all answers are a few short ones, else nothing."""
@@ -217,6 +222,15 @@ class AnswerStats:
         if count >= max(10, BOILERPLATE * self.rows):
             detail = f"{count:,} of {self.rows:,} rows have the same answer"
             yield Defect("boilerplate_answer", detail=detail), line, 1
+
+
+def _takes_leave(row: RowText) -> bool:
+    """Return True if a conversation ends with thanks or a good-bye: a short turn after an answer
+    that asks nothing, and is well answered by the same words in all rows."""
+    if row.roles.count("assistant") < 2:
+        return False
+    last = row.prompt.rsplit("\n", 1)[-1]
+    return len(last) <= _LEAVE and not any(mark in last for mark in "?\uff1f\u061f")
 
 
 class LengthStats:
