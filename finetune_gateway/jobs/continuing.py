@@ -85,11 +85,10 @@ def continued(job: Job, step: results.StepName | None, model: str | None) -> Con
     return Continued(name, known)
 
 
-def may_have_made(name: object, options: Mapping[str, Any], store: Store) -> JobRecord | None:
-    """Return the newest job, where ``latest`` is to be continued by a submit with these options
-    that may have made it: it goes on from another, with the same settings. Its data are not
-    compared here."""
-    newest = store.jobs(limit=1) if name in model_names.LATEST else []
+def may_have_made(options: Mapping[str, Any], store: Store) -> JobRecord | None:
+    """Return the newest job, if a submit with these options, which continues ``latest``, may have
+    made it: it goes on from another, with the same settings. Its data are not compared here."""
+    newest = store.jobs(limit=1)
     if not newest or newest[0].spec.continue_from is None:
         return None
     known = options.keys() & (TrainingSpec.model_fields.keys() - {"continue_from"})

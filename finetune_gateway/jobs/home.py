@@ -15,7 +15,15 @@ from finetune_gateway import registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import GatewayError, SpecError
-from finetune_gateway.jobs import charges, continuing, ledger, many, planning, pruning
+from finetune_gateway.jobs import (
+    charges,
+    continuing,
+    ledger,
+    many,
+    model_names,
+    planning,
+    pruning,
+)
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
@@ -87,8 +95,10 @@ class HomeJobs(ABC):
         """If the newest job is what an equal submit has made of ``latest``, name in ``options`` the
         job that was the newest then: else a submit that is repeated would train on from its own
         job. ``again``: that is wanted."""
-        newest = continuing.may_have_made(options.get("continue_from"), options, self.store)
-        if newest is None or again:
+        if again or options.get("continue_from") not in model_names.LATEST:
+            return  # and leave no home behind, should the rest be refused
+        newest = continuing.may_have_made(options, self.store)
+        if newest is None:
             return
         before: Any = {**options, "continue_from": newest.spec.continue_from}
         # What keeps this from being planned is said of the submit itself, if it is in its way too.
