@@ -200,16 +200,17 @@ def text_defects(text: str, row: Any, regions: Regions = ()) -> Defects:
     """Yield what the detectors find in the texts of a row; ``text`` is its JSON. ``regions``: whose
     national telephone numbers are looked for. Of private data that several columns have, the first
     is named: one is often a copy of another."""
-    if not any(searcher(*patterns)(text) for patterns in prefilters(regions)):
+    searches = [searcher(*patterns) for patterns in prefilters(regions)]
+    if not any(search(text) for search in searches):
         return
-    hides, may_match = searcher(*_disguise_patterns()), searcher(*_leaf_patterns(regions))
     columns: Columns = {}
     for path, leaf in walk(row):
         if not isinstance(leaf, str):
             continue
         raw = leaf.encode("utf-8", "replace")  # the search cannot read half of a surrogate pair
-        written = may_match(raw)
-        if written or hides(raw) or pii_forms.has_escapes(leaf):
+        found = any([search(raw) for search in searches])
+        if found or pii_forms.has_escapes(leaf):
+            written = found and _is_written(leaf, raw, regions)
             hints = _hints_in(leaf, regions) if written else frozenset(pii_email.SPELT)
             yield from _private_defects(leaf, path, hints, regions, columns)
             yield from _odd_defects(leaf, path, hints)
@@ -221,7 +222,8 @@ def text_defects(text: str, row: Any, regions: Regions = ()) -> Defects:
 @cache
 def prefilters(regions: Regions = ()) -> tuple[tuple[str, ...], ...]:
     """Return groups of patterns of which at least one matches the JSON of every row in which a
-    detector finds something, or the parser an escape or a raw DEL.
+    detector finds something, and every text in which one does; or the JSON if the parser finds an
+    escape or a raw DEL.
 
     Groups: an automaton for all of them has more states than it keeps, and takes 40 times as long
     as these three one after the other (measured).
@@ -242,18 +244,12 @@ def quick_prefilters() -> tuple[tuple[str, ...], ...]:
     return (*written, pii.IBAN_BEGIN), base64, (pii.DIGITS_HINT,)
 
 
-@cache
-def _disguise_patterns() -> tuple[str, ...]:
-    """Return patterns of which at least one matches every text in which a detector finds something
-    that is written otherwise: spelt out, in other digits, in base64."""
-    return (*pii_email.HINTS, *pii_forms.HINTS, *pii_forms.BASE64_HINTS)
-
-
-@cache
-def _leaf_patterns(regions: Regions = ()) -> tuple[str, ...]:
-    """Return patterns of which at least one matches every text in which a detector finds something
-    as it is written."""
-    return (*_plain_hints(), _odd_pattern(), *pii.number_hints(regions))
+def _is_written(text: str, raw: bytes, regions: Regions) -> bool:
+    """Return True if a detector may find something in a text as it is written: not spelt out, in
+    other digits or in base64."""
+    if searcher(*_plain_hints())(raw) or searcher(*pii.number_hints(regions))(raw):
+        return True
+    return not text.isascii() and searcher(_odd_pattern())(raw)
 
 
 def _odd_pattern() -> str:

@@ -122,7 +122,7 @@ def without_fast_path(path: Path, **options: Any) -> Report:
         patch.setattr(FastPath, "take", lambda self, raws, flags=None: PlainRows())
         patch.setattr(Prefilter, "flags_of", lambda self, lines: bytearray(b"\1" * len(lines)))
         patch.setattr(detectors, "prefilters", lambda *_: (("(?s).",),))
-        patch.setattr(detectors, "_leaf_patterns", lambda *_: ("(?s).",))
+        patch.setattr(detectors, "_is_written", lambda *_: True)
         return report_on(path, **options)
 
 

@@ -132,7 +132,12 @@ def _text_of(message: Json) -> str:
 
 def _in_any(text: str, answers: bool) -> Iterator[tuple[str, str]]:
     """Yield the code and detail of what no message should be."""
-    if "\n" not in text and _LINE_BREAK.search(text) and not _NOT_A_BREAK.search(text):
+    if (
+        "\\n" in text
+        and "\n" not in text
+        and _LINE_BREAK.search(text)
+        and not _NOT_A_BREAK.search(text)
+    ):
         yield "literal_newline", r"a line break is written as the two characters \ and n"
     # An answer may well be a dialogue that was asked for, but not with such marks.
     if _DIALOGUE.match(text) and (not answers or text.lstrip()[0] in "<#"):
