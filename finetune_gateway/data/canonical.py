@@ -96,7 +96,13 @@ def _are_messages(value: Any) -> bool:
 
 
 def canonical(row: Json, *, rename: bool = False) -> Json:
-    """Return a row in the canonical form of its kind, with its other keys: nothing is lost.
+    """Return a row in the canonical form of its kind, with its other keys (``converted``)."""
+    return converted(row, rename=rename)[0]
+
+
+def converted(row: Json, *, rename: bool = False) -> tuple[Json, tuple[str, ...]]:
+    """Return a row in the canonical form of its kind, with its other keys, and what is left out:
+    keys within others, which have no place there.
 
     Arguments of calls become a JSON string. Raises ConversionError for a row that cannot be read
     without loss, and for a key that means something else in the canonical form; with ``rename``
@@ -106,16 +112,16 @@ def canonical(row: Json, *, rename: bool = False) -> Json:
     if row_format is None:
         raise ConversionError("", no_format_text(row))
     reader = Reader(row)
-    converted = row_format.reader(reader)
+    made = row_format.reader(reader)
     if reader.errors:
         raise reader.errors[0]
     for key, value in row.items():
-        if key in reader.used or (row_format is CHAT and key in converted):
+        if key in reader.used or (row_format is CHAT and key in made):
             continue
-        if key in converted and rename:
+        if key in made and rename:
             key = f"other_{key}"
-        if key in converted:
+        if key in made:
             reason = f"the key {quoted(key)} means something else in the target format"
             raise ConversionError(key, reason)
-        converted[key] = value
-    return converted
+        made[key] = value
+    return made, tuple(reader.unsent)

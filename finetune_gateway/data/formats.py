@@ -71,8 +71,24 @@ PREFERENCE = _format("openai-preference", "preference", readers.preference, "for
 TRL_PREFERENCE = _format(
     "trl-preference", "preference", readers.trl_preference, "format_trl_preference"
 )
+
+
+def _labelled(reader: Reader) -> Json:
+    """Read a row of a conversation with a label, whatever the format of the conversation."""
+    row, label = reader.row, reader.row["label"]
+    rest = {key: value for key, value in row.items() if key != "label"}
+    row_format = format_of(rest)
+    if row_format is None or row_format in (CHAT, PROMPT_COMPLETION):
+        return readers.unpaired(reader)
+    reader.row = rest
+    read = row_format.reader(reader)
+    reader.row = row
+    reader.used.add("label")
+    return {**read, "label": label}
+
+
 UNPAIRED = _format(
-    "unpaired-preference", "unpaired_preference", readers.unpaired, "format_unpaired_preference"
+    "unpaired-preference", "unpaired_preference", _labelled, "format_unpaired_preference"
 )
 PROMPT_COMPLETION = _format(
     "prompt-completion", "prompt_completion", readers.prompt_completion, "format_prompt_completion"
@@ -149,10 +165,28 @@ def _is_chat(row: Json) -> bool:
     return (
         isinstance(first, dict)
         and first.get("role") in _ROLES
-        and "label" not in row
+        and not ("label" in row and is_label(row["label"]))
         and not (_has_parts(row, messages) and service_of(row))
         and (len(row) == 1 or not _is_log(row))
     )
+
+
+_LABELS = ("true", "false", "yes", "no", "good", "bad", "1", "0", "positive", "negative", "")
+
+
+def is_label(value: Any) -> bool:
+    """Return True for what says good or bad, if only as a text or a number; a category does not."""
+    if isinstance(value, str):
+        return value.strip().lower() in _LABELS
+    return value is None or (isinstance(value, int | float) and value in (-1, 0, 1))
+
+
+def _is_labelled(row: Json) -> bool:
+    """Return True for a conversation of any format with a label."""
+    if not is_label(row["label"]):
+        return False
+    rest = format_of({key: value for key, value in row.items() if key != "label"})
+    return rest is not None and rest.kind in ("chat", "prompt_completion")
 
 
 def _is_log(row: Json) -> bool:
@@ -183,6 +217,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("chosen", TRL_PREFERENCE, None),
     ("rejected", TRL_PREFERENCE, None),
     ("messages", CHAT, _is_chat),  # most rows
+    ("label", UNPAIRED, _is_labelled),
     ("custom_id", _BATCH, batch.is_line),
     ("response", _LOG, logs.is_log),
     ("response_body", _LOG, logs.is_log),
@@ -197,7 +232,6 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("output", _RESPONSES, lambda row: type(row["output"]) is list and responses_api.is_row(row)),
     ("output", _LOG, lambda row: "instruction" not in row and logs.is_log(row)),
     ("completion", _LOG, lambda row: type(row.get("prompt")) is not str and logs.is_log(row)),
-    ("messages", UNPAIRED, lambda row: "label" in row),
     ("messages", SHAREGPT, shapes.is_turns),
     ("messages", _COHERE, shapes.is_cohere),
     ("messages", _AUTHORS, palm.is_row),
@@ -216,7 +250,6 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("instruction", _OUTPUT_PAIR, shapes.is_output_pair),
     ("instruction", _DOLLY, shapes.is_instruction_response),
     ("instruction", ALPACA, lambda row: not shapes.is_scored(row)),
-    ("completion", UNPAIRED, lambda row: "prompt" in row and "label" in row),
     ("completion", PROMPT_COMPLETION, lambda row: "prompt" in row),
     ("contents", _VERTEX_PAIR, gemini.is_pair),
     ("contents", _GEMINI, None),

@@ -111,6 +111,7 @@ class Reader:
         if isinstance(value, dict) and "from" in value:
             return [self.noted(TurnReader(self.errors).message(value, key), key, "turn")]
         if isinstance(value, dict) and isinstance(value.get("messages"), list):
+            self.unsent |= {f"{key}.{other}": None for other in value if other != "messages"}
             return self.messages(value["messages"], f"{key}.messages")
         if isinstance(value, dict) and not {"role", "content", "tool_calls"}.isdisjoint(value):
             return [self.message(value, key)]

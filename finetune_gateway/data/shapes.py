@@ -108,6 +108,8 @@ def one_instance(reader: Reader) -> Json:
     for key, (path, form) in flat.origins.items():
         inside = path if path in beside else f"instances[0].{path}"
         reader.origins[key] = inside, form
+    others = (key for key in instances[0] if key not in flat.used)
+    reader.unsent |= {f"instances[].{key}": None for key in others}
     reader.lists["messages"] = "instances[0].output"
     return read
 

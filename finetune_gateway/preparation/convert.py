@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_gateway.data import sharegpt
-from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.canonical import canonical, converted
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.formats import format_of
+from finetune_gateway.data.formats import format_of, is_label
 from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
@@ -54,6 +54,7 @@ class _Counts:
     rows: int = 0
     formats: dict[str, None] = field(default_factory=dict)
     extra_keys: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, list[int]] = field(default_factory=dict)  # rows, and the first line
     weights: int = 0
     refused: list[str] = field(default_factory=list)
     refusals: int = 0
@@ -89,7 +90,7 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
     for row in dataset.rows():
         data = {key: value for key, value in row.data.items() if key not in drop}
         try:
-            chat = canonical(data)
+            chat, left_out = converted(data)
             yield dumped(convert_row(chat, to))
         except ConversionError as exc:
             counts.refusals += 1
@@ -101,7 +102,10 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
         counts.formats[row_format.name if row_format else ""] = None
         counts.rows += 1
         counts.weights += any("weight" in message for message in chat.get("messages", ()))
-        for key in chat.keys() - _KNOWN:
+        for key in left_out:
+            if key in counts.left_out or len(counts.left_out) < MAX_EXTRA_KEYS:
+                counts.left_out.setdefault(key, [0, row.line])[0] += 1
+        for key in chat.keys() - (_KNOWN if _is_labelled(chat) else _KNOWN - {"label"}):
             if key in counts.extra_keys or len(counts.extra_keys) < MAX_EXTRA_KEYS:
                 counts.extra_keys[key] = counts.extra_keys.get(key, 0) + 1
 
@@ -125,6 +129,9 @@ def _notes(counts: _Counts, to: str) -> Iterator[str]:
     for key, count in sorted(counts.extra_keys.items()):
         rows = "1 row" if count == 1 else f"{count:,} rows"
         yield f"the key {quoted(key)} of {rows} was kept; OpenAI may refuse unknown keys"
+    for key, (count, line) in sorted(counts.left_out.items()):
+        rows = "1 row" if count == 1 else f"{count:,} rows"
+        yield f"the key {quoted(key)} of {rows} was left out, first in line {line}: no place for it"
     if counts.weights and to == "trl":
         yield "TRL's trainers ignore 'weight': answers with weight 0 would be trained"
     if counts.weights and to == "sharegpt":
@@ -144,8 +151,13 @@ def convert_row(row: Json, to: str) -> Json:
     return converted
 
 
+def _is_labelled(row: Json) -> bool:
+    """Return True for a row of KTO: a label that is a category is a key like others."""
+    return "label" in row and is_label(row["label"])
+
+
 def _openai(row: Json) -> Json:
-    if "label" in row:
+    if _is_labelled(row):
         raise ConversionError("label", "OpenAI's formats have no labels (KTO)")
     if "messages" not in row and "preferred_output" not in row:
         raise ConversionError("text", "OpenAI trains on conversations, not on plain text")
@@ -157,7 +169,7 @@ def _together(row: Json) -> Json:
 
     https://docs.together.ai/docs/fine-tuning/data-preparation
     """
-    if "label" in row:
+    if _is_labelled(row):
         raise ConversionError("label", "Together's formats have no labels (KTO)")
     if "text" in row and "messages" not in row:
         _only(row, frozenset({"text"}), "")
@@ -202,7 +214,7 @@ def _trl(row: Json) -> Json:
     if "messages" not in row:
         return row
     messages = _with_objects(row["messages"], "messages")
-    if "label" not in row:
+    if not _is_labelled(row):
         return {**row, "messages": messages}
     if len(messages) < 2:
         raise ConversionError("messages", "there is no prompt before the answer")

@@ -96,12 +96,9 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
 @FEWER
 @given(any_rows())
 def test_what_is_accepted_is_converted_with_its_tokens(row: Json) -> None:
-    """Into every format that can hold it; OpenAI's holds all but labels and texts. A label beside
-    a row of another kind makes it a row with a label."""
+    """Into every format that can hold it; OpenAI's holds all but labels and texts."""
     row_format, report = format_of(row), judged([row], FakeBackend())
     if not report.ok or row_format is None:
-        return
-    if "label" in row and row_format.kind != "unpaired_preference":
         return
     for to in TARGETS:
         try:

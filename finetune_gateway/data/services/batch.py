@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
 from finetune_gateway.data.services.exchange import FAILED, answer, request
+from finetune_gateway.data.services.turn import drop
 
 Json = dict[str, Any]
 
@@ -30,6 +31,10 @@ def read(reader: Reader) -> Json:
     """Read a request, and the result beside it."""
     row = reader.row
     reader.used |= {"method", "url", "body", "params", "response", "result", "error"}
+    drop(reader, {key: row.get(key) for key in ("method", "url")}, (), "")
+    for key, kept in (("response", "body"), ("result", "message")):
+        if isinstance(row.get(key), dict):
+            drop(reader, row[key], {kept}, key)
     asked = "body" if row.get("body") is not None else "params"
     body = row.get(asked)
     read: Json = request(reader, body, asked) if body is not None else {"messages": []}

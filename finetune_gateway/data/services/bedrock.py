@@ -25,6 +25,7 @@ PARTS = frozenset(
 def read(reader: Reader) -> Json:
     """Read a request of Converse, with the answer as its last message."""
     reader.used |= {"schemaVersion", "messages", "system", "toolConfig"}
+    drop(reader, {"schemaVersion": reader.row.get("schemaVersion")}, (), "")
     return conversation(reader, reader.row, "")
 
 
@@ -78,6 +79,7 @@ def _result(turn: Turn, content: Any, path: str) -> Any:
     for at, one in enumerate(content if isinstance(content, list) else []):
         here = f"{path}.content[{at}]"
         if isinstance(one, dict) and "json" in one:
+            drop(turn.reader, one, {"json"}, here)
             inner.text(json.dumps(one["json"], ensure_ascii=False), here)
         elif isinstance(one, dict):
             _part(inner, one, here)
@@ -91,10 +93,14 @@ def _tools(reader: Reader, config: Any, path: str) -> Json:
     tools: list[Json] = []
     for at, one in enumerate(given if isinstance(given, list) else []):
         spec = one.get("toolSpec") if isinstance(one, dict) else None
-        if isinstance(one, dict) and "cachePoint" in one:
-            continue
+        if isinstance(one, dict):
+            drop(reader, one, {"toolSpec"}, f"{path}.tools[]")
+            if "cachePoint" in one:
+                continue
         schema = spec.get("inputSchema") if isinstance(spec, dict) else None
         inner = schema.get("json") if isinstance(schema, dict) else None
+        if isinstance(schema, dict):
+            drop(reader, schema, {"json"}, f"{path}.tools[].toolSpec.inputSchema")
         here, to = f"{path}.tools[{at}].toolSpec", f"tools[{len(tools)}]"
         tools += tool(reader, spec, here, to, "inputSchema.json", inner)
     if isinstance(config, dict) and config.keys() - {"tools"}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.services.turn import drop
 
 Json = dict[str, Any]
 
@@ -32,6 +33,7 @@ def read(reader: Reader) -> Json:
         if role is None:
             reader.refuse(f"{here}.sender", "a sender that is neither human nor assistant")
             continue
+        drop(reader, one, {"sender", "text", "content", "attachments", "files"}, here)
         for key in ("attachments", "files"):
             if one.get(key):
                 reader.refuse(f"{here}.{key}", "files are not in the conversation", fix=_FILES)

@@ -33,6 +33,7 @@ def read(reader: Reader) -> Json:
     inner = Reader({**reader.row, "conversations": turns})
     read = readers.sharegpt(inner)
     reader.used |= inner.used
+    reader.unsent |= inner.unsent
     for error in inner.errors:
         reader.refuse(key, f"{error.path}: {error.reason}", error.code, error.fix)
     reader.origins |= {one: (key, "text") for one in inner.origins}

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
 from finetune_gateway.data.services.exchange import answer, request
+from finetune_gateway.data.services.turn import drop
 from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
@@ -74,5 +75,6 @@ def read_item(reader: Reader) -> Json:
     value: Any = sample
     path = "sample"
     if isinstance(sample, dict) and isinstance(sample.get("outputs"), list):
+        drop(reader, sample, {"outputs"}, "sample")
         value, path = sample["outputs"], "sample.outputs"
     return {"messages": read["messages"] + answer(reader, value, path, read["messages"])}

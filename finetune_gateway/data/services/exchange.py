@@ -45,6 +45,19 @@ _JOIN = "Join the pieces to the text they make, and write that as the answer."
 _ENCODED = ("messages", "contents", "choices", "candidates", "generations")
 
 
+def opened(reader: Reader, value: Any, path: str) -> tuple[Any, str]:
+    """Return what an envelope holds, and its path; what is beside it is noted."""
+    held, where = inner(value, path)
+    at, key = path, where[len(path) + 1 :].partition(".")[0]
+    value = _decoded(value) if isinstance(value, str) else value
+    while key and isinstance(value, dict) and key in value:
+        drop(reader, value, {key}, at)
+        value, at = value[key], f"{at}.{key}"
+        value = _decoded(value) if isinstance(value, str) else value
+        key = where[len(at) + 1 :].partition(".")[0]
+    return held, where
+
+
 def inner(value: Any, path: str) -> tuple[Any, str]:
     """Return what an envelope holds, and its path; a log may have it as JSON in a text."""
     value = _decoded(value) if isinstance(value, str) else value
@@ -249,6 +262,7 @@ def _conversation(
 ) -> list[Json]:
     """Return the messages of an answer that repeats the conversation before it."""
     where = given or f"{path}.messages"
+    drop(reader, value, {"messages"}, path)
     if langchain.are_messages(value["messages"]):
         asked = reader.lists["messages"]
         made = langchain.messages(reader, value["messages"], where)
@@ -277,7 +291,7 @@ def _message(reader: Reader, value: Json, path: str, before: list[Json]) -> list
 
 def _chat_message(reader: Reader, message: Json, path: str) -> Json:
     """Return a message of the Chat API, without keys that are null or no part of it."""
-    value, path = inner(message, path)
+    value, path = opened(reader, message, path)
     if not isinstance(value, dict):
         return reader.message(value, path)
     kept = {

@@ -41,6 +41,8 @@ def read_pair(reader: Reader) -> Json:
     for at, one in enumerate(reader.row["completions"]):
         here = f"completions[{at}]"
         inner = one.get("completion") if isinstance(one, dict) else None
+        if isinstance(one, dict):
+            drop(reader, one, {"completion", "score"}, here)
         side = "preferred_output" if inner and one.get("score") == 1 else "non_preferred_output"
         if sides[side] or not inner:
             reader.refuse(here, "a pair has one completion of score 1 and one of score 0")
@@ -80,6 +82,8 @@ def conversation(reader: Reader, row: Json, prefix: str) -> Json:
         if row.get(key):
             given = row[key]
             parts = given.get("parts") if isinstance(given, dict) else given
+            if isinstance(given, dict):
+                drop(reader, given, {"parts", "role"}, f"{prefix}{key}")
             text = joined(reader, parts, f"{prefix}{key}.parts")
             messages.append(reader.said("system", text, f"{prefix}{key}"))
     contents, calls = row.get("contents"), _Calls()

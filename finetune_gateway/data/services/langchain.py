@@ -22,6 +22,7 @@ _ROLES = {
 }  # fmt: skip
 _MESSAGE = {"content", "type", "tool_calls", "tool_call_id", "name", "additional_kwargs", "role"}
 _ENVELOPE = ("lc", "type", "id", "kwargs", "data")
+_BLOCK = ("type", "text", "image_url", "thinking", "reasoning")
 _CALLS = ("tool_use", "tool_call", "function_call")
 _CALL_KEYS = ("id", "name", "args")
 
@@ -106,7 +107,7 @@ def message(reader: Reader, one: Any, path: str) -> list[Json]:
     turn.thought(beside.get("reasoning_content") or "", f"{here}.additional_kwargs")
     turn.keys |= {key: beside[key] for key in ("refusal", "function_call") if beside.get(key)}
     calls = [call for call in _listed(fields, "tool_calls") if isinstance(call, dict)]
-    _content(turn, fields["content"], here, [call.get("id") for call in calls])
+    _content(turn, fields["content"], here, calls)
     for at, call in enumerate(calls):
         turn.call(call, f"{here}.tool_calls[{at}]", _CALL_KEYS)
     if not calls and _listed(beside, "tool_calls"):
@@ -124,8 +125,8 @@ def _listed(value: Json, key: str) -> list[Any]:
     return given if isinstance(given, list) else []
 
 
-def _content(turn: Turn, content: Any, path: str, called: list[Any]) -> None:
-    """Add a text or blocks. ``called``: the ids of calls that stand beside them too."""
+def _content(turn: Turn, content: Any, path: str, called: list[Json]) -> None:
+    """Add a text or blocks. ``called``: the calls that stand beside them, and may be blocks too."""
     if isinstance(content, str):
         if content or not called:
             turn.text(content, path, "content")
@@ -133,6 +134,8 @@ def _content(turn: Turn, content: Any, path: str, called: list[Any]) -> None:
     for at, block in enumerate(content):
         here = f"{path}.content[{at}]"
         kind = block.get("type") if isinstance(block, dict) else None
+        if isinstance(block, dict) and kind not in _CALLS:
+            drop(turn.reader, block, _BLOCK, here)
         if isinstance(block, str):
             turn.parts.append(({"type": "text", "text": block}, here))
         elif kind == "text":
@@ -142,8 +145,17 @@ def _content(turn: Turn, content: Any, path: str, called: list[Any]) -> None:
             turn.image(url if isinstance(url, str) else _url(url), f"{here}.image_url")
         elif kind in ("thinking", "reasoning"):
             turn.thought(block.get(kind, ""), f"{here}.{kind}")
-        elif kind not in _CALLS or block.get("id") not in called:
+        elif kind in _CALLS and (same := _same(block, called)):
+            known = {"type", *_CALL_KEYS, "index"}
+            repeated = {"input"} if block.get("input") == same.get("args") else set()
+            drop(turn.reader, block, known | repeated, here)
+        else:
             turn.refuse(kind or quoted(block), here)
+
+
+def _same(block: Json, calls: list[Json]) -> Json:
+    """Return the call that a block repeats, or {}."""
+    return next((call for call in calls if call.get("id") == block.get("id")), {})
 
 
 def _url(given: Any) -> str:

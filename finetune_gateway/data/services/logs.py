@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
 from finetune_gateway.data.services import langchain
-from finetune_gateway.data.services.exchange import ASKED, FAILED, answer, inner, request
+from finetune_gateway.data.services.exchange import ASKED, FAILED, answer, inner, opened, request
 from finetune_gateway.data.services.turn import tools
 
 Json = dict[str, Any]
@@ -96,7 +96,7 @@ def read(reader: Reader) -> Json:
         reader.used |= beside.keys()
         made = request(reader, {"messages": row["messages"], **beside}, "")
     else:
-        made = request(reader, *inner(row[asked], asked))
+        made = request(reader, *opened(reader, row[asked], asked))
         if "tools" not in made:
             made |= reader.tools()
     if "tools" not in made:
@@ -104,7 +104,7 @@ def read(reader: Reader) -> Json:
     if answered == "choices":
         said = answer(reader, {"choices": row["choices"]}, "", made["messages"])
     else:
-        said = answer(reader, *inner(row[answered], answered), made["messages"])
+        said = answer(reader, *opened(reader, row[answered], answered), made["messages"])
     return {**made, "messages": [*made["messages"], *said]}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.services.turn import drop
 
 Json = dict[str, Any]
 
@@ -32,6 +33,7 @@ def read(reader: Reader) -> Json:
         author = one.get("author") if isinstance(one, dict) else None
         role = _AUTHORS.get(author.lower()) if isinstance(author, str) else None
         if role:
+            drop(reader, one, {"author", "content"}, here)
             messages.append(reader.said(role, one.get("content"), f"{here}.content"))
         else:
             reader.refuse(f"{here}.author", "an author that is neither user nor assistant")

@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 PARTS = frozenset({"input_text", "output_text", "input_image", "input_file"})
 _MESSAGE = frozenset({"type", "role", "content", "weight"})
+_PART = ("type", "text", "image_url", "refusal")
 _ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 _SENT_BACK = "Write what it says as a message, or take it out."
 
@@ -37,6 +38,7 @@ def _are_items(value: Any) -> bool:
 def read(reader: Reader) -> Json:
     """Read a request and its response."""
     reader.used |= {"input", "output", "instructions", "tools", "object", "messages"}
+    drop(reader, {"object": reader.row.get("object")}, (), "")
     if "messages" in reader.row:
         return conversation(reader, {**reader.row, "input": reader.row["messages"]}, "", "messages")
     return conversation(reader, reader.row, "")
@@ -127,6 +129,8 @@ def _content(turn: Turn, content: Any, path: str, key: str) -> None:
     for at, part in enumerate(content):
         here = f"{path}.{key}[{at}]"
         kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(part, dict) and kind != "image_url":
+            drop(turn.reader, part, _PART, here)
         if kind in ("input_text", "output_text", "text"):
             if part.get("annotations"):
                 fix = "Write the sources into the text, or take the key out."
@@ -149,4 +153,8 @@ def _reasoning(turn: Turn, one: Json, path: str) -> None:
         texts = [part.get("text") for part in listed or () if isinstance(part, dict)]
         if texts:
             turn.thought("\n\n".join(text for text in texts if isinstance(text, str)), path)
+            for other in (one for one in listed if isinstance(one, dict)):
+                drop(turn.reader, other, _PART, f"{path}.{key}[]")
+            if key == "content":
+                drop(turn.reader, one, {"type", "content"}, path)
             return

@@ -71,6 +71,8 @@ def chat_defects(row: Json, *, reinforcement: bool = False) -> Defects:
     if media:
         row = {key: value for key, value in row.items() if key not in media}
     yield from conversation_defects(row, reinforcement=reinforcement)
+    if "label" in row and not reinforcement:  # one that is no label of KTO
+        yield from unknown_keys({"label": row["label"]}, frozenset(), "")
 
 
 def media_keys(row: Json) -> list[str]:
