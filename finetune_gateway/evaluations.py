@@ -42,7 +42,9 @@ class HomeEvaluations(ABC):
         """Where the jobs are kept."""
 
     @abstractmethod
-    def open(self, data: Source, columns: Mapping[str, str] | None = None) -> Dataset:
+    def open(
+        self, data: Source, columns: Mapping[str, str] | None = None, *, required: bool = True
+    ) -> Dataset:
         """Return a dataset from a path or from rows in memory, its columns read as these keys."""
 
     @abstractmethod
@@ -63,6 +65,7 @@ class HomeEvaluations(ABC):
         data: Source,
         *,
         preferences: Source | None = None,
+        columns: Mapping[str, str] | None = None,
         comparison: str | None = None,
         model: str | Sequence[str] | None = None,
         backend: str | Sequence[str] | None = None,
@@ -75,6 +78,8 @@ class HomeEvaluations(ABC):
         Arguments:
             data: Path of a file, rows in memory, or a Dataset.
             preferences: Preference pairs that you have beside the data.
+            columns: Columns of the data, by the key that each is read as:
+                ``{"question": "prompt"}``.
             comparison: Id of a comparison. By default the newest of these rows, if there is one.
             model: Bases to estimate, one or several. By default one that hosts have and one for
                 this machine.
@@ -89,8 +94,8 @@ class HomeEvaluations(ABC):
 
         require_bool("private", private)
         return advising.advise(
-            self.open(data),
-            None if preferences is None else self.open(preferences),
+            self.open(data, columns),
+            None if preferences is None else self.open(preferences, columns, required=False),
             self.settings,
             comparison=comparison,
             models=[] if model is None else listed(model, str, "model"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_gateway.cli.options import Data, Json, Quiet
+from finetune_gateway.cli.options import Data, Json, Map, Quiet, parse_map
 from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.gateway import Gateway
@@ -26,6 +26,7 @@ def advise(
             metavar="FILE", help="Preference pairs that you have beside DATA.", readable=False
         ),
     ] = None,
+    columns: Map = None,
     comparison: Annotated[
         str | None,
         typer.Option(metavar="ID", help="A comparison (default: the newest of these rows)."),
@@ -67,6 +68,7 @@ def advise(
         advice = Gateway().advise(
             data,
             preferences=preferences,
+            columns=parse_map(columns),
             comparison=comparison,
             model=model,
             backend=backend,

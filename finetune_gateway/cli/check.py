@@ -20,6 +20,7 @@ from finetune_gateway.cli.options import (
     DryRun,
     HostKeys,
     Json,
+    Map,
     MaxCost,
     MaxTokens,
     Yes,
@@ -27,6 +28,7 @@ from finetune_gateway.cli.options import (
     parse_amount,
     parse_key_envs,
     require_writable,
+    with_map,
 )
 from finetune_gateway.cli.progress import answers_bar
 from finetune_gateway.errors import BudgetError, SpecError
@@ -44,6 +46,7 @@ from finetune_gateway.reports.output import (
 )
 
 if TYPE_CHECKING:
+    from finetune_gateway.data.dataset import Source
     from finetune_gateway.evaluation.checks.outcome import CheckReport
 
 GUIDE = "behaviour.yaml"
@@ -71,6 +74,7 @@ def check(
         typer.Option("--out", "-o", metavar="FILE", help=f"With --init; {GUIDE} by default."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    columns: Map = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JUnit XML as well, for a CI server.")
     ] = None,
@@ -120,7 +124,7 @@ def check(
             raise SpecError(
                 "--init writes a guide and asks no model.", hint="Leave MODEL out, or --init."
             )
-        return _init(init, out, force=force, json=json, quiet=quiet)
+        return _init(init, with_map(init, columns), out, force=force, json=json, quiet=quiet)
     if model is None or guide is None:
         raise SpecError(
             "ftg check takes a model and a guide.",
@@ -137,7 +141,7 @@ def check(
         report = evaluation.check(
             model,
             guide,
-            data,
+            with_map(data, columns),
             code=code or (),
             judge=judge,
             rows=rows,
@@ -176,13 +180,15 @@ def _is_xml(path: Path) -> bool:
         return file.read(100).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
 
 
-def _init(data: Path, out: Path | None, *, force: bool, json: bool, quiet: bool) -> int:
+def _init(
+    data: Path, rows: Source | None, out: Path | None, *, force: bool, json: bool, quiet: bool
+) -> int:
     """Write a guide to begin with, and return the exit code."""
     path = (out or Path(GUIDE)).expanduser()
     require_writable(path, data)
     if path.exists() and not force:
         raise SpecError(f"{path} exists.", hint="Choose another with -o, or use --force.")
-    text = evaluation.starter(data)
+    text = evaluation.starter(rows or data)
     # Imported here: a check of a model writes no guide.
     from finetune_gateway.evaluation.checks import Guide
     from finetune_gateway.preparation.convert import whole_file

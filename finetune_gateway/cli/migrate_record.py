@@ -23,6 +23,7 @@ from finetune_gateway.cli.options import (
     Json,
     KeyName,
     KeyNames,
+    Map,
     MaxCost,
     MaxTokens,
     Yes,
@@ -30,6 +31,7 @@ from finetune_gateway.cli.options import (
     on_host_rest,
     parse_amount,
     parse_temperature,
+    with_map,
 )
 from finetune_gateway.cli.progress import PhaseBar
 from finetune_gateway.errors import BudgetError, JobNotFinished
@@ -62,6 +64,7 @@ def record(
         Path | None,
         typer.Option(metavar="FILE", help="Held-out rows, or prompts.", readable=False),
     ] = None,
+    columns: Map = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Default: the model's suffix and the day.")
     ] = None,
@@ -133,7 +136,7 @@ def record(
     with _bar(quiet=quiet or json) as on_progress:
         recording = evaluation.record(
             model,
-            data,
+            with_map(data, columns),
             name=name,
             samples=samples,
             rows=rows,

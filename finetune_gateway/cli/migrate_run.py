@@ -19,12 +19,14 @@ from finetune_gateway.cli.options import (
     Json,
     KeyName,
     KeyNames,
+    Map,
     MaxTokens,
     Yes,
     command_line,
     key_backends,
     on_host_rest,
     parse_amount,
+    with_map,
 )
 from finetune_gateway.cli.watch import follow
 from finetune_gateway.errors import SpecError, shown
@@ -90,6 +92,7 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Held-out rows, without a recording.", readable=False),
     ] = None,
+    columns: Map = None,
     checks: Checks = None,
     code: Code = None,
     max_tokens: MaxTokens = None,
@@ -157,7 +160,7 @@ def run(
         at_least=_pairs("min", minimum),
         at_most=_pairs("max", maximum),
         max_drop=_pairs("max-drop", max_drop),
-        data=data,
+        data=with_map(data, columns),
         checks=checks,
         code=code or (),
         max_tokens=max_tokens,

@@ -23,6 +23,7 @@ from finetune_gateway.spec import TrainingOptions
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
     from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.data.dataset import Dataset
     from finetune_gateway.gateway import Gateway
     from finetune_gateway.jobs.job import Job
 
@@ -290,6 +291,18 @@ def parse_map(given: list[str] | None) -> dict[str, str] | None:
             raise SpecError(f"--map names the column {shown(column)} twice.", hint="Drop one.")
         columns[column] = key
     return columns
+
+
+def with_map(data: Path | None, columns: list[str] | None) -> Path | Dataset | None:
+    """Return a file, with its columns read as ``--map`` says. Raises SpecError for a map alone."""
+    if columns is None:
+        return data
+    if data is None:
+        raise SpecError("--map is for the columns of a file.", hint="Name the file too.")
+    # Imported here: few commands are given a map.
+    from finetune_gateway.gateway import Gateway
+
+    return Gateway().open(data, parse_map(columns))
 
 
 def open_job(name: str, *, quiet: bool = False) -> Job:

@@ -11,6 +11,8 @@ import typer
 from finetune_gateway.cli.convert import Force
 from finetune_gateway.cli.options import Data, Json, Map, Quiet, parse_map
 from finetune_gateway.cli.progress import progress_bar, spread_over
+from finetune_gateway.data.columns import offer
+from finetune_gateway.data.formats import format_of
 from finetune_gateway.errors import SpecError, StoreError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.preparation.split import write
@@ -83,6 +85,10 @@ def split(
         return 0
     print_result("\n".join(map(str, paths)) if quiet else split_text(assignment, paths))
     for note in split_notes(assignment, near=near):
+        print_message(wrap_text(note), quiet=quiet)
+    first = next(iter(dataset.rows()), None)
+    if first is not None and format_of(first.data) is None and (offered := offer(first.data)):
+        note = f"No format has these columns, so rows are compared as a whole. {offered}."
         print_message(wrap_text(note), quiet=quiet)
     print_message(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)
     return 0

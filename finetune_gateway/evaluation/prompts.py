@@ -15,7 +15,9 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.canonical import read
+from finetune_gateway.data.columns import offer
 from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.errors import DataError
 from finetune_gateway.model import Model
@@ -90,10 +92,13 @@ def read_prompts(dataset: Dataset) -> list[Prompt]:
             hint=f"Fix it in an editor. For where it is: ftg validate {dataset.name}",
         )
     if empty:
+        first = next(row.data for row in dataset.rows() if row.line == empty[0])
+        offered = f"{offer(first)}. " if format_of(first) is None and offer(first) else ""
         raise DataError(
             f"{dataset.name}: there is nothing to ask in {_lines(empty)}: no messages before an "
             "answer.",
-            hint='A row is {"messages": [...]}, a prompt with a completion, or {"prompt": "..."}.',
+            hint=f'{offered}A row is {{"messages": [...]}}, a prompt with a completion, or '
+            '{"prompt": "..."}.',
         )
     if not prompts:
         raise DataError(f"{dataset.name} has no rows.", hint="Name a file of prompts.")

@@ -15,9 +15,11 @@ from typing import IO, Any
 
 from finetune_gateway.data import sharegpt
 from finetune_gateway.data.canonical import canonical, converted
+from finetune_gateway.data.columns import offer
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import format_of, is_label
 from finetune_gateway.data.row_access import dumped, loads_strict
+from finetune_gateway.data.shapes import unread
 from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.settings.files import atomic_file
@@ -58,6 +60,7 @@ class _Counts:
     weights: int = 0
     refused: list[str] = field(default_factory=list)
     refusals: int = 0
+    offer: str = ""  # what may help a row of no format: --map, with its columns
 
 
 def convert(
@@ -94,6 +97,8 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
             yield dumped(convert_row(chat, to))
         except ConversionError as exc:
             counts.refusals += 1
+            if not counts.offer and format_of(data) is None and not unread(data):
+                counts.offer = offer(data)
             if len(counts.refused) < MAX_REFUSED:
                 reason = shortened(hidden(str(exc)), MAX_REASON)
                 counts.refused.append(f"line {row.line}: {reason}")
@@ -120,8 +125,10 @@ def _raise_refused(counts: _Counts, dataset: Dataset, to: str) -> None:
     listed = "\n  ".join([*counts.refused, *([f"... and {more:,} more"] if more else [])])
     raise DataError(
         f"{dataset.name}: {rows} cannot be written as {to} without loss:\n  {listed}",
-        hint="Nothing was written. Change these rows, choose another format, or omit a key "
-        "of the rows with --drop KEY (drop=...).",
+        hint=f"Nothing was written. {counts.offer}."
+        if counts.offer
+        else "Nothing was written. Change these rows, choose another format, or omit a key of the "
+        "rows with --drop KEY (drop=...).",
     )
 
 

@@ -11,8 +11,10 @@ from support.cli import Ftg
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend, Gateway, SpecError
+from finetune_gateway.cli import main
 from finetune_gateway.cli.options import parse_map
 from finetune_gateway.data.columns import suggested
+from finetune_gateway.errors import DataError
 
 COLUMNS = {"question": "prompt", "answer": "completion"}
 MAP = ["--map", "question=prompt,answer=completion"]
@@ -171,6 +173,44 @@ def test_every_verb_takes_the_map(ftg: Ftg, tmp_path: Path) -> None:
     dataset = gateway.Dataset.open(data, columns=COLUMNS)
     assert dataset.validate().ok
     assert dataset.convert("trl", tmp_path / "trl.jsonl").rows == 60
+
+
+def test_so_do_commands_that_ask_models(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """advise and check; those that name a file of rows beside need it for a map."""
+    data = str(write(tmp_path / "faq.jsonl", rows(60)))
+    guide = tmp_path / "guide.yaml"
+    assert main(["check", "--init", data, "-o", str(guide)]) == 3
+    assert "--map question=prompt,answer=completion" in capsys.readouterr().err
+    assert main(["check", "--init", data, *MAP, "-o", str(guide)]) == 0 and guide.is_file()
+    assert main(["advise", data, *MAP]) == 0
+    assert "cannot be read" not in capsys.readouterr().out
+    for asked in (
+        ["migrate", "record", "m"], ["migrate", "run", "m", "--to", "azure"], ["check", "m", "g"],
+    ):  # fmt: skip
+        assert main([*asked, *MAP]) == 2
+        assert "--map is for the columns of a file" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_offers_the_map(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(write(tmp_path / "faq.jsonl", rows(12)))
+    for command in (
+        ["convert", data, "--to", "openai", "-o", str(tmp_path / "chats.jsonl")],
+        ["split", data, "-o", str(tmp_path / "parts")],
+        ["validate", data, "--fix", str(tmp_path / "fixed.jsonl")],
+        ["estimate", data, "--model", "gpt-4.1-mini-2025-04-14", "--backend", "openai"],
+        ["submit", data, "--model", "any", "--backend", "fake"],
+        ["preview", data, "--model", "gpt-4.1-mini-2025-04-14"],
+    ):
+        main(command)
+        shown = " ".join("".join(capsys.readouterr()).split())
+        assert "--map question=prompt,answer=completion" in shown, command[0]
+    with pytest.raises(DataError) as refused:
+        gateway.Dataset.open(data).convert("openai", tmp_path / "chats.jsonl")
+    assert "--map question=prompt,answer=completion" in (refused.value.hint or "")
 
 
 def test_a_file_that_needs_mending_is_mended_first(home: Path, tmp_path: Path) -> None:

@@ -149,12 +149,13 @@ def _content(turn: Turn, content: Any, path: str, key: str) -> None:
 def _reasoning(turn: Turn, one: Json, path: str) -> None:
     drop(turn.reader, one, {"type", "summary", "content"}, path)
     for key in ("content", "summary"):
-        listed = one.get(key) if isinstance(one.get(key), list) else []
-        texts = [part.get("text") for part in listed or () if isinstance(part, dict)]
+        given = one.get(key)
+        listed = [part for part in given if isinstance(part, dict)] if type(given) is list else []
+        texts = [part["text"] for part in listed if isinstance(part.get("text"), str)]
         if texts:
-            turn.thought("\n\n".join(text for text in texts if isinstance(text, str)), path)
-            for other in (one for one in listed if isinstance(one, dict)):
-                drop(turn.reader, other, _PART, f"{path}.{key}[]")
+            turn.thought("\n\n".join(texts), path)
+            for part in listed:
+                drop(turn.reader, part, _PART, f"{path}.{key}[]")
             if key == "content":
                 drop(turn.reader, one, {"type", "content"}, path)
             return
