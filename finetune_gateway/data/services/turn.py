@@ -24,7 +24,10 @@ _NO_ORDER = "a chat row has the reasoning of a message first, then its text, the
 class Turn:
     """The blocks of one turn, in order. ``path``: of the turn in the user's row."""
 
-    def __init__(self, reader: Reader, role: str, path: str) -> None:
+    def __init__(self, reader: Reader, role: Any, path: str) -> None:
+        if not isinstance(role, str):
+            reader.refuse_type(f"{path}.role", role, "a string")
+            role = "user"
         self.reader, self.role, self.path = reader, role, path
         self.parts: list[tuple[Json, str]] = []
         self.calls: list[tuple[Json, str, str, str]] = []
