@@ -295,14 +295,11 @@ def parse_map(given: list[str] | None) -> dict[str, str] | None:
 
 def with_map(data: Path | None, columns: list[str] | None) -> Path | Dataset | None:
     """Return a file, with its columns read as ``--map`` says. Raises SpecError for a map alone."""
-    if columns is None:
-        return data
-    if data is None:
-        raise SpecError("--map is for the columns of a file.", hint="Name the file too.")
-    # Imported here: few commands are given a map.
-    from finetune_gateway.gateway import Gateway
+    from finetune_gateway.gateway import Gateway  # imported here: few commands are given a map
 
-    return Gateway().open(data, parse_map(columns))
+    if columns and not data:
+        raise SpecError("--map is for the columns of a file.", hint="Name the file too.")
+    return Gateway().open(data, parse_map(columns)) if columns and data else data
 
 
 def open_job(name: str, *, quiet: bool = False) -> Job:
