@@ -90,7 +90,12 @@ def _measure(bench: Bench, kind: str, data: Path, rows: int, old: Path, asked: A
     now, before = ([json.loads(process.out) for process in found[side]] for side in sides)
     size = f"{data.stat().st_size / 1e6:.0f} MB, {rows} rows"
     say(f"{kind}: similar rows {now[0]['similar']}, before {before[0]['similar']}")
-    for metric, most in (("survey", 0.25), ("survey_cpu", None), ("gate", None)):
+    for metric, most in (
+        ("survey", 0.25),
+        ("survey_cpu", 0.25),
+        ("gate", None),
+        ("gate_cpu", None),
+    ):
         unit = f"{'CPU s' if metric.endswith('cpu') else 's'}, {size}, against {asked.before}"
         bench.figure(
             f"{kind}_{metric}",

@@ -14,7 +14,9 @@ from support.paths import ROOT, SHARED_DATA
 from finetune_gateway import Dataset
 from finetune_gateway.errors import MissingDependency
 from finetune_gateway.validation.dataset import near_duplicates
+from finetune_gateway.validation.dataset.row_index import RowReader
 from finetune_gateway.validation.dataset.row_text import extract_row_text, words
+from finetune_gateway.validation.dataset.row_words import Comparison
 
 pytest.importorskip("rensa")
 
@@ -193,13 +195,13 @@ def test_rows_of_one_template_take_no_quadratic_work(
         for i in range(1000)
     ]
     compared = []
-    real = near_duplicates._RowReader.difference
+    real = RowReader.compare
 
-    def difference(reader: near_duplicates._RowReader, early: int, late: int) -> int | None:
+    def compare(reader: RowReader, early: int, late: int) -> Comparison:
         compared.append((early, late))
         return real(reader, early, late)
 
-    monkeypatch.setattr(near_duplicates._RowReader, "difference", difference)
+    monkeypatch.setattr(RowReader, "compare", compare)
     list(near_duplicates.links(written(tmp_path, rows)))
     assert 1000 < len(compared) < 60 * 1000  # 40 for each; without limits 250
 

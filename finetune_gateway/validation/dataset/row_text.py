@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -122,24 +122,21 @@ def extract_row_text(
         answer = [last]
     turns = messages if kind == "preference" else [*messages, *answer]
     system, prompt = _system_and_prompt(messages)
-    texts = RowText(
+    texts = "\n".join(map(message_text, answer))
+    media = " ".join(media_digests(read))
+    if not counted:
+        return RowText(line, offset, kind, system, prompt, texts, media=media)
+    label = read.get("label")
+    calls = sum(len(calls_of(message)) for message in turns if isinstance(message, dict))
+    return RowText(
         line,
         offset,
         kind,
         system,
         prompt,
-        answer="\n".join(map(message_text, answer)),
-        media=" ".join(media_digests(read)),
-    )
-    return _with_counts(texts, read, turns) if counted else texts
-
-
-def _with_counts(texts: RowText, read: Json, turns: list[Any]) -> RowText:
-    label = read.get("label")
-    calls = sum(len(calls_of(message)) for message in turns if isinstance(message, dict))
-    return replace(
         texts,
         tools=json.dumps(read["tools"], sort_keys=True) if read.get("tools") else "",
+        media=media,
         label=label if isinstance(label, bool) else None,
         roles=tuple(str(as_dict(message).get("role")) for message in turns),
         calls=calls,
@@ -203,11 +200,20 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", text).casefold())
 
 
-@lru_cache(maxsize=8)  # several statistics hash the same texts of a row
-def content_hash(*texts: str) -> int:
-    """Return a 64-bit hash of some texts that ignores case and white space."""
-    plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
-    if not plain.isascii():
-        plain = unicodedata.normalize("NFC", plain)
+@lru_cache(maxsize=8)  # several statistics compare the same texts of a row
+def plain_text(text: str) -> str:
+    """Return a text without what case and white space say."""
+    plain = " ".join(text.casefold().split())
+    return plain if plain.isascii() else unicodedata.normalize("NFC", plain)
+
+
+def text_hash(plain: str) -> int:
+    """Return a 64-bit hash of a text, the same in each process."""
     digest = blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+@lru_cache(maxsize=8)
+def content_hash(*texts: str) -> int:
+    """Return a 64-bit hash of some texts that ignores case and white space."""
+    return text_hash("\0".join(map(plain_text, texts)))

