@@ -136,7 +136,7 @@ def analyze(
     near = near_duplicates.available() and (thorough or dataset.size <= NEAR_BYTES)
     if thorough or dataset.size <= AUTO_BYTES or against or like:
         read = survey.read(
-            dataset, languages=thorough, near=near, on_progress=_part_of(on_progress, 0)
+            dataset, languages=thorough, near=near, on_progress=_reading(on_progress)
         )
     else:
         read = survey.Survey(languages=False)
@@ -145,7 +145,7 @@ def analyze(
         figures["sample"] = SAMPLE_BYTES  # of the file that were read
     defects = [*read.defects(figures, method)]
     if read.index is not None:
-        defects += _similar_rows(dataset, figures, read.index, _part_of(on_progress, 1))
+        defects += _similar_rows(dataset, figures, read.index, _comparing(on_progress))
     elif thorough:
         defects.append((Defect("near_duplicates_unseen"), None, 1))
     defects += _leaks(dataset, against, figures)
@@ -159,11 +159,18 @@ def analyze(
     return Analysis(findings.listed(), figures)
 
 
-def _part_of(on_progress: OnProgress | None, part: int) -> OnProgress | None:
-    """Return the progress of one half of the work."""
+def _reading(on_progress: OnProgress | None) -> OnProgress | None:
+    """Return the progress of the first 80 % of the work."""
     if on_progress is None:
         return None
-    return lambda done, total: on_progress(part * total + done, 2 * total)
+    return lambda done, total: on_progress(4 * done, 5 * total)
+
+
+def _comparing(on_progress: OnProgress | None) -> OnProgress | None:
+    """Return the progress of the rest."""
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(4 * total + done, 5 * total)
 
 
 def _similar_rows(
