@@ -16,7 +16,7 @@ from finetune_gateway.reports.output import (
     wrap_text,
 )
 from finetune_gateway.text.cleaning import visible
-from finetune_gateway.validation.dataset.statistics import can_detect
+from finetune_gateway.validation.dataset.languages import can_detect
 
 if TYPE_CHECKING:
     from finetune_gateway.preparation.fix import FixReport

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_gateway import Dataset
-from finetune_gateway.validation.dataset import near_duplicates, row_index, statistics
+from finetune_gateway.validation.dataset import languages, near_duplicates, row_index, statistics
 from finetune_gateway.validation.dataset.row_index import Index, index_with_copies
 from finetune_gateway.validation.dataset.row_text import (
     RowText,
@@ -177,17 +177,17 @@ def test_changes_are_those_of_counted_words(
 
 def test_answers_are_sampled_as_one_pass_would(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the first rows, then every fourth, then every sixteenth."""
-    monkeypatch.setattr(statistics, "can_detect", lambda: True)
-    monkeypatch.setattr(statistics, "LANGUAGE_SAMPLE", 10)
+    monkeypatch.setattr(languages, "can_detect", lambda: True)
+    monkeypatch.setattr(languages, "LANGUAGE_SAMPLE", 10)
     rng = random.Random(1)
     rows = [RowText(n, n * 100, "text", None, "", "x" * rng.choice([5, 90])) for n in range(1, 900)]
-    parts = statistics.LanguageStats(), statistics.LanguageStats()
+    parts = languages.LanguageStats(), languages.LanguageStats()
     for row in rows:
         parts[row.line > 123].add(row)
     parts[0].extend(parts[1])
     plain, every = [], 1
     for row in rows:
-        if row.line % every == 0 and len(row.answer) >= statistics.MIN_CHARS:
+        if row.line % every == 0 and len(row.answer) >= languages.MIN_CHARS:
             plain.append((row.line, row.offset))
             every = 4 ** (len(plain) // 10)
     assert parts[0].sample() == plain and every > 16

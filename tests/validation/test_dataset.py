@@ -34,7 +34,8 @@ from finetune_gateway.validation.dataset.analysis import (
     AnalysisOptions,
     analyze,
 )
-from finetune_gateway.validation.dataset.statistics import HeavyHitters, LanguageStats
+from finetune_gateway.validation.dataset.languages import LanguageStats
+from finetune_gateway.validation.dataset.statistics import HeavyHitters
 from finetune_gateway.validation.pipeline import validate
 from finetune_gateway.validation.rules import RULES
 

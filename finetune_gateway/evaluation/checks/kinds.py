@@ -26,7 +26,7 @@ from finetune_gateway.evaluation.measures import no_json
 from finetune_gateway.evaluation.refusals import phrase_in, refuses
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow, Score
 from finetune_gateway.text.quoting import MAX_QUOTE, ascii_safe, quoted, shortened
-from finetune_gateway.validation.dataset.statistics import can_detect, language_detector
+from finetune_gateway.validation.dataset.languages import can_detect, language_detector
 from finetune_gateway.validation.rows.arguments import mismatch
 
 Json = dict[str, Any]

