@@ -175,10 +175,11 @@ _LABELS = ("true", "false", "yes", "no", "good", "bad", "1", "0", "positive", "n
 
 
 def is_label(value: Any) -> bool:
-    """Return True for what says good or bad, if only as a text or a number; a category does not."""
+    """Return True for what says good or bad, or is of a wrong type; a category, a text or a number,
+    is no label."""
     if isinstance(value, str):
         return value.strip().lower() in _LABELS
-    return value is None or (isinstance(value, int | float) and value in (-1, 0, 1))
+    return value in (-1, 0, 1) if isinstance(value, int | float) else True
 
 
 def _is_labelled(row: Json) -> bool:
