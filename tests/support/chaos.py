@@ -308,14 +308,16 @@ def kill_worker(pid: int | None) -> bool:
 def hold_worker(home: Path, run_id: str, reached: Callable[[], Any]) -> int:
     """Let a worker run until this is so, and hold it there; return its pid, for SIGKILL or SIGCONT.
 
-    It runs in slices of some milliseconds: on a busy machine a look may take longer than a whole
-    training, which would have ended when the kill comes.
+    Once it has imported torch and read its data it runs in slices of some milliseconds: on a busy
+    machine a look may take longer than a whole training, which would have ended by then.
     """
+    said = home / "runs" / run_id / "events.jsonl"
+    until(lambda: said.exists() and said.stat().st_size, 180)
     pid: int = until(lambda: row(home, run_id).pid)
 
     def run_on() -> Any:
         os.kill(pid, signal.SIGCONT)
-        time.sleep(0.005)
+        time.sleep(0.02)
         os.kill(pid, signal.SIGSTOP)
         return reached()
 
