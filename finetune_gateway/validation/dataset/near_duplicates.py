@@ -187,6 +187,9 @@ class _Search:
     def __init__(self, index: Index, reader: RowReader, across: bool = False) -> None:
         self.index, self.reader, self.across = index, reader, across
         self.tries = bytearray(len(index))
+        self.reach = index.limits[:]  # words in which a row may differ from this one or its copies
+        for original in index.copies.originals:
+            self.reach[original] = 2 * index.limits[original]
 
     def pairs(self, part: tuple[int, int], on_progress: OnProgress | None) -> Iterator[Pair]:
         """Yield each indexed row of a part that has an earlier near-duplicate, with the nearest of
@@ -265,7 +268,7 @@ class _Search:
         """Compare a row with the copies of another from which it differs a little too much."""
         index, copies = self.index, self.index.copies
         limit = max(index.limits[early], index.limits[late])
-        if difference > 2 * limit or early not in self._copies:
+        if difference > 2 * limit or self.reach[early] == index.limits[early]:
             return None
         line, parity = index.lines[late], index.parities[late]
         earlier = (one for one in self._copies[early] if copies.lines[one] < line)
@@ -318,9 +321,7 @@ class _Search:
         """Return False if two rows cannot be a pair: each word that differs flips at most one
         bit of the parity."""
         index = self.index
-        limit = max(index.limits[early], index.limits[late])
-        if early in self._copies:
-            limit *= 2  # it may be like a copy of that
+        limit = max(self.reach[early], index.limits[late])
         if abs(index.lengths[early] - index.lengths[late]) > limit + 3:
             return False
         return (index.parities[early] ^ index.parities[late]).bit_count() <= 2 * limit + 3
