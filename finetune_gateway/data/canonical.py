@@ -22,7 +22,9 @@ from typing import Any
 from finetune_gateway.data.canonical_row import CanonicalRow, of_messages, of_texts
 from finetune_gateway.data.formats import (
     CHAT,
+    PROMPT_COMPLETION,
     TEXT,
+    TRL_PREFERENCE,
     Format,
     format_of,
     is_unchanged,
@@ -49,7 +51,8 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
     """Return the canonical row of a row of this format, as ``read`` does."""
     if row_format is None or is_unchanged(row, row_format):
         return CanonicalRow(row)
-    short = (of_texts(row) or of_messages(row)) if len(row) <= 3 else None
+    is_short = len(row) <= 3 and (row_format is PROMPT_COMPLETION or row_format is TRL_PREFERENCE)
+    short = (of_texts(row) or of_messages(row)) if is_short else None
     if short is not None:
         return short
     reader = Reader(row)

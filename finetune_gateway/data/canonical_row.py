@@ -13,7 +13,9 @@ Origins = dict[int, tuple[str, str | dict[str, str]]]
 
 SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
 _MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
-_TURN_FIELDS = {"content": "value", "role": "from", "tool_calls": "value", "weight": "weight"}
+_TURN_FIELDS = {"role": "from", "content": "value", "tool_calls": "value"} | {
+    key: key for key in ("weight", "reasoning_content", "thinking", "reasoning")
+}
 
 
 @dataclass(slots=True)

@@ -48,6 +48,9 @@ _ANSWERED = (
 )  # fmt: skip
 
 
+_NO_TEXT = frozenset({"system", "system_prompt", "role", "from", "chat", "messages", "answers"})
+
+
 def check(columns: object) -> dict[str, str]:
     """Return a map of columns to keys. Raises SpecError for what is none: an unknown key, or two
     columns for one."""
@@ -245,26 +248,39 @@ def users_words(text: str, columns: Mapping[str, str]) -> str:
 def suggested(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a map that may be meant by the names of the columns of a row; empty if they say
     nothing. It is only ever shown."""
-    texts = {normalized(name): name for name, value in row.items() if isinstance(value, str)}
+    texts = {normalized(name): name for name in _texts(row)}
     answer = next((texts[name] for name in _ANSWERED if name in texts), None)
     asked = next((texts[name] for name in _ASKED if texts.get(name) not in (None, answer)), None)
     if answer is None or asked is None:
         return {}
     if "answer" in texts and "sql" in texts:
         return {}
+    if "instruction" in texts:
+        beside = next((texts[name] for name in ("input", "context") if name in texts), None)
+        more = {beside: "input"} if beside not in (None, answer) else {}
+        return {texts["instruction"]: "instruction", **more, answer: "output"}
     if "context" in texts and texts["context"] != asked:
         return {asked: "instruction", texts["context"]: "input", answer: "output"}
     return {asked: "prompt", answer: "completion"}
 
 
+def _texts(row: Mapping[str, Any]) -> list[str]:
+    """Return the names of the columns with a text, but for one of tools or the like as JSON."""
+    return [
+        name
+        for name, value in row.items()
+        if isinstance(value, str) and normalized(name) not in ("tools", "functions", "id")
+    ]
+
+
 def offer(row: Mapping[str, Any]) -> str:
     """Return what a finding about a row of no format says of ``--map``; empty for one without
     texts."""
-    names = [name for name, value in row.items() if isinstance(value, str) and name]
-    if len(names) < 2:
-        return ""
+    names = [name for name in _texts(row) if name and normalized(name) not in _NO_TEXT]
     if known := suggested(row):
         return f"If that is what its columns are, run it with {as_option(known)}"
+    if len(names) < 2:
+        return ""
     first, second = names[:2]
     return f"Say which column is which, like {as_option({first: 'prompt', second: 'completion'})}"
 

@@ -292,7 +292,7 @@ def _parquet(paths: list[Path]) -> Iterator[Json]:
         try:
             with parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=256):
-                    yield from map(_without_nulls, batch.to_pylist())
+                    yield from map(_without_index, map(_without_nulls, batch.to_pylist()))
         except (ArrowException, OSError) as exc:
             raise _unreadable(path, str(exc).partition("\n")[0]) from None
 
@@ -324,6 +324,12 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _without_index(row: Json) -> Json:
+    """Return a row without the number that pandas gave it."""
+    row.pop("__index_level_0__", None)
+    return row
 
 
 def _with_lists(rows: Iterable[Json], reading: Reading) -> Iterator[Json]:

@@ -32,7 +32,7 @@ _TEXTS_OF_JSON = re.compile(r'\s*"\{\s*\\"[^"\\]+\\"\s*:')  # rows that were enc
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml|table)", re.IGNORECASE)
 _JSON_LINE = re.compile(r"""\s*[{}\[\]"']""")
 _QUOTED = re.compile('"[^"]*"')
-_SEPARATOR = re.compile(r"sep=(.)\r?\n?\Z", re.IGNORECASE)
+_SEPARATOR = re.compile(r'("?)sep=(\\t|.)\1\r?\n?\Z', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _is_lines(path: Path, text: str, encoding: str) -> bool:
 def separator_line(line: str) -> str:
     """Return the delimiter that Excel's first line ``sep=;`` names, or ""."""
     match = _SEPARATOR.match(line.strip("\ufeff").rstrip("\r\n"))
-    return match[1] if match else ""
+    return match[2].replace("\\t", "\t") if match else ""
 
 
 def delimiter_of(header: str) -> str:

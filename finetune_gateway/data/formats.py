@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_gateway.data import readers, shapes, sharegpt
+from finetune_gateway.data import beside, dialogues, function_sets, readers, shapes, sharegpt
 from finetune_gateway.data.dataset import Kind
-from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.row_reader import SYSTEM_KEYS, Reader
 from finetune_gateway.data.services import (
     anthropic,
     batch,
@@ -130,12 +130,72 @@ _CLAUDE_EXPORT = _shape(
 )
 _MOSS = _shape("moss", "chat", shapes.moss, "conversations of numbered turns (MOSS)")
 _HH = _shape(
-    "hh-rlhf", "preference", shapes.hh,
+    "hh-rlhf", "preference", dialogues.hh,
     "pairs of whole dialogues as texts (hh-rlhf), whose common beginning is the prompt",
 )  # fmt: skip
 _OUTPUT_PAIR = _shape(
     "output-pair", "preference", shapes.output_pair,
     "instructions with two outputs, of which the first is the better",
+)  # fmt: skip
+
+_TOOL_TURNS = _shape(
+    "tool-turns", "chat", beside.tool_turns, "messages with roles for calls and results (ms-swift)"
+)
+_FUNCTIONS = _shape(
+    "function-calls", "chat", function_sets.function_row,
+    "questions with the functions and the calls that answer them (xLAM)",
+)  # fmt: skip
+
+
+def _rejected_beside(reader: Reader) -> Json:
+    """Read ms-swift's pairs: a row of another format with a worse answer beside it."""
+    if "chosen_response" in reader.row:
+        return beside.two_responses(reader)
+    inner = Reader({key: reader.row[key] for key in reader.row if key not in beside.WORSE})
+    row_format = format_of(inner.row)
+    made = row_format.reader(inner) if row_format else {"messages": []}
+    reader.errors, reader.origins, reader.unsent = inner.errors, inner.origins, inner.unsent
+    reader.filled, reader.lists = inner.filled, inner.lists
+    reader.used |= inner.used
+    return beside.pair(reader, made)
+
+
+def _is_rejected_beside(row: Json) -> bool:
+    if "chosen_response" in row:
+        return "prompt" in row
+    inner = {key: row[key] for key in row if key not in beside.WORSE}
+    row_format = format_of(inner) if inner.keys() != row.keys() else None
+    return row_format is not None and row_format.kind in ("chat", "prompt_completion")
+
+
+def _tagged(reader: Reader) -> Json:
+    """Read a row of another format with LLaMA-Factory's label beside it.
+
+    https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md
+    """
+    inner = Reader({name: value for name, value in reader.row.items() if name != "kto_tag"})
+    row_format = format_of(inner.row)
+    made = row_format.reader(inner) if row_format else {"messages": []}
+    reader.errors, reader.origins, reader.unsent = inner.errors, inner.origins, inner.unsent
+    reader.filled, reader.lists = inner.filled, inner.lists | {"label": "kto_tag"}
+    reader.used = inner.used | {"kto_tag"}
+    return {**made, "label": reader.row["kto_tag"]}
+
+
+def _is_tagged(row: Json) -> bool:
+    if "label" in row:
+        return False
+    row_format = format_of({name: value for name, value in row.items() if name != "kto_tag"})
+    return row_format is not None and row_format.kind in ("chat", "prompt_completion")
+
+
+_REJECTED_BESIDE = _shape(
+    "rejected-response", "preference", _rejected_beside,
+    "answers with a worse one beside (ms-swift)",
+)  # fmt: skip
+_TAGGED = _shape(
+    "labelled", "unpaired_preference", _tagged,
+    "answers with a label, true or false (LLaMA-Factory's kto_tag)",
 )  # fmt: skip
 
 # Of other services, and logs of requests.
@@ -166,7 +226,7 @@ def _is_chat(row: Json) -> bool:
         isinstance(first, dict)
         and first.get("role") in _ROLES
         and not ("label" in row and is_label(row["label"]))
-        and not (_has_parts(row, messages) and service_of(row))
+        and not _is_foreign(row, messages)
         and (len(row) == 1 or not _is_log(row))
     )
 
@@ -186,7 +246,7 @@ def _is_labelled(row: Json) -> bool:
     """Return True for a conversation of any format with a label."""
     if not is_label(row["label"]):
         return False
-    rest = format_of({key: value for key, value in row.items() if key != "label"})
+    rest = format_of({key: row[key] for key in row if key not in ("label", "kto_tag")})
     return rest is not None and rest.kind in ("chat", "prompt_completion")
 
 
@@ -195,12 +255,16 @@ def _is_log(row: Json) -> bool:
     return not logs.ANSWER_KEYS.isdisjoint(row) and logs.is_log(row)
 
 
-def _has_parts(row: Json, messages: list[Any]) -> bool:
-    """Return True if a content, or the system text, is a list: few rows have one."""
+def _is_foreign(row: Json, messages: list[Any]) -> bool:
+    """Return True for messages in the form of a service, which has lists as contents or as the
+    system text, or with roles of calls: few rows have either."""
+    has_parts = type(row.get("system")) is list
     for one in messages:
-        if type(one) is dict and type(one.get("content")) is list:
-            return True
-    return type(row.get("system")) is list
+        if type(one) is dict:
+            if one.get("role") in beside.CALL_ROLES:
+                return True
+            has_parts = has_parts or type(one.get("content")) is list
+    return has_parts and service_of(row) is not None
 
 
 def _is_of(service: str) -> Matches:
@@ -214,7 +278,10 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("non_preferred_output", PREFERENCE, None),
     ("preferred_completion", PREFERENCE, None),
     ("non_preferred_completion", PREFERENCE, None),
-    ("chosen", _HH, shapes.is_hh),
+    ("rejected_response", _REJECTED_BESIDE, _is_rejected_beside),
+    ("rejected_messages", _REJECTED_BESIDE, _is_rejected_beside),
+    ("kto_tag", _TAGGED, _is_tagged),
+    ("chosen", _HH, dialogues.is_hh),
     ("chosen", TRL_PREFERENCE, None),
     ("rejected", TRL_PREFERENCE, None),
     ("messages", CHAT, _is_chat),  # most rows
@@ -234,6 +301,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("output", _LOG, lambda row: "instruction" not in row and logs.is_log(row)),
     ("completion", _LOG, lambda row: type(row.get("prompt")) is not str and logs.is_log(row)),
     ("messages", SHAREGPT, shapes.is_turns),
+    ("messages", _TOOL_TURNS, beside.is_tool_turns),
     ("messages", _COHERE, shapes.is_cohere),
     ("messages", _AUTHORS, palm.is_row),
     ("messages", _LANGCHAIN, lambda row: langchain.are_messages(row["messages"])),
@@ -241,6 +309,8 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("messages", _BEDROCK, _is_of("bedrock")),
     ("messages", _RESPONSES, _is_of("responses")),
     ("messages", CHAT, None),
+    ("answers", _FUNCTIONS, function_sets.is_function_row),
+    ("conversations", _ROUNDS, shapes.is_rounds),
     ("conversations", SHAREGPT, lambda row: isinstance(row["conversations"], list)),
     ("conversation", _ROUNDS, shapes.is_rounds),
     ("conversation", SHAREGPT, shapes.is_conversation),
@@ -274,7 +344,8 @@ FORMATS = tuple(dict.fromkeys(row_format for _, row_format, _ in _TABLE))
 
 # OpenAI's own: they leave byte for byte, unless a rule of REWRITTEN is broken (``canonical``).
 SENT_UNCHANGED = (CHAT, PREFERENCE)
-REWRITTEN = frozenset({"system_beside", "tools_json"})
+REWRITTEN = frozenset({"system_beside", "tools_beside", "tools_json"})
+_SYSTEM = frozenset(SYSTEM_KEYS)
 
 SHAREGPT_ROLES = sharegpt.ROLES
 
@@ -290,11 +361,17 @@ def format_of(row: Json) -> Format | None:
 def is_unchanged(row: Json, row_format: Format | None) -> bool:
     """Return True for a row of OpenAI's own formats that is sent as it is."""
     if row_format is CHAT:
-        beside = "system" in row or "system_prompt" in row
-        return not (beside or isinstance(row.get("tools"), str))
-    pair_input = row.get("input") if row_format is PREFERENCE else None
-    tools = pair_input.get("tools") if isinstance(pair_input, dict) else None
-    return row_format is PREFERENCE and not isinstance(tools, str)
+        return len(row) == 1 or (_SYSTEM.isdisjoint(row) and not isinstance(row.get("tools"), str))
+    if row_format is not PREFERENCE:
+        return False
+    pair_input = row.get("input")
+    held = pair_input if isinstance(pair_input, dict) else {}
+    return (
+        _SYSTEM.isdisjoint(row)
+        and _SYSTEM.isdisjoint(held)
+        and not isinstance(held.get("tools"), str)
+        and ("tools" not in row or "tools" in held)
+    )
 
 
 def by_name(name: str) -> Format:

@@ -145,6 +145,9 @@ class JsonReader:
             index += 1
             if self.expect("," + end) == end:
                 return
+            if not begin and self.peek() == end:  # a comma after the last item
+                self.at += 1
+                return
 
     def rows(self) -> Iterator[tuple[int, str]]:
         """Yield line and text of each item of an array, on one line."""

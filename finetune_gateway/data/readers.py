@@ -41,20 +41,37 @@ def chat(reader: Reader, row: Json | None = None, prefix: str = "") -> Json:
 
 
 def preference(reader: Reader) -> Json:
-    """Read OpenAI's pair, also with the keys of older guides."""
+    """Read OpenAI's pair, also with the keys of older guides, with texts or single messages in
+    place of lists, and with a system text or tools beside the messages or the input."""
     row = reader.row
-    pair_input = row.get("input")
-    if not isinstance(pair_input, dict):
-        reader.refuse_type("input", pair_input, "an object with messages")
-        pair_input = {}
-    read: Json = {"input": chat(reader, pair_input, "input.")}
+    held = _pair_input(reader)
+    if "tools" in row and "tools" not in held:
+        held |= reader.tools()
+    read: Json = {"input": {key: value for key, value in held.items() if key not in SYSTEM_KEYS}}
     reader.used.add("input")
     for side in ("preferred_output", "non_preferred_output"):
         old = side.replace("output", "completion")
         key = old if side not in row and old in row else side
-        read[side] = reader.messages(row.get(key), key)
+        if isinstance(row.get(key), str | dict):
+            read[side] = reader.spoken(key, "assistant")
+        else:
+            read[side] = reader.messages(row.get(key), key)
         reader.used.add(key)
     return read
+
+
+def _pair_input(reader: Reader) -> Json:
+    """Return the input of OpenAI's pair, with its messages as they are sent."""
+    given: Any = reader.row.get("input")
+    if isinstance(given, str | list):  # the messages alone
+        reader.lists["input.messages"] = "input"
+        return {"messages": reader.with_system(reader.spoken("input", "user"))}
+    if not isinstance(given, dict):
+        reader.refuse_type("input", given, "an object with messages")
+        given = {}
+    held = chat(reader, given, "input.")
+    messages = reader.with_system(held["messages"], given, "input.")
+    return {**held, "messages": reader.with_system(messages)}
 
 
 # -- one conversation ------------------------------------------------------------------------
@@ -73,7 +90,9 @@ def _prompt_and_answer(reader: Reader, answer_key: str) -> tuple[list[Json], lis
     missing = [key for key in ("prompt", answer_key) if reader.row.get(key) is None]
     for key in missing:
         code = "missing_prompt" if key == "prompt" else "missing_completion"
-        reader.refuse(key, f"a row without {key!r}", code)
+        given = {name: value for name, value in reader.row.items() if value is not None}
+        others = {name: given[name] for name in given if name not in ("prompt", answer_key)}
+        reader.refuse(key, _missing(others, key), code)
     reader.used |= {"prompt", answer_key}
     prompt = [] if "prompt" in missing else reader.spoken("prompt", "user")
     answer = [] if answer_key in missing else reader.spoken(answer_key, "assistant")
@@ -127,10 +146,21 @@ def question_answer(
     return {"messages": [*prompt, *answer], **reader.tools()}
 
 
+_OTHER_NAMES = {
+    "prompt": ("question", "query", "instruction", "input", "user", "problem", "context", "text"),
+    "answer": ("answer", "response", "completion", "output", "target", "reply", "solution"),
+}
+
+
 def _missing(row: Json, key: str) -> str:
+    """Return that a key is missing, and which other one may be meant: of a similar name, or of
+    another one for the same."""
     names = [str(name)[:40] for name in list(row)[:50]]
-    close = [name for name in difflib.get_close_matches(key, names, n=1) if name != key]
-    return f"there is no {key!r}, but {quoted(close[0])}" if close else f"a row without {key!r}"
+    alike = difflib.get_close_matches(key, names, n=1)
+    known = _OTHER_NAMES["prompt" if key in ("prompt", "instruction") else "answer"]
+    others = [name for name in names if name.lower() in known and isinstance(row.get(name), str)]
+    meant = [name for name in (*alike, *others) if name != key]
+    return f"there is no {key!r}, but {quoted(meant[0])}" if meant else f"a row without {key!r}"
 
 
 def question(reader: Reader, keys: tuple[str, ...]) -> list[Json]:
@@ -161,7 +191,7 @@ def _history(reader: Reader) -> Iterator[Json]:
             continue
         for at, (role, text) in enumerate(zip(("user", "assistant"), pair, strict=True)):
             yield reader.said(role, text, f"history[{index}][{at}]")
-    if not isinstance(history, list | None):
+    if not isinstance(history, list) and not reader.is_empty("history"):
         reader.refuse_type("history", history, "a list of pairs")
 
 
@@ -224,12 +254,18 @@ def pair_of(reader: Reader, good: list[Json], bad: list[Json], prompt: list[Json
 
 def _refuse_without_prompt(reader: Reader, good: list[Json], bad: list[Json]) -> None:
     if len(good) == 1 == len(bad):
-        why = "there is no prompt, and the two sides do not start with one"
+        why = f"{_no_prompt(reader)}, and the two sides do not start with one"
         reader.refuse("prompt", why, "missing_prompt")
         return
     at = next((i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b), 0)
     why = f"chosen and rejected differ from message {at} on, before the answer"
     reader.refuse("rejected", why, "preference_prompt_differs")
+
+
+def _no_prompt(reader: Reader) -> str:
+    given = {key: value for key, value in reader.row.items() if key not in reader.used}
+    why = _missing(given, "prompt")
+    return why if " but " in why else "there is no prompt"
 
 
 def pair_prompt(reader: Reader) -> list[Json]:
@@ -262,10 +298,12 @@ def _listed(key: str) -> Callable[[Reader], list[Json]]:
 _PROMPTS: dict[str, Callable[[Reader], list[Json]]] = {
     "prompt": lambda reader: reader.spoken("prompt", "user"),
     "conversations": _listed("conversations"),
+    "conversation": _listed("conversation"),
     "messages": _listed("messages"),
     "instruction": _instruction,
     "input": _instruction,
     "question": lambda reader: reader.spoken("question", "user"),
+    "query": lambda reader: reader.spoken("query", "user"),
 }
 
 

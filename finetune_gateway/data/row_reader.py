@@ -20,7 +20,7 @@ from finetune_gateway.data.sharegpt import (
 Json = dict[str, Any]
 
 _CALL_KEYS = frozenset({"tool_calls", "function_call"})
-SYSTEM_KEYS = ("system", "system_prompt")
+SYSTEM_KEYS = ("system", "system_prompt", "system_message", "systemPrompt")
 
 
 class Reader:
@@ -83,7 +83,7 @@ class Reader:
 
     def turns(self, turns: Any, path: str) -> list[Json]:
         """Return the messages of ShareGPT turns."""
-        messages = TurnReader(self.errors).messages(turns, path)
+        messages = TurnReader(self.errors, self.unsent).messages(turns, path)
         places = [
             f"{path}[{index}]"
             for index, turn in enumerate(turns if isinstance(turns, list) else [])
@@ -109,7 +109,8 @@ class Reader:
             by_turns = bool(value) and isinstance(value[0], dict) and "from" in value[0]
             return self.turns(value, key) if by_turns else self.messages(value, key)
         if isinstance(value, dict) and "from" in value:
-            return [self.noted(TurnReader(self.errors).message(value, key), key, "turn")]
+            turn = TurnReader(self.errors, self.unsent).message(value, key)
+            return [self.noted(turn, key, "turn")]
         if isinstance(value, dict) and isinstance(value.get("messages"), list):
             self.unsent |= {f"{key}.{other}": None for other in value if other != "messages"}
             return self.messages(value["messages"], f"{key}.messages")
@@ -119,38 +120,47 @@ class Reader:
             self.refuse_type(key, value, "a string or a list of messages")
         return [self.said(role, value, key)]
 
-    def with_system(self, messages: list[Json]) -> list[Json]:
-        """Return a conversation that begins with the row's system prompt, if it has one."""
-        self.used |= {*SYSTEM_KEYS}
-        key, *more = [key for key in SYSTEM_KEYS if not self.is_empty(key)] or [""]
+    def with_system(
+        self, messages: list[Json], holder: Json | None = None, prefix: str = ""
+    ) -> list[Json]:
+        """Return a conversation that begins with the system prompt of the row, or of the part of it
+        at ``prefix``, if it has one."""
+        holder = self.row if holder is None else holder
+        if holder is self.row:
+            self.used |= {*SYSTEM_KEYS}
+        key, *more = [key for key in SYSTEM_KEYS if not is_blank(holder.get(key))] or [""]
         if not key:
             return messages
-        text = self.row[key]
-        if any(self.row[other] != text for other in more):
-            self.refuse(more[0], f"{key!r} holds another system prompt")
+        text = holder[key]
+        if any(holder[other] != text for other in more):
+            self.refuse(prefix + more[0], f"{key!r} holds another system prompt")
         if not isinstance(text, str):
-            self.refuse_type(key, text, "a string")
+            self.refuse_type(prefix + key, text, "a string")
             return messages
         first = messages[0] if messages else {}
         if first.get("role") not in ("system", "developer"):
-            return [self.said("system", text, key), *messages]
+            return [self.said("system", text, prefix + key), *messages]
         if first.get("content") != text:
-            self.refuse(key, "the conversation has another system prompt of its own")
+            self.refuse(prefix + key, "the conversation has another system prompt of its own")
         return messages
 
     def is_empty(self, key: str) -> bool:
         """Return True if the row has no such key, or null or a blank text there."""
-        value = self.row.get(key)
-        return value is None or (isinstance(value, str) and not value.strip())
+        return is_blank(self.row.get(key))
 
     def tools(self) -> Json:
         """Return the row's ``tools``, if it has any."""
         self.used.add("tools")
         given: Any = self.row.get("tools")
-        tools = TurnReader(self.errors).tools(given) if given else []
+        tools = [] if given is None else TurnReader(self.errors).tools(given)
         if isinstance(given, str):
             self.lists["tools"] = "tools"
         elif tools:
             bare = (f"tools[{at}]" for at, tool in enumerate(given) if "function" not in tool)
             self.lists |= {f"{path}.function": path for path in bare}
         return {"tools": tools} if tools else {}
+
+
+def is_blank(value: Any) -> bool:
+    """Return True for null, and for a text of white space."""
+    return value is None or (isinstance(value, str) and not value.strip())

@@ -116,25 +116,28 @@ def one_instance(reader: Reader) -> Json:
 
 # -- conversations -----------------------------------------------------------------------------
 
-_ROUNDS = (("human", "assistant"), ("input", "output"))
+_ROUNDS = (
+    ("human", "assistant"), ("input", "output"), ("question", "answer"), ("user", "assistant"),
+)  # fmt: skip
 
 
 def is_rounds(row: Json) -> bool:
     """Return True for a conversation of rounds, each with a question and an answer."""
-    first = _first(row["conversation"])
+    first = _first(row["conversation"] if "conversation" in row else row["conversations"])
     return any(asked in first and answered in first for asked, answered in _ROUNDS)
 
 
 def rounds(reader: Reader) -> Json:
-    """Read Firefly's rounds (human, assistant) and XTuner's (input, output, and system).
+    """Read Firefly's rounds (human, assistant), XTuner's (input, output, and system) and others.
 
     https://xtuner.readthedocs.io/en/latest/training/multi_turn_conversation.html
     """
-    reader.used.add("conversation")
-    reader.lists["messages"] = "conversation"
+    key = "conversation" if "conversation" in reader.row else "conversations"
+    reader.used.add(key)
+    reader.lists["messages"] = key
     messages: list[Json] = []
-    for index, one in enumerate(reader.row["conversation"]):
-        path = f"conversation[{index}]"
+    for index, one in enumerate(reader.row[key]):
+        path = f"{key}[{index}]"
         if not isinstance(one, dict):
             reader.refuse_type(path, one, "an object with a question and an answer")
             continue
@@ -239,51 +242,6 @@ def _moss_turn(reader: Reader, turn: Json, path: str) -> list[Json]:
 
 
 # -- pairs -------------------------------------------------------------------------------------
-
-_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
-
-
-def is_hh(row: Json) -> bool:
-    """Return True for a pair whose sides are whole dialogues in one text."""
-    good = row["chosen"]
-    return (
-        isinstance(good, str) and good.lstrip("\n").startswith("Human:") and not row.get("prompt")
-    )
-
-
-def hh(reader: Reader) -> Json:
-    """Read Anthropic's hh-rlhf: their common beginning is the prompt.
-
-    https://huggingface.co/datasets/Anthropic/hh-rlhf
-    """
-    good, bad = (_dialogue(reader, key) for key in ("chosen", "rejected"))
-    same = zip(good[:-1], bad[:-1], strict=False)
-    common = next((at for at, (one, other) in enumerate(same) if one != other), None)
-    shared = min(len(good), len(bad)) - 1 if common is None else common
-    prompt = good[: max(shared, 0)]
-    reader.lists["input.messages"] = "chosen"
-    reader.used.add("prompt")  # blank
-    return pair_of(reader, good[len(prompt) :], bad[len(prompt) :], prompt)
-
-
-def _dialogue(reader: Reader, key: str) -> list[Json]:
-    reader.used.add(key)
-    value = reader.row.get(key)
-    if not isinstance(value, str):
-        missing = {"chosen": "missing_preferred", "rejected": "missing_non_preferred"}[key]
-        if value is None:
-            reader.refuse(key, f"{key!r} is missing", missing)
-        else:
-            reader.refuse_type(key, value, "a dialogue like that of the other side")
-        return []
-    before, *parts = _SPEAKER.split(value.lstrip("\n"))
-    if before.strip():
-        reader.refuse(key, "a dialogue that does not begin with Human:")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [
-        reader.said(roles[speaker], text.strip(), key)
-        for speaker, text in zip(parts[::2], parts[1::2], strict=True)
-    ]
 
 
 def is_pair_input(row: Json) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_gateway.data.cells import listed
 from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.text.quoting import json_type, quoted
 
@@ -29,15 +31,34 @@ ROLES = {
     "bard": "assistant",
     "bing": "assistant",
     "model": "assistant",
+    "ai": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "system": "system",
     "tool": "tool",
     "observation": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
+    "function": "tool",
 }
+CALLERS = ("function_call", "tool_call")  # speakers whose value is a call
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 _TURN = frozenset({"from", "value", "weight"})
+_TRAINED = ("loss", "train")  # true or false, as ms-swift, XTuner and Axolotl mark what is trained
+REASONING = ("reasoning_content", "thinking", "reasoning")
+# Texts beside a turn that are no part of what is said.
+_ABOUT = frozenset({
+    "id", "turn_id", "message_id", "parent_id", "user_id", "hash", "ts", "time", "timestamp",
+    "date", "created_at", "create_time", "model", "source", "lang", "language", "emotion",
+    "intent", "topic",
+})  # fmt: skip
 _CALL = frozenset({"name", "arguments", "id"})
+_WRAPPED = frozenset({"id", "type", "function", "index"})
+_BESIDE = "If it is part of what is said, write it into the value; if not, leave it out."
+_AS_CALL = (
+    'Write that turn as {"from": "function_call", "value": {"name": "...", "arguments": {}}}.'
+)
+_SPEAK = "Write human, gpt or system; function_call and observation for a call and its result."
 
 
 class ConversionError(ValueError):
@@ -63,11 +84,13 @@ def wrong_type(path: str, value: object, expected: str) -> ConversionError:
 @dataclass(slots=True)
 class TurnReader:
     """Reads the turns of one row. What a chat cannot represent is added to ``errors`` and read as
-    far as possible."""
+    far as possible; keys that say nothing of the conversation, to ``unsent``."""
 
     errors: list[ConversionError]
+    unsent: dict[str, None] = field(default_factory=dict)
     count: int = 0  # calls so far
     waiting: list[str] = field(default_factory=list)  # ids of calls without a result
+    called_in_text: bool = False  # by the turn before
 
     def messages(self, turns: Any, path: str) -> list[Json]:
         """Return one message for each turn."""
@@ -90,42 +113,62 @@ class TurnReader:
         if role is None:
             self.errors.append(_no_speaker(speaker, f"{path}.from"))
         if value is None:
-            reason = "a turn without 'value'"
-            self.errors.append(ConversionError(f"{path}.value", reason, "missing_content"))
-        elif not isinstance(value, str):
+            self.errors.append(_no_value(turn, path))
+        elif not isinstance(value, str) and not _is_structured(speaker, role, value):
             self.errors.append(wrong_type(f"{path}.value", value, "a string"))
+        message = self._content(speaker, role or "user", value, path)
+        if turn.get("weight") is not None:
+            message["weight"] = turn["weight"]
         if not _TURN.issuperset(turn):
             for key in turn.keys() - _TURN:
-                reason = "a chat message has no such key"
-                self.errors.append(ConversionError(f"{path}.{key}", reason))
-        message = self._content(speaker, role or "user", value, path)
-        if "weight" in turn:
-            message["weight"] = turn["weight"]
+                self._beside(message, key, turn[key], f"{path}.{key}")
         return message
 
+    def _beside(self, message: Json, key: str, value: Any, path: str) -> None:
+        """Read a key beside who speaks and what is said."""
+        is_answer = message["role"] == "assistant"
+        if value in (None, "", [], {}) and value is not False or value == message.get("content"):
+            return
+        if key in _TRAINED and isinstance(value, bool):
+            if is_answer:
+                message.setdefault("weight", int(value))
+        elif key in REASONING and is_answer and isinstance(value, str):
+            message[key] = value
+        elif isinstance(value, bool | int | float) or (key in _ABOUT and isinstance(value, str)):
+            self.unsent[re.sub(r"\[\d+\]", "[]", path)] = None
+        elif not (key in ("content", "text") and message.get("content") is None):
+            self.errors.append(ConversionError(path, "a chat message has no such key", fix=_BESIDE))
+
     def _content(self, speaker: Any, role: str, value: Any, path: str) -> Json:
-        if speaker == "function_call" and isinstance(value, str):
+        if speaker in CALLERS and isinstance(value, str | dict | list):
             return self._calls(value, f"{path}.value")
+        if role == "tool" and isinstance(value, dict | list):
+            value = as_string(value)
         message: Json = {"role": role}
         if role == "tool" and self.waiting:
             message["tool_call_id"] = self.waiting.pop(0)
         elif role == "tool":
-            self.errors.append(ConversionError(path, "a result without a call before it"))
+            reason = "a result without a call before it"
+            if self.called_in_text:
+                reason += "; the turn before writes its call as a text"
+            fix = _AS_CALL if self.called_in_text else "Add the call before it, or take it out."
+            self.errors.append(ConversionError(path, reason, fix=fix))
+        self.called_in_text = isinstance(value, str) and "<tool_call>" in value
         return {**message, "content": value}
 
-    def _calls(self, value: str, path: str) -> Json:
+    def _calls(self, value: str | Json | list[Any], path: str) -> Json:
         try:
-            read = loads_strict(value)
+            read = loads_strict(value) if isinstance(value, str) else value
         except (ValueError, RecursionError):
             read = None
-        listed = read if isinstance(read, list) else [read]
-        if not listed or not all(_is_call(call) for call in listed):
+        calls = [*map(_bare_call, read if isinstance(read, list) else [read])]
+        if not calls or not all(_is_call(call) for call in calls):
             fix = 'Write the call as JSON: {"name": "...", "arguments": {...}}.'
             reason = "this is not JSON with name and arguments"
             self.errors.append(ConversionError(path, reason, fix=fix))
             self.waiting.append("")  # its result is no orphan
-            return {"role": "assistant", "content": value}
-        return {"role": "assistant", "tool_calls": [self._call(call) for call in listed]}
+            return {"role": "assistant", "content": as_string(value)}
+        return {"role": "assistant", "tool_calls": [self._call(call) for call in calls]}
 
     def _call(self, call: Json) -> Json:
         self.count += 1
@@ -135,32 +178,70 @@ class TurnReader:
         return {"id": name, "type": "function", "function": function}
 
     def tools(self, value: Any, path: str = "tools") -> list[Json]:
-        """Return the tools of a row from a list or a JSON string; bare functions are wrapped."""
-        try:
-            text = value.strip() if isinstance(value, str) else ""
-            read = (loads_strict(text) or []) if text else [] if isinstance(value, str) else value
-        except (ValueError, RecursionError):
-            read = None
-        if not isinstance(read, list) or not all(isinstance(tool, dict) for tool in read):
-            self.errors.append(
-                ConversionError(path, "this is not a list of functions", "type_error")
-            )
+        """Return the tools of a row from a list, or from one in a text; bare functions are
+        wrapped."""
+        read = _listed_tools(value)
+        if read is None:
+            reason = "this is not a list of functions"
+            fix = 'Write a list: [{"type": "function", "function": {"name": "...", ...}}].'
+            self.errors.append(ConversionError(path, reason, "type_error", fix))
             return []
-        return [tool if "function" in tool else _wrapped(tool) for tool in read]
+        return [tool if "function" in tool else wrapped(tool) for tool in read]
 
 
-def _wrapped(function: Json) -> Json:
-    """Return the tool of a bare function; its type may stand beside its name."""
+def _listed_tools(value: Any) -> list[Json] | None:
+    """Return the tools of a list, or of a text in JSON or as Python prints it, or of a list of such
+    texts; None for anything else."""
+    if isinstance(value, str):
+        if value.strip() in ("", "null", "None"):
+            return []
+        value = listed(value)[0]
+    if not isinstance(value, list):
+        return None
+    tools = [listed(tool)[0] if isinstance(tool, str) else tool for tool in value]
+    return tools if all(isinstance(tool, dict) for tool in tools) else None
+
+
+def wrapped(function: Json) -> Json:
+    """Return the tool of a bare function; its type may stand beside its name, and its parameters
+    be called as Anthropic does."""
     bare = {key: value for key, value in function.items() if (key, value) != ("type", "function")}
+    if "input_schema" in bare and "parameters" not in bare:
+        bare = {"parameters" if key == "input_schema" else key: bare[key] for key in bare}
     return {"type": "function", "function": bare}
+
+
+def _no_value(turn: Json, path: str) -> ConversionError:
+    other = next((key for key in ("content", "text") if isinstance(turn.get(key), str)), "")
+    if not other:
+        return ConversionError(f"{path}.value", "a turn without 'value'", "missing_content")
+    reason = f"a turn without 'value' (there is {quoted(other)})"
+    fix = f"Rename {quoted(other)} to 'value'; --fix does: ftg validate old.jsonl --fix new.jsonl"
+    return ConversionError(f"{path}.value", reason, "missing_content", fix)
+
+
+def _is_structured(speaker: Any, role: str | None, value: Any) -> bool:
+    """Return True for a call or a result that is JSON, not JSON in a text."""
+    return isinstance(value, dict | list) and (speaker in CALLERS or role == "tool")
 
 
 def _no_speaker(speaker: Any, path: str) -> ConversionError:
     if not isinstance(speaker, str):
         return ConversionError(path, "a turn without 'from'", "missing_role")
     close = difflib.get_close_matches(speaker.strip().lower()[:40], ROLES, 1)
-    fix = f'Did you mean "{close[0]}"?' if close else "Write human, gpt or system."
+    fix = f'Did you mean "{close[0]}"?' if close else _SPEAK
     return ConversionError(path, f"there is no speaker {quoted(speaker)}", "unknown_role", fix)
+
+
+def _bare_call(call: Any) -> Any:
+    """Return a call as name, arguments and id: OpenAI wraps them, Llama calls them parameters."""
+    if not isinstance(call, dict):
+        return call
+    if isinstance(call.get("function"), dict) and call.keys() <= _WRAPPED:
+        call = ({"id": call["id"]} if "id" in call else {}) | call["function"]
+    if "parameters" in call and "arguments" not in call:
+        call = {"arguments" if key == "parameters" else key: call[key] for key in call}
+    return {key: value for key, value in call.items() if (key, value) != ("type", "function")}
 
 
 def _is_call(call: Any) -> bool:

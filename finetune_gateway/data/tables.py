@@ -28,6 +28,7 @@ _LOOKED_AT = 6  # records, of which one may be the header
 # Beside what is no value anywhere: these are words of programs and answers too.
 _NO_VALUE = ("NaN", "None", "null")
 _SHOWN = 8  # names of columns in a message
+_INDEX = frozenset({"", "Unnamed: 0", "Unnamed: 0.1"})  # what pandas numbers rows with
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,9 @@ def header_of(first: Record, reading: Reading) -> list[str] | None:
         written = ", ".join(quoted(cell) for cell, _ in changed[:_SHOWN])
         read = ", ".join(quoted(key) for _, key in changed[:_SHOWN])
         reading.note("header_names", first.line, detail=f"columns {written} are read as {read}")
+    if index := [name for name in names[:1] if name in _INDEX]:
+        detail = f"the column {quoted(index[0])} numbers the rows, and is not read"
+        reading.note("header_names", first.line, path="index", detail=detail)
     if KNOWN.isdisjoint(names):
         shown = ", ".join(quoted(key) for key in names[:_SHOWN] if key)
         reading.note(
@@ -198,7 +202,7 @@ def _row(record: Record, names: list[str], reading: Reading, name: str) -> Json 
         return None
     row: Json = {}
     for key, text in zip(names, record.cells, strict=False):
-        if not text:
+        if not text or (key in _INDEX and text.isdecimal()):
             continue
         if key in row:
             raise DataError(

@@ -291,12 +291,13 @@ class _Fixer:
         if exc.unfinished == "value":
             joined = self._join_lines(raw, source)
         else:
-            joined = [raw] if exc.defect.code == "json_extra_data" else []
+            is_listed = raw.rstrip().endswith(b",")  # taken out of an array
+            joined = [raw] if is_listed or exc.defect.code == "json_extra_data" else []
         values = _split_values(b" ".join(joined))
         if not values:
             self._keep(raw, line)
             return
-        code = "pretty_printed" if len(joined) > 1 else "json_extra_data"
+        code = "pretty_printed" if len(joined) > 1 else exc.defect.code
         lines, count = len(joined), len(values)
         self.note(line, Change(code, "", f"{count} in {lines} lines", f"{count} lines"))
         for _ in joined[1:]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data import call_ids, formats, sharegpt
-from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.canonical import canonical, read_as
 from finetune_gateway.data.cells import MESSAGES, listed
+from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.row_reader import SYSTEM_KEYS
 from finetune_gateway.data.sharegpt import ConversionError
@@ -29,6 +30,9 @@ _ROLE_NAMES = {
     "model": "assistant",
     "chatbot": "assistant",
 }
+_TEXTS = ("content", "value", "text")  # names of what is said
+_LABELS: dict[str | int, bool] = {0: False, 1: True, "false": False, "true": True,
+                                  "0": False, "1": True}  # fmt: skip
 _LISTS = ("messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected",
           "preferred_output", "non_preferred_output")  # fmt: skip
 _NULLABLE = frozenset({"name", "weight", "refusal", "audio", "tool_calls", "function_call",
@@ -73,6 +77,8 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     fixed, changes = copy.deepcopy(row), list[Change]()
     changes += _remove_nulls(fixed, _ROW_NULLABLE, "")
     changes += _read_lists(fixed)
+    changes += _fix_tools(fixed)
+    changes += _fix_label(fixed)
     for messages, path in _conversations(fixed):
         for index, message in enumerate(messages):
             if isinstance(message, dict):
@@ -105,6 +111,7 @@ def _conversations(row: Json) -> Iterator[tuple[list[Any], str]]:
 
 def _fix_message(message: Json, path: str) -> Iterator[Change]:
     yield from _remove_nulls(message, _NULLABLE, f"{path}.")
+    yield from _rename_text(message, path)
     role = message.get("role")
     if isinstance(role, str) and role not in _ROLES:
         word = role.strip().lower()
@@ -120,6 +127,47 @@ def _fix_message(message: Json, path: str) -> Iterator[Change]:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
             yield from _fix_arguments(function, f"{path}.tool_calls[{index}].function")
+
+
+def _rename_text(message: Json, path: str) -> Iterator[Change]:
+    """Give the text of a message, or of a turn, its name."""
+    name = "value" if "from" in message else "content"
+    others = [key for key in _TEXTS if isinstance(message.get(key), str)]
+    speaks = "from" in message or "role" in message
+    if speaks and len(others) == 1 and name not in message and "tool_calls" not in message:
+        message[name] = message.pop(others[0])
+        yield Change("missing_content", f"{path}.{name}", others[0], name)
+
+
+def _fix_tools(row: Json) -> Iterator[Change]:
+    """Wrap bare functions in a list of tools, and write the type of a tool."""
+    pair_input = row.get("input")
+    for holder, prefix in ((row, ""), (pair_input, "input.")):
+        tools: Any = holder.get("tools") if isinstance(holder, dict) else None
+        for at, tool in enumerate(tools if isinstance(tools, list) else []):
+            if isinstance(tool, dict) and (made := _whole_tool(tool)) != tool:
+                code = "tool_type" if "function" in tool else "type_error"
+                yield Change(code, f"{prefix}tools[{at}]", dict(tool), made)
+                tools[at] = made
+
+
+def _whole_tool(tool: Json) -> Json:
+    if isinstance(tool.get("function"), dict):
+        return tool if "type" in tool else {"type": "function", **tool}
+    is_bare = isinstance(tool.get("name"), str) and "function" not in tool
+    is_function = is_bare and tool.get("type", "function") == "function"
+    return sharegpt.wrapped(tool) if is_function else tool
+
+
+def _fix_label(row: Json) -> Iterator[Change]:
+    """Write a label as true or false, where it is a number or a text that says so."""
+    before = row.get("label")
+    if isinstance(before, bool) or not isinstance(before, str | int):
+        return
+    after = _LABELS.get(before.strip().lower() if isinstance(before, str) else before)
+    if after is not None and format_of(row) is formats.UNPAIRED:
+        row["label"] = after
+        yield Change("label", "label", before, after)
 
 
 def _fix_result(message: Json, path: str) -> Iterator[Change]:
@@ -217,15 +265,30 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
         return row, []
     after = formats.format_of(converted)
     known = _PAIR_KEYS if before.kind == "preference" else _CHAT_KEYS
-    if before is formats.UNPAIRED:
+    if before.kind == "unpaired_preference":
         known |= {"label"}
-    seen.partly |= not needed and not converted.keys() <= known
+    dropped = [key for key in read_as(row, before).others if key not in row]  # keys of turns
+    seen.partly |= not needed and (bool(dropped) or not converted.keys() <= known)
     if rewritten:
-        beside = any(key in row for key in SYSTEM_KEYS)
-        return converted, [Change("system_beside" if beside else "tools_json", "", row, converted)]
+        return converted, [Change(_why_rewritten(row), "", row, converted)]
     unchanged = before is after and before is not formats.UNPAIRED
     code = "preference_key" if unchanged else before.note
     return converted, [Change(code, "", before.name, after.name if after else "")]
+
+
+def _why_rewritten(row: Json) -> str:
+    """Return the rule that a row of OpenAI's own formats breaks, so that it is not sent as it
+    is."""
+    given = row.get("input")
+    holders = [row, given] if isinstance(given, dict) else [row]
+    if any(key in holder for holder in holders for key in SYSTEM_KEYS):
+        return "system_beside"
+    is_text = any(isinstance(holder.get("tools"), str) for holder in holders)
+    return "tools_json" if is_text or "tools" not in row else "tools_beside"
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and not is_turn(value) and format_of(value) is not None
 
 
 def unwrapped(row: Json) -> list[Json]:
@@ -237,6 +300,6 @@ def unwrapped(row: Json) -> list[Json]:
         rows = value if isinstance(value, list) else [value]
         beside = {name: one for name, one in row.items() if name != key}
         lost = any(beside.keys() & one.keys() for one in rows if isinstance(one, dict))
-        if rows and all(isinstance(one, dict) and format_of(one) for one in rows):
+        if rows and all(map(_is_row, rows)):
             return [] if lost else [{**one, **beside} for one in rows]
     return []

@@ -66,6 +66,8 @@ FULL: dict[str, Json] = {
     "kto": {"prompt": [SAID, USER], "completion": [REJECTED], "label": False},
     "kto of texts": {"prompt": ASK, "completion": BAD, "label": True},
     "kto chat": {"messages": [*LONG, CHOSEN], "tools": [TOOL], "label": True},
+    "kto tag": {"conversations": TURNS, "tools": json.dumps([TOOL["function"]]), "kto_tag": False},
+    "kto alpaca": {"instruction": "Sum up.", "input": ASK, "output": GOOD, "label": True},
     "alpaca": {"instruction": "Sum up.", "input": ASK, "output": GOOD, "system": SYSTEM,
                "history": [["Hi", "Hello"]]},
     "sharegpt": {"conversations": TURNS, "tools": json.dumps([TOOL["function"]])},
@@ -98,12 +100,15 @@ BESIDE: tuple[tuple[str, Any], ...] = (
     ("history", "Hi"), ("text", "Once."), ("messages", [USER, CHOSEN]), ("refusal", None),
     ("reasoning_content", "Hm."), ("tool_calls", [CALL]), ("tool_calls", []), ("input", "Hi"),
     ("prompt", "Hi"), ("completion", "Hello"), ("chosen", "Yes"), ("rejected", "No"),
-    ("output", "Hello"), ("score", 0.5),
+    ("output", "Hello"), ("score", 0.5), ("loss", False), ("train", True), ("kto_tag", True),
+    ("rejected_response", BAD), ("rejected_messages", [USER, REJECTED]), ("query", "Hi"),
+    ("system_message", SYSTEM), ("answers", "[]"), ("timestamp", "now"),
 )  # fmt: skip
 MORE: tuple[Any, ...] = (
     USER, CHOSEN, SAID, ASIDE, CALLS, RESULT, LOOK, TURNS[1], TURNS[2], TURNS[3], TURNS[6], IMAGE,
     {"type": "text", "text": ""}, {"role": "assistant", "content": ""}, TOOL, TOOL["function"],
     {"role": "tool", "content": "1"}, {"role": "assistant", "content": []}, "x", None, 1, {},
+    {"from": "tool_call", "value": {"name": "find", "parameters": {}}}, {"from": "ai", "text": "x"},
 )  # fmt: skip
 
 

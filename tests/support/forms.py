@@ -33,6 +33,8 @@ PAIRS: dict[str, Json] = {
     "prompt inside of both lists": FULL,
     "prompt + full lists": {"prompt": ASK, **FULL},
     "prompt list + full lists": {"prompt": [USER], **FULL},
+    "conversation + strings": {"conversation": [FROM_USER], **SIDES},
+    "query + strings": {"query": ASK, **SIDES},
     "ultrafeedback_binarized": {"prompt": ASK, **FULL, "messages": FULL["chosen"]},
 }
 WITH_SYSTEM = [name for name in PAIRS if name != "openai"]

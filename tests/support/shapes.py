@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from support.forms import ASK, BAD, CHOSEN, GOOD, PAIR, REJECTED, SYSTEM, TOOL, USER
@@ -73,6 +74,8 @@ SHAPES: dict[str, tuple[str, Json, Json]] = {
     "xtuner": (
         "rounds", {"conversation": [{"system": SYSTEM, "input": "Hi", "output": "Hello"}]}, LED
     ),
+    "belle": ("rounds", {"conversations": [{"human": "Hi", "assistant": "Hello"}]}, CHAT),
+    "coig": ("rounds", {"conversations": [{"question": "Hi", "answer": "Hello"}]}, CHAT),
     "moss": ("moss", moss(), LED),
     "cohere": (
         "cohere",
@@ -86,6 +89,90 @@ SHAPES: dict[str, tuple[str, Json, Json]] = {
     "turns under conversation": ("sharegpt", {"conversation": TURNS}, CHAT),
     "messages under conversations": ("sharegpt", {"conversations": CHAT["messages"]}, CHAT),
     "messages under conversation": ("sharegpt", {"conversation": CHAT["messages"]}, CHAT),
+    "a system text by another name": (
+        "prompt-completion", {"system_message": SYSTEM, "prompt": "Hi", "completion": "Hello"}, LED
+    ),
+    "a system text beside a pair": (
+        "openai-preference",
+        {"system": SYSTEM, **PAIR},
+        {**PAIR, "input": {"messages": [SAID, USER]}},
+    ),
+    "a system text in the input": (
+        "openai-preference",
+        {**PAIR, "input": {"system": SYSTEM, "messages": [USER]}},
+        {**PAIR, "input": {"messages": [SAID, USER]}},
+    ),
+    "tools beside a pair": (
+        "openai-preference",
+        {**PAIR, "tools": [TOOL]},
+        {**PAIR, "input": {"messages": [USER], "tools": [TOOL]}},
+    ),
+    "a worse answer beside messages": (
+        "rejected-response", {"messages": [USER, CHOSEN], "rejected_response": BAD}, PAIR
+    ),
+    "worse messages beside messages": (
+        "rejected-response",
+        {"messages": [USER, CHOSEN], "rejected_messages": [USER, REJECTED]},
+        PAIR,
+    ),
+    "a worse answer beside a query": (
+        "rejected-response", {"query": ASK, "response": GOOD, "rejected_response": BAD}, PAIR
+    ),
+    "two responses": (
+        "rejected-response",
+        {"prompt": ASK, "chosen_response": GOOD, "rejected_response": BAD},
+        PAIR,
+    ),
+    "hh-rlhf with its prompt": (
+        "hh-rlhf",
+        {"prompt": f"\n\nHuman: {ASK}\n\nAssistant:", "chosen": f" {GOOD}", "rejected": f" {BAD}"},
+        PAIR,
+    ),
+    "hh-rlhf with its prompt twice": (
+        "hh-rlhf",
+        {"prompt": f"\n\nHuman: {ASK}\n\nAssistant:", "chosen": hh(GOOD), "rejected": hh(BAD)},
+        PAIR,
+    ),
+    "xlam": (
+        "function-calls",
+        {
+            "query": "Hi",
+            "tools": json.dumps([{"name": "find", "description": "Find.", "parameters": {
+                "q": {"type": "str", "description": "What"}, "n": {"type": "int, optional"}}}]),
+            "answers": json.dumps([{"name": "find", "arguments": {"q": "Hi"}}]),
+        },
+        {
+            "messages": [ASKED, {"role": "assistant", "tool_calls": [{
+                "id": "call_1", "type": "function",
+                "function": {"name": "find", "arguments": '{"q": "Hi"}'}}]}],
+            "tools": [{"type": "function", "function": {
+                "name": "find", "description": "Find.", "parameters": {
+                    "type": "object", "required": ["q"],
+                    "properties": {"q": {"type": "string", "description": "What"},
+                                   "n": {"type": "integer"}}}}}],
+        },
+    ),
+    "roles for calls": (
+        "tool-turns",
+        {
+            "messages": [
+                ASKED, {"role": "tool_call", "content": '{"name": "find", "arguments": {}}'},
+                {"role": "tool_response", "content": "1"}, ANSWER,
+            ],
+            "tools": json.dumps([TOOL]),
+        },
+        {
+            "messages": [
+                ASKED,
+                {"role": "assistant", "tool_calls": [{
+                    "id": "call_1", "type": "function",
+                    "function": {"name": "find", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "1"},
+                ANSWER,
+            ],
+            "tools": [TOOL],
+        },
+    ),
     "hh-rlhf": ("hh-rlhf", {"chosen": hh(GOOD), "rejected": hh(BAD)}, PAIR),
     "intel orca": (
         "trl-preference",

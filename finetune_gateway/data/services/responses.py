@@ -40,8 +40,11 @@ def read(reader: Reader) -> Json:
     reader.used |= {"input", "output", "instructions", "tools", "object", "messages"}
     drop(reader, {"object": reader.row.get("object")}, (), "")
     if "messages" in reader.row:
-        return conversation(reader, {**reader.row, "input": reader.row["messages"]}, "", "messages")
-    return conversation(reader, reader.row, "")
+        row, key = {**reader.row, "input": reader.row["messages"]}, "messages"
+        made = conversation(reader, row, "", key)
+    else:
+        made = conversation(reader, reader.row, "")
+    return {**made, "messages": reader.with_system(made["messages"])}
 
 
 def conversation(reader: Reader, row: Json, prefix: str, key: str = "input") -> Json:

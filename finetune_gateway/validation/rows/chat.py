@@ -33,6 +33,7 @@ SYSTEM = ("system", "developer")
 _RESULT_AS_TEXT = (
     "Write it as JSON in a string (json.dumps); --fix does: ftg validate old.jsonl --fix new.jsonl"
 )
+_RENAME = "Rename {!r} to 'content'; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _AS_LIST = "Write it as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
 MAX_IMAGES = {"image_count": 10, "image_count_azure": 64}  # per row; sources in rules.toml
 
@@ -257,7 +258,11 @@ def _is_visible(part: Any) -> bool:
 
 def _no_content(message: Json, path: str) -> Defect:
     if "content" not in message:
-        return Defect("missing_content", path)
+        other = next((key for key in ("value", "text") if isinstance(message.get(key), str)), "")
+        if not other:
+            return Defect("missing_content", path)
+        detail = f"a message without 'content' (there is {other!r})"
+        return Defect("missing_content", path, detail, _RENAME.format(other))
     if message.get("role") == "assistant":
         return Defect("empty_assistant", path, "content is null and there are no tool calls")
     return Defect("missing_content", path, "content is null")

@@ -10,6 +10,7 @@ from typing import Any
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import listed
+from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import Format
 from finetune_gateway.data.row_reader import SYSTEM_KEYS
 from finetune_gateway.data.shapes import REFERENCES, unread
@@ -29,6 +30,14 @@ from finetune_gateway.validation.rows.pairs import pair_defects
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
+_WRAP = 'Wrap it: {"messages": [...]}; --fix does: ftg validate old.jsonl --fix new.jsonl'
+_NAMED = (
+    'Write each with its names: {"prompt": ..., "completion": ...}; in pandas: '
+    "to_json(orient='records', lines=True)."
+)
+_SPEAKERS = (
+    'Write {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}.'
+)
 # What a part that could not be read leaves behind.
 _FOLLOWING = frozenset(
     {
@@ -86,10 +95,14 @@ def _says_how_it_ended(row: Json) -> bool:
 
 def _rewritten(row: Json) -> Defects:
     """Yield why a row of OpenAI's own formats is not sent as it is."""
+    pair_input = row.get("input")
     for key in SYSTEM_KEYS:
         if key in row:
             yield Defect("system_beside", key, f"a system text in {key!r}")
-    pair_input = row.get("input")
+        if isinstance(pair_input, dict) and key in pair_input:
+            yield Defect("system_beside", f"input.{key}", f"a system text in {key!r}")
+    if "tools" in row and isinstance(pair_input, dict) and "tools" not in pair_input:
+        yield Defect("tools_beside", "tools")
     for holder, prefix in ((row, ""), (pair_input, "input.")):
         tools = holder.get("tools") if isinstance(holder, dict) else None
         if isinstance(tools, str):
@@ -167,10 +180,13 @@ def not_object(value: Any) -> Defect:
         detail = "the line is an object that was written as a text: it was encoded twice"
         fix = "Write the object itself; --fix does: ftg validate old.jsonl --fix new.jsonl"
         return Defect("row_not_object", detail=detail, fix=fix)
+    if isinstance(value, list) and value and all(isinstance(x, str | None) for x in value):
+        detail = f"the line is a list of {len(value)} texts, without names"
+        return Defect("row_not_object", detail=detail, fix=_NAMED)
     if not isinstance(value, list) or not value or not all(isinstance(x, dict) for x in value):
         return Defect("row_not_object", detail=f"the line is {json_type(value)}, not an object")
     if "role" in value[0] or "from" in value[0]:
-        return Defect("row_not_object", detail="the line is a bare list of messages")
+        return Defect("row_not_object", detail="the line is a bare list of messages", fix=_WRAP)
     return Defect("json_array_not_jsonl", detail=f"the line is an array of {len(value)} objects")
 
 
@@ -180,7 +196,7 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     for key in row:
         if key.strip().lower() == "messages":
             return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")
-    known = unread(row) or _envelope(row)
+    known = unread(row) or _conversation(row) or _envelope(row)
     if known and expected is formats.CHAT:
         return Defect("missing_messages", "messages", f"no 'messages'; {known[0]}", known[1])
     if known:
@@ -196,12 +212,34 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     return Defect("unknown_format", detail=formats.no_format_text(row), fix=fix)
 
 
+def _conversation(row: Json) -> tuple[str, str] | None:
+    """Return what a row is that is a message or holds some under another key, and the way out."""
+    from finetune_gateway.data.columns import as_option  # most rows have a format
+
+    if is_turn(row) and not any(isinstance(value, dict | list) for value in row.values()):
+        what = "this is one message, not a conversation"
+        return what, 'Write the messages of a conversation in one row: {"messages": [...]}.'
+    for key, value in row.items():
+        if not isinstance(value, list) or len(value) < 2:
+            continue
+        if all(isinstance(one, str) for one in value):
+            what = f"{quoted(key)} is a list of texts that does not say who speaks"
+            return what, _SPEAKERS
+        if all(map(is_turn, value)) and {"role", "content"} <= value[0].keys():
+            what = f"{quoted(key)} holds messages"
+            return what, f"Read them as messages: {as_option({key: 'messages'})}"
+        if all(map(is_turn, value)):
+            names = ", ".join(quoted(name) for name in list(value[0])[: formats.MAX_KEYS])
+            return f"{quoted(key)} holds turns with the keys {names}", _SPEAKERS
+    return None
+
+
 def _envelope(row: Json) -> tuple[str, str] | None:
     """Return what is in a row that holds rows, and the way out."""
     for key, value in row.items():
         inner = value if isinstance(value, list) else [value]
         first = inner[0] if inner and isinstance(inner[0], dict) else None
-        row_format = formats.format_of(first) if first else None
+        row_format = formats.format_of(first) if first and not is_turn(first) else None
         if row_format:
             count = f"{len(inner)} rows" if len(inner) > 1 else "a row"
             what = f"{quoted(key)} holds {count} in the format {row_format.name}"
