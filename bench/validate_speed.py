@@ -63,7 +63,7 @@ if sys.argv[5] == "ready":
 report, seconds = check(data)
 own, child = (resource.getrusage(who).ru_maxrss for who in
               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-others = (workers or min(parallel.count_processors(), run.MAX_WORKERS)) - 1
+others = (workers or parallel.count_workers()) - 1
 found = {"ok": report.ok, "rows": report.rows, **report.tokens, "peak": own + others * child}
 found["seconds"] = seconds
 print(json.dumps({**found, "findings": sorted({f.code for f in report.findings})}))

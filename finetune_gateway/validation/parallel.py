@@ -19,6 +19,8 @@ from typing import IO, Any, Protocol, TypeVar
 
 from finetune_gateway.settings import interpreter
 
+MAX_WORKERS = 4  # each takes about 60 MB
+
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -38,6 +40,11 @@ def count_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def count_workers() -> int:
+    """Return the number of processes that read one file."""
+    return min(count_processors(), MAX_WORKERS)
 
 
 def each(

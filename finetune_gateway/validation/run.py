@@ -21,7 +21,7 @@ from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.methods import usual_method
 from finetune_gateway.settings import config
 from finetune_gateway.text.pii import Regions
-from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
+from finetune_gateway.tokens.counter import HostedCounter, RowCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
@@ -30,16 +30,12 @@ from finetune_gateway.validation.fast_path import MAX_ROW
 from finetune_gateway.validation.file_bytes import BOM, Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.rules import RuleSet
-from finetune_gateway.validation.scan import Json, NotSplittable, RowCounter, Scan, Task
-
-__all__ = ["Finding", "Report", "RowCounter", "validate"]
-
+from finetune_gateway.validation.scan import Json, NotSplittable, Scan, Task
 
 MIN_ROWS = 10  # OpenAI's guide on supervised fine-tuning
 _PARALLEL_BYTES = 20_000_000  # for smaller files another process costs more than it saves
 _PARALLEL_BYTES_LOCAL = 1_000_000  # the same with a local template, which takes 30 times as long
 _FIRST_LINES = 10  # of which one tells the format
-MAX_WORKERS = 4  # each takes about 60 MB
 
 
 def validate(
@@ -84,7 +80,8 @@ def validate(
         part=Range(0, sys.maxsize, gaps=dataset.is_spooled),
         regions=config.pii_regions() if regions is None else regions,
     )
-    task = replace(task, first_format=_first_format(task))
+    first_format, first_line = _first_format(task)
+    task = replace(task, first_format=first_format, first_line=first_line)
     _choose_engine(task, counter)
     scan = None
     if on_row is None and (counter is None or isinstance(counter, TokenCounter)):
@@ -181,7 +178,7 @@ def _scan_in_parallel(
     if size < minimum:
         return None
     if workers is None:
-        workers = min(parallel.count_processors(), MAX_WORKERS)
+        workers = parallel.count_workers()
     if workers < 2 or not task.first_format:
         return None
     with task.path.open("rb") as file:
@@ -217,19 +214,22 @@ def _scaled(on_progress: OnProgress | None, size: int, parts: int) -> OnProgress
     return lambda done, _: on_progress(min(done * parts, size), size)
 
 
-def _first_format(task: Task) -> str:
-    """Return the name of the first line's format, which every part has to know; empty if that is no
-    row of a known one, or a very long one, which would take long to read twice."""
+def _first_format(task: Task) -> tuple[str, int]:
+    """Return the name of the first row's format, which every part has to know, and the row's line;
+    no name if it is no row of a known format, or a very long one, which would take long to read
+    twice."""
     with task.path.open("rb") as file:
-        first = next(Lines(file.fileno(), task.part), None)
+        lines = Lines(file.fileno(), task.part)
+        first = next((line for line in lines if line.cut or line.raw.strip()), None)
     if first is None or first.cut or len(first.raw) > MAX_ROW:
-        return ""
+        return "", 0
     try:
-        row = parse(decode(first.raw, first.offset))
+        raw = first.raw.removeprefix(BOM) if first.number == 1 else first.raw
+        row = parse(decode(raw, first.offset))
     except BadLine:
-        return ""
+        return "", 0
     row_format = formats.format_of(row) if isinstance(row, dict) else None
-    return row_format.name if row_format else ""
+    return (row_format.name, first.number) if row_format else ("", 0)
 
 
 def _scan_part(task: Task, on_progress: OnProgress | None = None) -> tuple[Scan, TokenTotals]:

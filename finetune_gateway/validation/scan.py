@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import read_as
@@ -24,7 +24,7 @@ from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import in_words
 from finetune_gateway.text.pii_phones import Regions
-from finetune_gateway.tokens.counter import TokenCounter
+from finetune_gateway.tokens.counter import RowCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
@@ -55,27 +55,6 @@ _SPACE = b" \t\r\n"  # white space of JSON, so no form feed
 _KEPT = 10  # line numbers kept of blank lines and of repeated rows
 
 
-class CountedRow(Protocol):
-    """The tokens of one row."""
-
-    @property
-    def total(self) -> int: ...
-
-
-class TokenSummary(Protocol):
-    """The tokens of all rows."""
-
-    def summary(self) -> Json: ...
-
-
-class RowCounter(Protocol):
-    """Counts rows while they are checked, which saves a second pass (``TokenCounter``)."""
-
-    def add(self, row: Json) -> CountedRow: ...
-
-    def stats(self) -> TokenSummary: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """A file, or a part of it, and what to check it for."""
@@ -88,7 +67,8 @@ class Task:
     counter: TokenCounter | None = None  # an empty one, for a process of its own
     near_duplicates: bool = True
     regions: Regions = ()  # whose national telephone numbers count
-    first_format: str = ""  # of the first line, for the parts that do not have it
+    first_format: str = ""  # of the first row, which is at ``first_line``; "" if that is not known
+    first_line: int = 0
     part: Range = Range(0, sys.maxsize)
     last: bool = True
 
@@ -127,7 +107,7 @@ class Scan:
         self.stopped = self.looking_ahead = False
         self.rows_before = int(task.part.start > 0)  # 1: there are rows before this part
         if self.rows_before:
-            self.format, self.format_line = formats.by_name(task.first_format), 1
+            self._know_format()
 
     # -- the file --------------------------------------------------------------------------
 
@@ -137,10 +117,23 @@ class Scan:
             if self.task.part.start == 0 and not self._check_head(file.read(HEAD)):
                 self.stopped = True
                 return
+            if self._may_be_plain():
+                self._know_format()
             look = Prefilter(self.task.regions).flags_of
             self._check_lines(Lines(file.fileno(), self.task.part, self.on_progress, look))
         if self.task.part.stop == sys.maxsize:
             self.finish()
+
+    def _know_format(self) -> None:
+        """Take the format of the first row as known."""
+        self.format = formats.by_name(self.task.first_format)
+        self.format_line = self.task.first_line
+
+    def _may_be_plain(self) -> bool:
+        """Return True if nothing is said of the format of the first row, so that the fast path may
+        take that too."""
+        chat = formats.CHAT
+        return self.task.first_format == chat.name and self.task.method in chat.methods
 
     def _check_head(self, head: bytes) -> bool:
         if defect := file_defect(head):
@@ -278,6 +271,8 @@ class Scan:
 
     def join(self, later: Scan) -> None:
         """Add the results of the part that follows. Raises NotSplittable."""
+        if not self.rows:
+            raise NotSplittable  # the first row is in a later part
         if self.blank_count and later.rows:
             self._report_blanks("blank_line")
         self.lookaheads += later.lookaheads

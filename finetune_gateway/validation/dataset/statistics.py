@@ -7,11 +7,12 @@ its length.
 
 from __future__ import annotations
 
+import heapq
 import math
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from statistics import median
 from typing import Any
@@ -23,6 +24,7 @@ from finetune_gateway.validation.rows.chat import ROLES
 Json = dict[str, Any]
 CountedDefect = tuple[Defect, int | None, int]  # a defect, its line, the number of rows
 
+SHOWN = 10  # lines named in one finding
 MIN_ROWS = 20  # with fewer rows, shares mean nothing
 BOILERPLATE = 0.05  # share of the rows; and at least 10 rows
 CLASS_WORDS = 4  # an answer of more words is not a class label
@@ -363,3 +365,16 @@ def _is_repetitive(text: str) -> bool:
     if len(zlib.compress(raw[:_BEGINNING], 1)) - 100 > most:
         return False
     return len(zlib.compress(raw, 1)) < most
+
+
+def numbered(code: str, detail: str, lines: Collection[int]) -> Iterator[CountedDefect]:
+    """Yield one defect for each of the first lines, and one that counts the others."""
+    first = heapq.nsmallest(SHOWN, lines)
+    for line in first:
+        yield Defect(code, detail=detail), line, 1
+    if len(lines) > len(first):
+        yield Defect(code, detail=detail), None, len(lines) - len(first)
+
+
+def rows_have(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count:,} rows have"

@@ -1,4 +1,5 @@
-"""One pass over the rows of a dataset: its statistics, and the index of near-duplicates.
+"""One pass over the rows of a dataset: its statistics, contradictions, and the index of
+near-duplicates.
 
 Large files are read by several processes, each a part; what they found is put together in the
 order of the file, so their number changes nothing.
@@ -6,23 +7,31 @@ order of the file, so their number changes nothing.
 
 from __future__ import annotations
 
+import heapq
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, BinaryIO
 
 from finetune_gateway.data.dataset import MAX_LINE, Dataset
 from finetune_gateway.findings import Defect
-from finetune_gateway.validation import parallel
-from finetune_gateway.validation.dataset.contradictions import Contradictions
-from finetune_gateway.validation.dataset.languages import LanguageStats, language_detector
-from finetune_gateway.validation.dataset.near_duplicates import MAX_WORKERS
+from finetune_gateway.validation.dataset.languages import (
+    LanguageStats,
+    can_detect,
+    language_detector,
+)
+from finetune_gateway.validation.dataset.near_duplicates import in_shares
 from finetune_gateway.validation.dataset.row_index import CopyFinder, Index, blocks_of
 from finetune_gateway.validation.dataset.row_text import (
     RowText,
+    content_hash,
     extract_row_text,
     iter_row_texts,
     parse_leniently,
+    plain_text,
+    text_hash,
 )
 from finetune_gateway.validation.dataset.statistics import (
     AnswerStats,
@@ -30,15 +39,101 @@ from finetune_gateway.validation.dataset.statistics import (
     LengthStats,
     RoleStats,
     SystemPromptStats,
+    numbered,
+    rows_have,
 )
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range
 
 Json = dict[str, Any]
+Pair = tuple[int, int]  # lines, or places, of a row and of the one it is like
 
 # OpenAI's guide on supervised fine-tuning sees first gains from 50 to 100 rows.
 FIRST_GAINS = 50
 TAUGHT = ("sft", "dpo", "orpo", "kto", "reward")  # methods that learn from answers
+# Of an answer, in bytes: some 6 and 25 words.
+LABEL, SHORT_ANSWER = 40, 150
+NAMED = 3  # pairs of contradicting lines named in one finding
 MANY_ANSWERS = 1000  # whose languages several processes tell
+
+
+class Contradictions:
+    """Rows with the same prompt and different answers; in KTO rows, one answer labelled both
+    good and bad. Several good answers may be meant where both are long, and where both are
+    sentences that answer another prompt too: sets of several questions and several answers.
+
+    Keeps 21 bytes a row. Pairs and plain texts are skipped: many pairs share a prompt.
+    """
+
+    def __init__(self) -> None:
+        self.prompts, self.answers, self.lines = array("Q"), array("Q"), array("I")
+        self.sizes = bytearray()  # 0: a label, 1: a sentence, 2: longer
+        self.differing = "answer"
+
+    def add(self, row: RowText) -> None:
+        if row.kind in ("preference", "text") or not row.prompt.strip():
+            return
+        answer = row.answer
+        # Rows share the first two.
+        asked = plain_text(row.prompt)
+        if row.media:
+            asked = f"{asked} {plain_text(row.media)}"
+        prompt = f"{_plain(row.system or '')}\0{_plain(row.tools)}\0{asked}"
+        if row.label is not None:
+            prompt, answer = f"{prompt}\0{plain_text(answer)}", str(row.label)
+            self.differing = "label"
+        self.prompts.append(text_hash(prompt))
+        self.answers.append(content_hash(answer))
+        self.lines.append(row.line)
+        size = len(answer.encode("utf-8", "replace"))
+        self.sizes.append((size > LABEL) + (size > SHORT_ANSWER))
+
+    def extend(self, later: Contradictions) -> None:
+        """Add the rows of the part that follows."""
+        self.prompts += later.prompts
+        self.answers += later.answers
+        self.lines += later.lines
+        self.sizes += later.sizes
+        if later.differing == "label":
+            self.differing = "label"
+
+    def defects(self) -> Iterator[CountedDefect]:
+        """Yield the first lines, each with the earlier one it contradicts; then the rest."""
+        pairs: tuple[list[Pair], list[Pair]] = [], []
+        sentences: dict[frozenset[int], list[Pair]] = {}
+        for early, late in self._same_prompts():
+            answers = frozenset((self.answers[early], self.answers[late]))
+            if len(answers) == 1:
+                continue
+            size, lines = (
+                min(self.sizes[early], self.sizes[late]),
+                (self.lines[late], self.lines[early]),
+            )
+            if size == 1:
+                sentences.setdefault(answers, []).append(lines)
+            else:
+                pairs[size == 2].append(lines)
+        for found in sentences.values():
+            pairs[len(found) > 1].extend(found)
+        for code, found in zip(("contradictions", "several_answers"), pairs, strict=True):
+            if found:
+                what = f"the prompt of an earlier row and another {self.differing}"
+                verb = "contradicts" if code == "contradictions" else "answers otherwise than"
+                named = heapq.nsmallest(NAMED, found)
+                listed = ", ".join(f"line {one} {verb} line {other}" for one, other in named)
+                detail = f"{rows_have(len(found))} {what}; {listed}"
+                yield from numbered(code, detail, [line for line, _ in found])
+
+    def _same_prompts(self) -> Iterator[Pair]:
+        """Yield the places of each row and the one before that has the same prompt."""
+        rows = sorted(range(len(self.prompts)), key=self.prompts.__getitem__)
+        for early, late in pairwise(rows):
+            if self.prompts[early] == self.prompts[late]:
+                yield early, late
+
+
+@lru_cache(maxsize=16)
+def _plain(text: str) -> str:
+    return plain_text(text)
 
 
 class Survey:
@@ -50,7 +145,7 @@ class Survey:
         self.contradictions = Contradictions()
         self.systems, self.answers = SystemPromptStats(), AnswerStats()
         self.lengths = LengthStats()
-        self.languages = LanguageStats(enabled=languages)
+        self.languages = LanguageStats() if languages and can_detect() else None
         self.labels: set[bool] = set()
         self.roles = RoleStats()
 
@@ -67,7 +162,8 @@ class Survey:
         self.systems.add(row)
         self.answers.add(row)
         self.lengths.add(row)
-        self.languages.add(row)
+        if self.languages is not None:
+            self.languages.add(row)
         if row.label is not None:
             self.labels.add(row.label)
         self.roles.add(row)
@@ -76,18 +172,27 @@ class Survey:
         """Add the rows of the part that follows."""
         self.rows += later.rows
         self.labels |= later.labels
-        for name in ("contradictions", "systems", "answers", "lengths", "languages", "roles"):
-            getattr(self, name).extend(getattr(later, name))
-        if self.index is not None and later.index is not None:
-            self.index.extend(later.index)
+        for name in (
+            "contradictions",
+            "systems",
+            "answers",
+            "lengths",
+            "languages",
+            "roles",
+            "index",
+        ):
+            if (part := getattr(self, name)) is not None:
+                part.extend(getattr(later, name))
 
     def defects(self, figures: Json, method: str) -> Iterator[CountedDefect]:
         """Yield the defects after the pass, and fill in the figures."""
         figures["rows"] = self.rows
         yield from self.contradictions.defects()
+        figures["languages"] = None
         for part in (self.systems, self.answers, self.lengths, self.languages):
-            yield from part.defects()
-            figures.update(part.figures())
+            if part is not None:
+                yield from part.defects()
+                figures.update(part.figures())
         figures.update(self.roles.figures())
         if method == "kto" and self.rows >= 10 and len(self.labels) == 1:
             detail = f"the label of all {self.rows} rows is {str(*self.labels).lower()}"
@@ -107,25 +212,14 @@ def read(
     with dataset.path.open("rb") as file:
         blocks = blocks_of(file.fileno(), dataset)
     work = partial(_read_blocks, dataset, languages, near)
-    whole: Survey | None = None
-    with closing(
-        parallel.each(work, _shared(blocks), partial(work, on_progress=on_progress))
-    ) as surveys:
+    here = partial(work, on_progress=on_progress)
+    with closing(in_shares(work, blocks, here, several=len(blocks) > 1)) as surveys:
+        whole: Survey = next(surveys)
         for survey in surveys:
-            if whole is None:
-                whole = survey
-            else:
-                whole.extend(survey)
-    assert whole is not None  # for the type checker: there is a block
-    _tell_languages(dataset, whole.languages)
+            whole.extend(survey)
+    if whole.languages is not None:
+        _tell_languages(dataset, whole.languages)
     return whole
-
-
-def _shared(parts: Sequence[Any]) -> list[Sequence[Any]]:
-    """Return the parts of each process, in order."""
-    workers = max(1, min(parallel.count_processors(), MAX_WORKERS, len(parts)))
-    bounds = [len(parts) * worker // workers for worker in range(workers + 1)]
-    return [parts[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
 
 
 def _read_blocks(
@@ -164,8 +258,8 @@ def _whole_progress(
 def _tell_languages(dataset: Dataset, statistics: LanguageStats) -> None:
     """Read the answers of the sample again, and count their languages."""
     sample = statistics.sample()
-    parts = _shared(sample) if len(sample) >= MANY_ANSWERS else [sample]
-    with closing(parallel.each(partial(_languages_of, dataset), parts)) as found:
+    work = partial(_languages_of, dataset)
+    with closing(in_shares(work, sample, work, several=len(sample) >= MANY_ANSWERS)) as found:
         languages = [one for some in found for one in some]
     for (line, _), language in zip(sample, languages, strict=True):
         statistics.note(language, line)
