@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 
-# Each of these names tells what a row is; the others stand beside them.
+# Each of these names tells what a row is; the others stand beside them. All columns of formats
+# (``formats``) whose values may be texts are here, which tests/data/test_shapes.py holds.
 MAIN = frozenset({
     "messages", "conversations", "conversation", "prompt", "completion", "instruction", "output",
     "text", "chosen", "rejected", "preferred_output", "non_preferred_output", "question", "answer",
-    "response", "query", "input",
+    "response", "query", "input", "inputs", "targets", "input_text", "output_text", "text_input",
+    "rejected_response", "chosen_response", "answers", "request_body", "response_body",
 })  # fmt: skip
 _BESIDE = frozenset({
     "system", "system_prompt", "context", "history", "label", "tools", "functions", "user",
     "assistant", "role", "content", "from", "value", "conversation_id", "human", "gpt", "bot",
     "source", "target", "category", "reference", "reference_answer", "ground_truth", "weight",
+    "kto_tag",
 })  # fmt: skip
 KNOWN = MAIN | _BESIDE
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.forms import ASK, BAD, CHOSEN, COUNTS, GOOD, PAIR, REJECTED, SYSTEM, TOOL, USER
+from support.services import ROWS as SERVICES
 from support.shapes import ASKED, CHAT, FUNCTION, LED, SHAPES, TURNS, hh, moss
 
 import finetune_gateway as gateway
@@ -153,6 +155,31 @@ def test_what_cannot_be_read_is_named(name: str, home: Path) -> None:
     assert (error.code, error.path) == (code, path)
     assert words in error.message and "Remove the row" not in error.fix
     assert error.fix.rstrip(".").lower() not in error.message.lower()  # a way, not the fault again
+
+
+TABLES = {
+    name: (form, row)
+    for name, (form, row, _) in {**SHAPES, **SERVICES}.items()
+    if len(row) > 1 and all(isinstance(value, str) for value in row.values())
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_shape_of_texts_is_read_from_a_table(name: str, tmp_path: Path) -> None:
+    """Its columns are known, as they are and in capitals, in a file that is not named after what it
+    holds; so they are in columns of JSON."""
+    form, row = TABLES[name]
+    for keys in ([*row], [key.title() for key in row if key.islower()]):
+        path = tmp_path / f"{keys[0]}.txt"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([keys, *[row.values()] * 2])
+        dataset = gateway.Dataset.open(path, spool=tmp_path)
+        names = [one and one.name for one in (format_of(line.data) for line in dataset.rows())]
+        assert (dataset.container, names) == ("csv", [form] * 2)
+        assert "header_unknown" not in {code for code, *_ in dataset.reading.observations}
+    path = tmp_path / "columns.json"
+    path.write_text(json.dumps({key: [value] * 2 for key, value in row.items()}))
+    assert [line.data for line in gateway.Dataset.open(path, spool=tmp_path).rows()] == [row] * 2
 
 
 def test_names_of_formats_differ() -> None:
