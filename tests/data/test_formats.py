@@ -110,6 +110,20 @@ IN: dict[str, tuple[Json, Json]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("unpaired-preference", [True, False, None, 1, 0, -1, 1.0, " Bad", "yes", "", [1]]),
+        ("openai-chat", ["spam", "2", 2, -2, 0.5]),
+    ],
+)
+def test_what_is_a_label(name: str, values: list[Any]) -> None:
+    """What says good or bad makes a row one of KTO, as does a wrong type; a category does not."""
+    for value in values:
+        row_format = format_of({"messages": [USER, ANSWER], "label": value})
+        assert row_format and row_format.name == name, value
+
+
 @pytest.mark.parametrize("case", IN)
 def test_every_format_has_one_canonical_form(case: str) -> None:
     """Each format is read into OpenAI's chat, OpenAI's pair or a text, all its keys kept."""

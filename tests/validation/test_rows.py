@@ -592,6 +592,12 @@ def pair(**changes: Any) -> Json:
             "preferred_completion",
         ),
         (
+            {"non_preferred_completion": [answer("bad")]},
+            "error",
+            "missing_preferred",
+            "preferred_output",
+        ),
+        (
             pair(input={"messages": [user([{"type": "image_url", "image_url": {"url": PNG}}])]}),
             "error",
             "preference_text_only",
