@@ -14,6 +14,7 @@ import pytest
 from finetune_gateway import Dataset
 from finetune_gateway.preparation.split import assign
 from finetune_gateway.validation.dataset.analysis import analyze
+from finetune_gateway.validation.duplicates import same_lines
 
 Json = dict[str, Any]
 
@@ -223,3 +224,18 @@ def test_permutations_of_digits_are_rows_of_their_own(count: int | None, tmp_pat
     report = dataset.validate()
     assert not {one.code for one in report.findings} & {"duplicates", "near_duplicates"}
     assert dataset.fix(tmp_path / "out.jsonl").rows == report.rows
+
+
+def test_a_repeated_row_is_told_the_first_that_is_like_it(tmp_path: Path) -> None:
+    """Also where it is written as a later one, byte by byte; what is the same wins over what is
+    nearly."""
+    plain, loud = json.dumps(chat("Hi there")), json.dumps(chat("HI there"))
+    spaced = plain.replace(": ", ":  ")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([plain, spaced, spaced, loud, loud]))
+    assert sorted(same_lines(Dataset.open(path)), key=lambda one: one.line) == [
+        (True, 2, 1),
+        (True, 3, 1),
+        (False, 4, 1),
+        (True, 5, 4),
+    ]

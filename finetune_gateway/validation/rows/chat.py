@@ -167,7 +167,8 @@ def messages_defects(messages: Any, path: str) -> Defects:
 
 
 def _is_plain(message: Json) -> bool:
-    """Return True for a usual message, which needs no further checks."""
+    """Return True for a usual message, which needs no further checks, as in ``fast_path``: rules
+    about its text are in ``leftovers`` and ``detectors``."""
     content = message.get("content")
     return (
         len(message) == 2
