@@ -91,3 +91,14 @@ def test_paths_of_a_row_that_is_sent_as_it_is_are_its_own() -> None:
     assert [read(PAIR).origin(path) for path in paths] == paths
     chat = {"messages": [USER, CHOSEN]}
     assert read(chat).origin("messages[1].content") == "messages[1].content"
+
+
+@pytest.mark.parametrize("row", [
+    {"messages": [QUESTION, ANSWER, QUESTION, ANSWER]},
+    {"prompt": [QUESTION, ANSWER, QUESTION], "completion": [ANSWER]},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}] * 2},
+])  # fmt: skip
+def test_a_label_is_for_the_last_answer(row: Json) -> None:
+    """Those before are not trained on."""
+    messages = [QUESTION, {**ANSWER, "weight": 0}, QUESTION, ANSWER]
+    assert as_sent({**row, "label": True}) == {"messages": messages, "label": True}

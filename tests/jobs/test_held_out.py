@@ -233,6 +233,14 @@ def test_what_cannot_be_held_out_is_said(
 # -- what is wrong with them -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("size", "held"), [(6, 6), (10, 10), (20, 0)])
+def test_a_group_larger_than_the_share_is_all_of_it(size: int, held: int, tmp_path: Path) -> None:
+    """Up to twice as large: 60 rows, of which so many have one prompt."""
+    rows = [in_form("dpo", f"{WORDS[n // size]}?", f"{n}", "b") for n in range(60)]
+    chosen = hold_out.choose(Dataset(write(tmp_path / "rows.jsonl", rows)), 0.1, seed=0)
+    assert chosen.rows == (60 - held, held)
+
+
 def test_findings_name_the_lines_of_the_users_file(home: Path, tmp_path: Path) -> None:
     """Errors are those that validate finds, whichever part they are in; private data name their
     line, and stop a submit only where they are sent."""

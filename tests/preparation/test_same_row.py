@@ -239,3 +239,14 @@ def test_a_repeated_row_is_told_the_first_that_is_like_it(tmp_path: Path) -> Non
         (False, 4, 1),
         (True, 5, 4),
     ]
+
+
+def test_what_grades_an_answer_is_part_of_the_row(tmp_path: Path) -> None:
+    """One question with another reference is another row; beside an answer a key says nothing."""
+    asked = chat("Which?")["messages"][:1]
+    rows = [{"messages": asked, "reference": one} for one in ("a", "b", "a")]
+    rows += [chat("Which?", id=number) for number in range(2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = sorted(same_lines(Dataset.open(path)), key=lambda one: one.line)
+    assert found == [(True, 3, 1), (True, 5, 4)]

@@ -14,7 +14,7 @@ from support.rule_sets import rules_of
 import finetune_gateway
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation import profiles
-from finetune_gateway.validation.collector import rules_for
+from finetune_gateway.validation.collector import Findings, rules_for
 from finetune_gateway.validation.rules import (
     COMMON,
     RULES,
@@ -51,6 +51,20 @@ def test_backends_that_are_not_named_are_judged_as_when_they_are() -> None:
     """The rules of the known backends are those that they declare."""
     for name, rules in known_backends().items():
         assert rules_of(name) == {name: rules}
+
+
+def test_what_is_right_elsewhere_is_no_error_where_no_backend_is_named() -> None:
+    """The known one that minds least decides; where one does not mind at all it is a note."""
+    everywhere, openai = Findings(), Findings(rules_of("openai"))
+    assert (everywhere.severity("tools_json"), openai.severity("tools_json")) == (
+        "warning",
+        "error",
+    )
+    minding = {code for code, rule in RULES.items() if rule.elsewhere}
+    least = {code: [one.severity(code) for one in known_backends().values()] for code in minding}
+    ignored = {code for code, found in least.items() if None in found}
+    assert ignored and ignored < minding
+    assert all(everywhere.severity(code) == "note" for code in ignored)
 
 
 def test_every_host_has_a_family() -> None:

@@ -46,6 +46,7 @@ ODD: tuple[Any, ...] = (
     [1],
     ["x", "x"],
     [None],
+    [[1], [1]],
     {},
     {"x": 1},
 )
@@ -115,6 +116,7 @@ def test_every_wrong_value_of_every_keyword_is_judged_as_jsonschema_does() -> No
     "parameters",
     [
         of(x={"type": "array", "items": [{}, {}]}),
+        of(x={"type": "array", "prefixItems": [{}, {}]}),
         {**of(x={"$ref": "#/definitions/a"}), "definitions": {"a": {}}},
         {**of(x={}), "dependencies": {"x": ["y"], "y": {"title": "t"}}},
         of(x={"$ref": "#"}, **{"a b": {"$ref": "#/properties/a%20b"}}),
@@ -140,6 +142,8 @@ def test_what_older_drafts_and_other_dialects_take_is_no_fault(
         (of(x={"pattern": "(a"}), ".properties.x.pattern", "regular"),
         (of(x={"oneOf": ["a"]}), ".properties.x.oneOf[0]", "must be an object, not a string"),
         ({"type": "object", "required": ["x", "x"]}, ".required", "twice"),
+        ({"type": "object", "required": [["x"], ["x"]]}, ".required", "names, not a list"),
+        ({"type": "object", "required": ["x", {}, {}]}, ".required", "names, not an object"),
         ({"type": "object", "$defs": {"a": {"type": "strng"}}}, ".$defs.a.type", "strng"),
     ],
 )
@@ -218,6 +222,7 @@ DECLARED: dict[str, Json] = {
     "itself": {"properties": {"a": TEXT, "next": {"$ref": "#"}}, "required": ["a"]},
     "outside": {"$ref": "https://example.com/x.json", "required": ["id"]},
     "patterns": {"patternProperties": {"^x_": TEXT}, "required": ["x_1"]},
+    "javascript": {"patternProperties": {"^(?<name>x)": TEXT}, "required": ["x_1"]},
     "any_name": {"additionalProperties": TEXT, "required": ["z"]},
     "no_names": {"properties": {"a": {"type": "object", "required": ["z"]}}},
     "two_halves": {

@@ -344,8 +344,11 @@ def _form_error(key: str, value: Any) -> str:
     for step in error.path:
         inner = inner[step]
     if error.kind == "UniqueItems":
-        twice, _ = Counter(inner).most_common(1)[0]
-        return f"{key!r} names {quoted(twice)} twice"
+        odd = [one for one in inner if not isinstance(one, str)]
+        if not odd:
+            twice, _ = Counter(inner).most_common(1)[0]
+            return f"{key!r} names {quoted(twice)} twice"
+        inner = odd[0]
     return f"{key!r} must be {_FORMS[key][1]}, not {_display(inner)}"
 
 
