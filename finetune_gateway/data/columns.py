@@ -22,7 +22,7 @@ from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.spool import new_folder
-from finetune_gateway.text.quoting import quoted
+from finetune_gateway.text.quoting import MAX_QUOTE, hidden, quoted
 
 Json = dict[str, Any]
 D = TypeVar("D", bound=Dataset)
@@ -276,13 +276,20 @@ def _texts(row: Mapping[str, Any]) -> list[str]:
 def offer(row: Mapping[str, Any]) -> str:
     """Return what a finding about a row of no format says of ``--map``; empty for one without
     texts."""
-    names = [name for name in _texts(row) if name and normalized(name) not in _NO_TEXT]
+    row = {name: value for name, value in row.items() if name and _is_plain(name)}
+    names = [name for name in _texts(row) if normalized(name) not in _NO_TEXT]
     if known := suggested(row):
         return f"If that is what its columns are, run it with {as_option(known)}"
     if len(names) < 2:
         return ""
     first, second = names[:2]
     return f"Say which column is which, like {as_option({first: 'prompt', second: 'completion'})}"
+
+
+def _is_plain(name: str) -> bool:
+    """Return True for a name that can be shown as it is: short, printable, and no key of a service
+    or personal data."""
+    return len(name) <= MAX_QUOTE and name.isprintable() and hidden(name) == name
 
 
 def as_option(columns: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from finetune_gateway.data.dataset import CHUNK, Dataset
+from finetune_gateway.data.dataset import CHUNK, MAX_LINE, Dataset
 from finetune_gateway.errors import DataError
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
@@ -21,6 +21,8 @@ _OPENERS: tuple[tuple[bytes, str, Callable[..., Any]], ...] = (
     (b"BZh", "bzip2", bz2.open),
     (b"\xfd7zXZ\x00", "xz", lzma.open),
 )
+_MOST = 1 << 30  # bytes that any file may hold
+_RATIO = 500  # times its size that a larger one may hold
 
 
 def decompressed(dataset: Dataset) -> Dataset:
@@ -50,9 +52,21 @@ def _inside(dataset: Dataset, name: str, opener: Callable[..., Any]) -> Dataset:
 
 
 def _chunks(file: IO[bytes], dataset: Dataset, name: str) -> Iterator[bytes]:
+    most = max(_MOST, _RATIO * dataset.size)
+    size = unfinished = 0  # unfinished: bytes of the last line so far
     try:
         while chunk := file.read(CHUNK):
             yield chunk
+            size += len(chunk)
+            unfinished = len(chunk) - chunk.rfind(b"\n") - 1 + unfinished * (b"\n" not in chunk)
+            if unfinished > MAX_LINE:  # what reads the lines says so
+                return
+            if size > most:
+                raise DataError(
+                    f"{dataset.name} holds more than {size >> 30} GB in {dataset.size:,} bytes: "
+                    "that is no training file.",
+                    hint="If it is, decompress it yourself, and check what comes out.",
+                )
     except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as exc:
         raise DataError(
             f"{dataset.name} is compressed ({name}), but cannot be read to its end: {exc}.",

@@ -8,6 +8,8 @@ and padding cannot be distinguished from data.
 from __future__ import annotations
 
 import codecs
+import datetime
+import decimal
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -134,7 +136,7 @@ def _plain_text(path: Path, encoding: str) -> Placed:
     from finetune_gateway.data import json_files
 
     with json_files.opened(path, encoding, newline="\n") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(json_files.lines_of(file), 1):
             if text := line.rstrip("\r\n"):
                 yield number, dumped({"text": text})
 
@@ -160,6 +162,7 @@ def object_rows(source: Any, container: str, reading: Reading) -> Placed:
         hint = "Pass a path, rows or a Dataset."
         raise DataError(f"{shown(source)} is not a dataset.", hint=hint)
     if container == "pandas":
+        _require_unique(list(source.columns), "frame")
         frame = source.to_dict(orient="records")
         rows = ({k: v for k, v in row.items() if not _is_missing(v)} for row in frame)
         return _unplaced(_dump_rows(_with_lists(rows, reading), "frame"))
@@ -291,9 +294,12 @@ def _parquet(paths: list[Path]) -> Iterator[Json]:
     for path in paths:
         try:
             with parquet.ParquetFile(path) as file:
+                _require_unique(file.schema_arrow.names, path.name)
                 for batch in file.iter_batches(batch_size=256):
                     yield from map(_without_index, map(_without_nulls, batch.to_pylist()))
-        except (ArrowException, OSError) as exc:
+        except DataError:
+            raise
+        except (ArrowException, ArithmeticError, OSError, ValueError) as exc:
             raise _unreadable(path, str(exc).partition("\n")[0]) from None
 
 
@@ -311,8 +317,19 @@ def _folder(path: Path) -> Iterator[Json]:
         for name in names:
             with memory_map(str(path / Path(name["filename"]).name)) as source:
                 for batch in ipc.open_stream(source):
+                    _require_unique(batch.schema.names, path.name)
                     yield from map(_without_nulls, batch.to_pylist())
-    except (ArrowException, OSError, ValueError, KeyError, TypeError) as exc:
+    except DataError:
+        raise
+    except (
+        ArrowException,
+        ArithmeticError,
+        OSError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as exc:
         raise _unreadable(path, str(exc).partition("\n")[0]) from None
 
 
@@ -320,9 +337,11 @@ def _folder(path: Path) -> Iterator[Json]:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return a value without the null keys of its objects, most of which are padding by Arrow."""
+    """Return a value without the null and NaN keys of its objects, most of which are padding by
+    Arrow and pandas."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        kept = ((key, inner) for key, inner in value.items() if not _is_missing(inner))
+        return {key: _without_nulls(inner) for key, inner in kept}
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -345,6 +364,16 @@ def _with_lists(rows: Iterable[Json], reading: Reading) -> Iterator[Json]:
         yield row
 
 
+def _require_unique(names: list[Any], name: str) -> None:
+    """Raise DataError for two columns of one name: one would be lost."""
+    twice = next((one for at, one in enumerate(names) if one in names[:at]), None)
+    if twice is not None:
+        raise DataError(
+            f"{name} cannot be read: two columns are named {quoted(twice)}.",
+            hint="Rename one of them, or remove it.",
+        )
+
+
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -357,7 +386,7 @@ def _dump_rows(rows: Iterable[Any], name: str) -> Iterator[str]:
                 hint="Pass rows such as {'messages': [...]}, or a path.",
             )
         try:
-            yield dumped(row, default=_from_numpy)
+            yield dumped(row, default=_plain)
         except (TypeError, ValueError, RecursionError) as exc:
             raise DataError(
                 f"{name}: row {number} cannot be written as JSON: {exc}.",
@@ -365,8 +394,13 @@ def _dump_rows(rows: Iterable[Any], name: str) -> Iterator[str]:
             ) from None
 
 
-def _from_numpy(value: Any) -> Any:
-    """Return arrays and numbers of NumPy as lists and numbers. Raises TypeError for others."""
+def _plain(value: Any) -> Any:
+    """Return arrays and numbers of NumPy as lists and numbers, dates and decimals as texts. Raises
+    TypeError for others."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | datetime.timedelta):
+        return str(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} is not JSON")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from finetune_gateway.data.content import DELIMITERS, delimiter_of, separator_line
-from finetune_gateway.data.json_files import MAX_ROW, opened
+from finetune_gateway.data.json_files import MAX_ROW, lines_of, opened
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.tables import Record, table_rows
 
@@ -32,7 +32,7 @@ class _Lines(Iterator[str]):
     """The lines of a file; those of the record that is read are kept, to be read again."""
 
     def __init__(self, file: TextIO) -> None:
-        self._file, self._again = file, deque[str]()
+        self._file, self._again = lines_of(file), deque[str]()
         self.number = 0  # of the line that was read last
         self.record: list[str] = []
         self.size = self._failures = 0

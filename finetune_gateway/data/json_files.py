@@ -21,8 +21,8 @@ from finetune_gateway.text.windows_1252 import HANDLER
 
 CHUNK = 1 << 20  # characters read at a time
 MAX_ROW = 64 << 20  # characters of one row
-_MAX_KEYS = 64  # of an object that are looked at
-_MAX_COLUMNS = 64
+_MAX_COLUMNS = 64  # each is read by itself
+_MAX_KEYS = 1000  # of an object that are looked at
 _DEPTH = 3  # keys that lead to the rows
 _BLANK = re.compile(r"[ \t\r\n]*")
 _BREAK = re.compile(r"\r?\n[ \t]*|\r")
@@ -189,6 +189,8 @@ class JsonReader:
             members, count = dict[str, Member](), 0
             for key in self.members():
                 count += 1
+                if key in members:  # one of the two would be lost
+                    raise self.malformed(f"the key {quoted(key)} occurs twice")
                 if len(members) < _MAX_KEYS:
                     members[key] = self.member(depth - 1)
                 else:
@@ -247,6 +249,13 @@ def opened(path: Path, encoding: str, newline: str = "") -> TextIO:
     """Open a text; bytes that are not UTF-8 are read as Windows-1252."""
     errors = HANDLER if encoding == "utf-8-sig" else "strict"
     return path.open(encoding=encoding, errors=errors, newline=newline)
+
+
+def lines_of(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a text. One that is longer than a row can be is cut, to be refused: it
+    would fill the memory."""
+    while line := file.readline(MAX_ROW + 2):
+        yield line
 
 
 def array_rows(path: Path, encoding: str = "utf-8-sig") -> Iterator[tuple[int, str]]:
@@ -320,7 +329,7 @@ def _columns(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None
     names, values = tuple(members), list(members.values())
     if {"columns", "data"} <= members.keys() and isinstance(members["data"].first, list):
         return Layout("split", path)
-    if not members or len(members) > _MAX_COLUMNS:
+    if not members:
         return None
     if all(one.kind == "object" for one in values):
         if all(_is_indexed(one) for one in values):
@@ -344,6 +353,11 @@ def object_rows(path: Path, encoding: str, layout: Layout) -> Iterator[tuple[int
     if layout.several:
         raise _several(path, layout)
     if layout.form in ("columns", "lists"):
+        if len(layout.columns) > _MAX_COLUMNS:
+            raise DataError(
+                f"{path} holds more than {_MAX_COLUMNS} columns, each as a whole.",
+                hint="Export it row by row: DataFrame.to_json(orient='records', lines=True).",
+            )
         yield from _from_columns(path, encoding, layout)
     elif layout.form == "split":
         yield from _from_split(path, encoding, layout)

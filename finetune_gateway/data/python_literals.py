@@ -9,17 +9,22 @@ from __future__ import annotations
 import ast
 import io
 import math
+import re
 import tokenize
 import warnings
 from typing import Any
 
 MAX_BRACKETS = 100  # open at once
+MAX_PIECES = 1_000_000  # texts, and characters outside them: Python takes up to 400 bytes for each
+_PIECE = re.compile(
+    r"""'[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s'"]""", re.DOTALL
+)
 
 
 def read_literal(text: str) -> Any:
     """Return the value of a Python literal, also of a list as NumPy prints it, without commas.
     Raises ValueError for anything else."""
-    _require_shallow(text)
+    _require_small(text)
     try:
         return _value(_parsed(text))
     except SyntaxError:
@@ -39,13 +44,15 @@ def _parsed(text: str) -> ast.expr:
         raise ValueError(str(exc)) from None
 
 
-def _require_shallow(text: str) -> None:
-    """Raise ValueError for brackets so deep that a parser may not come back from them."""
+def _require_small(text: str) -> None:
+    """Raise ValueError for brackets so deep, or values so many, that a parser may not come back
+    from them."""
     level = 0
-    for char in text:
+    for count, piece in enumerate(_PIECE.finditer(text)):
+        char = text[piece.start()]
         level += (char in "[{(") - (char in ")}]")
-        if level > MAX_BRACKETS:
-            raise ValueError("nested too deep")
+        if level > MAX_BRACKETS or count > MAX_PIECES:
+            raise ValueError("nested too deep, or too large")
 
 
 def _value(node: ast.expr) -> Any:
