@@ -19,7 +19,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_gateway.data.canonical_row import CanonicalRow, of_messages, of_texts
+from finetune_gateway.data.canonical_row import (
+    CHAT_KEYS,
+    PAIR_KEYS,
+    CanonicalRow,
+    of_messages,
+    of_texts,
+)
 from finetune_gateway.data.formats import (
     CHAT,
     PROMPT_COMPLETION,
@@ -36,9 +42,6 @@ from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
-
-_CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls", "label"})
-_PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 
 
 def read(row: Json) -> CanonicalRow:
@@ -57,7 +60,7 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
         return short
     reader = Reader(row)
     converted = row_format.reader(reader)
-    known = {"text"} if row_format is TEXT else _PAIR_KEYS | _CHAT_KEYS
+    known = {"text"} if row_format is TEXT else PAIR_KEYS | CHAT_KEYS | {"label"}
     for key in ("functions", "parallel_tool_calls"):
         if row_format.kind not in ("preference", "text") and key in row:
             converted[key] = row[key]

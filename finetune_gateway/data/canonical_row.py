@@ -11,6 +11,10 @@ from finetune_gateway.data.sharegpt import ConversionError
 Json = dict[str, Any]
 Origins = dict[int, tuple[str, str | dict[str, str]]]
 
+# Keys of a canonical row, and of the input of a pair.
+TOOL_KEYS = frozenset({"tools", "functions", "parallel_tool_calls"})
+CHAT_KEYS = TOOL_KEYS | {"messages"}
+PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
 _MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
 _TURN_FIELDS = {"role": "from", "content": "value", "tool_calls": "value"} | {

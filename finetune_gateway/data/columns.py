@@ -32,7 +32,6 @@ KEYS = (
     "label", "text", "instruction", "input", "output", "history",
 )  # fmt: skip
 _EXAMPLE = "--map question=prompt,answer=completion, or columns={'question': 'prompt', ...}"
-_BOM = b"\xef\xbb\xbf"
 _SHOWN = 12  # columns in a message
 _TYPED = ("csv", "excel", "parquet", "datasets-folder", "datasets", "pandas")
 _ABOUT_NAMES = ("header_unknown", "header_missing")  # answered by a map
@@ -208,14 +207,14 @@ def mapped(
 def _renamed(line: Line, renaming: Renaming) -> bytes:
     if line.cut:
         raise DataError(f"Line {line.number} is longer than 64 MB.", hint="Split the example.")
-    raw = line.raw.removeprefix(_BOM) if line.number == 1 else line.raw
+    raw = line.body
     try:
         row = loads_strict(raw.decode()) if raw.strip() else None
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         return line.raw + line.end
-    before = _BOM if len(raw) < len(line.raw) else b""
+    before = line.raw[: len(line.raw) - len(raw)]  # a byte order mark
     renamed = renaming.row(row, line.number)
     return before + (raw if renamed is row else dumped(renamed).encode()) + line.end
 

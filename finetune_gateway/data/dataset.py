@@ -29,6 +29,7 @@ Kind = Literal["chat", "preference", "unpaired_preference", "prompt_completion",
 Rows = Iterable[dict[str, Any]]
 Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
+BOM = b"\xef\xbb\xbf"
 CHUNK = 1 << 20  # bytes read at a time
 JSON_LINES = Content("jsonl", "")  # by the name of the file
 MAX_LINE = 64 << 20  # bytes; a longer line is not a training example and would fill the memory
@@ -60,6 +61,11 @@ class Line:
     cut: bool = False
     end: bytes = b"\n"  # its line end
     flagged: bool = True
+
+    @property
+    def body(self) -> bytes:
+        """The bytes without a byte order mark, which may stand at the beginning of a file."""
+        return self.raw.removeprefix(BOM) if self.number == 1 else self.raw
 
 
 @dataclass(frozen=True)
@@ -236,9 +242,8 @@ class Dataset:
                     f"{self._shown}: line {line.number} is longer than 64 MB.",
                     hint=f"Run: ftg validate {self._shown}",
                 )
-            raw = line.raw.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.raw
-            if raw.strip():
-                yield line.number, raw
+            if line.body.strip():
+                yield line.number, line.body
 
     def require_certain(self) -> None:
         """Raise DataError if what was seen when the rows were read forbids their use."""

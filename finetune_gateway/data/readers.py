@@ -9,13 +9,12 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finetune_gateway.data.canonical_row import SIDES
+from finetune_gateway.data.canonical_row import CHAT_KEYS, SIDES
 from finetune_gateway.data.row_reader import SYSTEM_KEYS, Reader
 from finetune_gateway.data.sharegpt import TurnReader
 from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
-CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls"})
 
 # -- OpenAI's own formats ------------------------------------------------------------------
 

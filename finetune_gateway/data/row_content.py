@@ -15,17 +15,14 @@ from hashlib import blake2b
 from typing import Any
 
 from finetune_gateway.data.canonical import read
-from finetune_gateway.data.canonical_row import CanonicalRow
+from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, CanonicalRow
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.row_access import as_dict
 
 Json = dict[str, Any]
 
 # What is trained on, or with: of a conversation, a pair, a text.
-_TRAINED = (
-    "messages", "tools", "functions", "parallel_tool_calls", "label", "input", "preferred_output",
-    "non_preferred_output", "text",
-)  # fmt: skip
+_TRAINED = CHAT_KEYS | PAIR_KEYS | {"label", "text"}
 _OLDER = {  # keys of older guides
     "preferred_completion": "preferred_output",
     "non_preferred_completion": "non_preferred_output",

@@ -15,8 +15,9 @@ from typing import IO, Any
 
 from finetune_gateway.data import sharegpt
 from finetune_gateway.data.canonical import canonical, converted
+from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS
 from finetune_gateway.data.columns import offer
-from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.dataset import BOM, Dataset
 from finetune_gateway.data.formats import format_of, is_label
 from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.data.shapes import unread
@@ -24,18 +25,14 @@ from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.settings.files import atomic_file
 from finetune_gateway.text.quoting import hidden, quoted, shortened
-from finetune_gateway.validation.file_bytes import BOM
 
 Json = dict[str, Any]
 
 MAX_REFUSED = 10  # refused rows listed in the error
 MAX_REASON = 300  # characters of the reason for one
 MAX_EXTRA_KEYS = 20  # unknown keys listed in the notes
-_KNOWN = frozenset(
-    {"messages", "tools", "functions", "parallel_tool_calls", "label", "text"}
-    | {"input", "preferred_output", "non_preferred_output"}
-)
-_INPUT = frozenset({"messages", "tools", "parallel_tool_calls"})
+_KNOWN = CHAT_KEYS | PAIR_KEYS | {"label", "text"}
+_INPUT = CHAT_KEYS - {"functions"}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.columns import Renaming
 from finetune_gateway.data.compression import decompressed
-from finetune_gateway.data.dataset import Dataset, Line
+from finetune_gateway.data.dataset import BOM, Dataset, Line
 from finetune_gateway.data.json_files import array_rows
 from finetune_gateway.data.python_literals import read_literal
 from finetune_gateway.data.reading import Observation, Reading
@@ -36,7 +36,7 @@ from finetune_gateway.text.quoting import hidden, shortened
 from finetune_gateway.text.windows_1252 import read_windows_1252
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
-from finetune_gateway.validation.file_bytes import BOM, HEAD, file_defect
+from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
 from finetune_gateway.validation.rules import RULES
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_gateway.data import call_ids, formats, sharegpt
 from finetune_gateway.data.canonical import canonical, read_as
+from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import MESSAGES, listed
 from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import format_of
@@ -37,9 +38,6 @@ _LISTS = ("messages", "conversations", "conversation", "prompt", "completion", "
           "preferred_output", "non_preferred_output")  # fmt: skip
 _NULLABLE = frozenset({"name", "weight", "refusal", "audio", "tool_calls", "function_call",
                        "tool_call_id"})  # fmt: skip
-_ROW_NULLABLE = frozenset({"tools", "functions", "parallel_tool_calls"})
-_CHAT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls"})
-_PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     """Return the fixed row and the changes; the row itself if there are none. Its format is noted
     in ``seen``."""
     fixed, changes = copy.deepcopy(row), list[Change]()
-    changes += _remove_nulls(fixed, _ROW_NULLABLE, "")
+    changes += _remove_nulls(fixed, TOOL_KEYS, "")
     changes += _read_lists(fixed)
     changes += _fix_tools(fixed)
     changes += _fix_label(fixed)
@@ -264,7 +262,7 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
     if converted == row:
         return row, []
     after = formats.format_of(converted)
-    known = _PAIR_KEYS if before.kind == "preference" else _CHAT_KEYS
+    known = PAIR_KEYS if before.kind == "preference" else CHAT_KEYS
     if before.kind == "unpaired_preference":
         known |= {"label"}
     dropped = [key for key in read_as(row, before).others if key not in row]  # keys of turns

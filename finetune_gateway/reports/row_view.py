@@ -14,7 +14,6 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.findings import Finding, child, walk
 from finetune_gateway.reports.finding_paths import FindingPath, finding_paths
 from finetune_gateway.reports.html_text import Piece, excerpt, short_text
-from finetune_gateway.validation.file_bytes import BOM
 from finetune_gateway.validation.json.parsing import MAX_DEPTH, depth
 
 Json = dict[str, Any]
@@ -163,9 +162,8 @@ def row_views(dataset: Dataset, wanted: Mapping[int, Named]) -> dict[int, RowVie
     last, until = max(wanted, default=0), 0
     for line in dataset.lines():
         if line.number in wanted:
-            raw = line.raw.removeprefix(BOM) if line.number == 1 else line.raw
             named = wanted[line.number]
-            views[line.number] = _row_view(f"{word} {line.number:,}", line.number, raw, named)
+            views[line.number] = _row_view(f"{word} {line.number:,}", line.number, line.body, named)
             goes_on = any(finding.code in _GOES_ON for _, finding in named)
             until = line.number + FOLLOWING if goes_on else 0
         elif line.number <= until:

@@ -181,7 +181,6 @@ def _count_lines(file: int, start: int, stop: int) -> int:
 # -- the type of a file ------------------------------------------------------------------------
 
 HEAD = 4096  # bytes read
-BOM = b"\xef\xbb\xbf"
 
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.dataset import BOM, Dataset
 from finetune_gateway.errors import SpecError, UnsupportedError, shown
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import METHODS, require
@@ -21,7 +21,7 @@ from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings, rules_for
 from finetune_gateway.validation.dataset import analysis, row_text
 from finetune_gateway.validation.dataset.analysis import AnalysisOptions
-from finetune_gateway.validation.file_bytes import BOM, OnProgress
+from finetune_gateway.validation.file_bytes import OnProgress
 from finetune_gateway.validation.rules import RuleSet, known_backends
 from finetune_gateway.validation.run import method_of as method_of
 

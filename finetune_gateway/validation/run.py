@@ -27,7 +27,7 @@ from finetune_gateway.tokens.stats import TokenTotals
 from finetune_gateway.validation import parallel
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.fast_path import MAX_ROW
-from finetune_gateway.validation.file_bytes import BOM, Lines, OnProgress, Range, cut
+from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.rules import RuleSet
 from finetune_gateway.validation.scan import Json, NotSplittable, Scan, Task
@@ -144,11 +144,10 @@ def method_of(dataset: Dataset) -> str:
     """Return the method that the first readable row of a file is usually for; ``sft`` if none of
     the first lines is a row."""
     for line in islice(dataset.lines(), _FIRST_LINES):
-        raw = line.raw.removeprefix(BOM) if line.number == 1 else line.raw
-        if line.cut or not raw.strip():
+        if line.cut or not line.body.strip():
             continue
         try:
-            return usual_method_of(parse(decode(raw, line.offset)))
+            return usual_method_of(parse(decode(line.body, line.offset)))
         except BadLine:
             continue
     return "sft"
@@ -224,8 +223,7 @@ def _first_format(task: Task) -> tuple[str, int]:
     if first is None or first.cut or len(first.raw) > MAX_ROW:
         return "", 0
     try:
-        raw = first.raw.removeprefix(BOM) if first.number == 1 else first.raw
-        row = parse(decode(raw, first.offset))
+        row = parse(decode(first.body, first.offset))
     except BadLine:
         return "", 0
     row_format = formats.format_of(row) if isinstance(row, dict) else None

@@ -31,7 +31,6 @@ from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.duplicates import DuplicateFinder
 from finetune_gateway.validation.fast_path import GROUP, FastPath, PlainRows, Prefilter, Roles
 from finetune_gateway.validation.file_bytes import (
-    BOM,
     FLAGGED,
     HEAD,
     Lines,
@@ -226,10 +225,9 @@ class Scan:
         return True
 
     def _without_bom(self, line: Line) -> bytes:
-        if line.number != 1 or not line.raw.startswith(BOM):
-            return line.raw
-        self.findings.add(Defect("utf8_bom", detail="byte 0: a UTF-8 byte order mark"), 1)
-        return line.raw[len(BOM) :]
+        if len(line.body) < len(line.raw):
+            self.findings.add(Defect("utf8_bom", detail="byte 0: a UTF-8 byte order mark"), 1)
+        return line.body
 
     def _note_blank(self, number: int) -> None:
         self.blank_count += 1

@@ -21,7 +21,7 @@ from finetune_gateway.tokens.masks.hosted import HostedRenderer
 from finetune_gateway.tokens.masks.preview import Preview, PreviewRenderer
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.collector import Findings
-from finetune_gateway.validation.file_bytes import BOM, HEAD, file_defect
+from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.rules import RuleSet
 
@@ -82,7 +82,7 @@ def _raise(defect: Defect) -> None:
 
 
 def _first(dataset: Dataset) -> Iterator[Line]:
-    return islice((line for line in dataset.lines() if _content(line).strip()), FIRST)
+    return islice((line for line in dataset.lines() if line.body.strip()), FIRST)
 
 
 def _select(dataset: Dataset, numbers: set[int]) -> Iterator[Line]:
@@ -91,7 +91,7 @@ def _select(dataset: Dataset, numbers: set[int]) -> Iterator[Line]:
         last = line.number
         if last not in left:
             continue
-        if not _content(line).strip():
+        if not line.body.strip():
             raise NotFoundError(f"Line {last} of {dataset.name} has no row.", hint="Name another.")
         yield line
         left.discard(last)
@@ -102,10 +102,6 @@ def _select(dataset: Dataset, numbers: set[int]) -> Iterator[Line]:
             f"{dataset.name} has no line {min(left)}; its last is line {last}.",
             hint="Lines are counted from 1, as in the findings of validate.",
         )
-
-
-def _content(line: Line) -> bytes:
-    return line.raw.removeprefix(BOM) if line.number == 1 else line.raw
 
 
 def _preview(
@@ -128,7 +124,7 @@ def _validate_line(
     line: Line, backends: Mapping[str, RuleSet], method: str | None
 ) -> tuple[Json | None, Report]:
     """Return the row, and the report on a file of this line alone."""
-    raw = _content(line)
+    raw = line.body
     try:
         if line.cut:
             raise BadLine(Defect("line_too_long"))

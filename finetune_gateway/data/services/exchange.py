@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from finetune_gateway.data import readers
+from finetune_gateway.data.canonical_row import CHAT_KEYS
 from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.data.row_reader import Reader
 from finetune_gateway.data.services import (
@@ -168,7 +169,7 @@ def _messages(reader: Reader, value: Json, prefix: str) -> Json:
     for at, _ in enumerate(value["tools"] if isinstance(value.get("tools"), list) else ()):
         reader.lists[f"tools[{at}]"] = f"{prefix}tools[{at}]"
     read = readers.chat(reader, value, prefix)
-    return {key: one for key, one in read.items() if key in readers.CHAT_KEYS}
+    return {key: one for key, one in read.items() if key in CHAT_KEYS}
 
 
 # -- the answer --------------------------------------------------------------------------------

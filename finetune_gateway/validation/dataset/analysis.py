@@ -32,7 +32,6 @@ from finetune_gateway.validation.file_bytes import OnProgress, sample_lines
 from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
-Lines = tuple[int, int]  # of a row, and of the row it is like
 
 FEW_WORDS = 5  # of a question that may well be asked twice
 AUTO_BYTES = 4 << 20  # of larger files a sample is looked at; this size takes half a second
@@ -215,8 +214,8 @@ class _Shared:
     there, its question is, or one of the two is, apart from case and white space."""
 
     def __init__(self, dataset: Dataset, other: Dataset) -> None:
-        self.same: list[Lines] = []
-        self.asked: list[Lines] = []
+        self.same: list[survey.LinePair] = []
+        self.asked: list[survey.LinePair] = []
         self.near: dict[int, int] = {}
         self._known: set[int] = set()
         others: dict[bytes, int] = {}

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from finetune_gateway.data.canonical import readable
-from finetune_gateway.data.dataset import Dataset, Kind, Line, kind_of
+from finetune_gateway.data.dataset import BOM, Dataset, Kind, Line, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list, calls_of
 from finetune_gateway.data.row_content import media_digests
 
@@ -87,7 +87,7 @@ def parse_leniently(raw: bytes) -> Json | None:
     becomes a question mark.
     """
     try:
-        row = _decode(raw.removeprefix(b"\xef\xbb\xbf"))
+        row = _decode(raw.removeprefix(BOM))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

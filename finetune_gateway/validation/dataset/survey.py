@@ -45,7 +45,7 @@ from finetune_gateway.validation.dataset.statistics import (
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range
 
 Json = dict[str, Any]
-Pair = tuple[int, int]  # lines, or places, of a row and of the one it is like
+LinePair = tuple[int, int]  # lines, or places, of a row and of the one it is like
 
 # OpenAI's guide on supervised fine-tuning sees first gains from 50 to 100 rows.
 FIRST_GAINS = 50
@@ -98,8 +98,8 @@ class Contradictions:
 
     def defects(self) -> Iterator[CountedDefect]:
         """Yield the first lines, each with the earlier one it contradicts; then the rest."""
-        pairs: tuple[list[Pair], list[Pair]] = [], []
-        sentences: dict[frozenset[int], list[Pair]] = {}
+        pairs: tuple[list[LinePair], list[LinePair]] = [], []
+        sentences: dict[frozenset[int], list[LinePair]] = {}
         for early, late in self._same_prompts():
             answers = frozenset((self.answers[early], self.answers[late]))
             if len(answers) == 1:
@@ -123,7 +123,7 @@ class Contradictions:
                 detail = f"{rows_have(len(found))} {what}; {listed}"
                 yield from numbered(code, detail, [line for line, _ in found])
 
-    def _same_prompts(self) -> Iterator[Pair]:
+    def _same_prompts(self) -> Iterator[LinePair]:
         """Yield the places of each row and the one before that has the same prompt."""
         rows = sorted(range(len(self.prompts)), key=self.prompts.__getitem__)
         for early, late in pairwise(rows):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeGuard
 
+from finetune_gateway.data.canonical_row import CHAT_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import listed
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
@@ -42,8 +43,7 @@ _FOREIGN_ROLES = {
     "bot": "assistant", "gpt": "assistant", "ai": "assistant", "model": "assistant",
     "agent": "assistant", "chatgpt": "assistant", "observation": "tool", "ipython": "tool",
 }  # fmt: skip
-_ROW_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls", "images", "label"})
-_TOOL_KEYS = frozenset({"tools", "functions", "parallel_tool_calls"})
+_ROW_KEYS = CHAT_KEYS | {"images", "label"}
 _MEDIA = ("videos", "video", "audios", "audio")  # as LLaMA-Factory and TRL list them
 _MESSAGE_KEYS = frozenset(
     {
@@ -98,7 +98,7 @@ def conversation_defects(row: Json, *, reinforcement: bool = False) -> Defects:
             yield defect
         if reinforcement and defect.code == "image_local":
             yield Defect("image_reinforcement", defect.path)
-    if not _TOOL_KEYS.isdisjoint(row):
+    if not TOOL_KEYS.isdisjoint(row):
         yield from tools_defects(row, "")
     if is_conversation(messages):
         yield from order_defects(messages, "messages")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS
 from finetune_gateway.findings import Defect, wrong_type
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.validation.rows.chat import (
@@ -19,8 +20,6 @@ from finetune_gateway.validation.rows.tools import exchange_defects, offered_def
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
-_PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
-_INPUT_KEYS = frozenset({"messages", "tools", "functions", "parallel_tool_calls"})
 _SIDES = {
     "preferred_output": "missing_preferred",
     "non_preferred_output": "missing_non_preferred",
@@ -29,8 +28,8 @@ _SIDES = {
 
 def pair_defects(row: Json) -> Defects:
     """Yield all defects of a pair."""
-    if not _PAIR_KEYS.issuperset(row):
-        yield from unknown_keys(_without_old_keys(row), _PAIR_KEYS, "")
+    if not PAIR_KEYS.issuperset(row):
+        yield from unknown_keys(_without_old_keys(row), PAIR_KEYS, "")
     yield from _input(row)
     for side in ("preferred_output", "non_preferred_output"):
         old = side.replace("output", "completion")
@@ -64,8 +63,8 @@ def _input(row: Json) -> Defects:
 
 def _input_messages(pair_input: Json) -> Defects:
     messages, path = pair_input["messages"], "input.messages"
-    if not _INPUT_KEYS.issuperset(pair_input):
-        yield from unknown_keys(pair_input, _INPUT_KEYS, "input")
+    if not CHAT_KEYS.issuperset(pair_input):
+        yield from unknown_keys(pair_input, CHAT_KEYS, "input")
     yield from messages_defects(messages, path)
     yield from tools_defects(pair_input, "input.")
     if not is_conversation(messages):
