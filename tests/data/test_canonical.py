@@ -102,3 +102,11 @@ def test_a_label_is_for_the_last_answer(row: Json) -> None:
     """Those before are not trained on."""
     messages = [QUESTION, {**ANSWER, "weight": 0}, QUESTION, ANSWER]
     assert as_sent({**row, "label": True}) == {"messages": messages, "label": True}
+
+
+def test_fields_of_a_turn_are_named_as_it_has_them() -> None:
+    """ShareGPT's from and value; a weight is called so in both."""
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello", "weight": 0}]
+    sent = read({"conversations": turns})
+    for own, theirs in {"role": "from", "content": "value", "weight": "weight"}.items():
+        assert sent.origin(f"messages[1].{own}") == f"conversations[1].{theirs}"

@@ -13,7 +13,7 @@ import finetune_gateway as gateway
 from finetune_gateway import FakeBackend, Gateway, SpecError
 from finetune_gateway.cli import main
 from finetune_gateway.cli.options import parse_map
-from finetune_gateway.data.columns import suggested
+from finetune_gateway.data.columns import mapped, suggested
 from finetune_gateway.errors import DataError
 
 COLUMNS = {"question": "prompt", "answer": "completion"}
@@ -238,3 +238,10 @@ def test_the_option_is_read_as_people_write_it(home: Path) -> None:
     for wrong in ("question", "=prompt", "a=prompt,a=text"):
         with pytest.raises(SpecError):
             parse_map([wrong])
+
+
+def test_columns_that_differ_in_case_are_two(tmp_path: Path) -> None:
+    """One that is named as the file writes it is not meant by the other name, too."""
+    dataset = gateway.Dataset.open([{"q": "Hi", "Q": "Hello"}], spool=tmp_path)
+    both = mapped(dataset, {"q": "prompt", "Q ": "completion"}, spool=tmp_path)
+    assert [row.data for row in both.rows()] == [{"prompt": "Hi", "completion": "Hello"}]

@@ -316,6 +316,7 @@ def test_other_names_are_names(tmp_path: Path, header: list[str]) -> None:
 
 @pytest.mark.parametrize("header", [
     ["question", "answer"], ["system", "user", "assistant"], ["Instruction", "Input", "Response"],
+    ["user", "assistant", "did it help?"],
 ])  # fmt: skip
 def test_known_columns_are_handed_over(tmp_path: Path, header: list[str]) -> None:
     """As rows with these keys, in lower case."""
