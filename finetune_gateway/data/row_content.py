@@ -29,7 +29,7 @@ _OLDER = {  # keys of older guides
 }
 _LISTS = ("messages", "preferred_output", "non_preferred_output")
 _ANY_LISTS = (*_LISTS, *_OLDER)
-_LONG = 1 << 20  # characters; folding a longer text would take 30 bytes for each word
+LONG = 1 << 20  # characters; folding a longer text would take 30 bytes for each word
 
 
 def same_digest(row: Json) -> bytes:
@@ -167,7 +167,7 @@ def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
 def folded_text(text: str) -> str:
     """Return a text without case, and with one space for all white space; a very long one as it
     is."""
-    if len(text) > _LONG:
+    if len(text) > LONG:
         return text
     plain = text if text.isascii() else unicodedata.normalize("NFC", text)
     return " ".join(plain.casefold().split())

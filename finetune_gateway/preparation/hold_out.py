@@ -23,7 +23,7 @@ from finetune_gateway.data.reading import Reading
 from finetune_gateway.errors import DataError
 from finetune_gateway.methods import HOLD_OUT_ROWS
 from finetune_gateway.preparation.convert import whole_file
-from finetune_gateway.preparation.split import join_links, unit
+from finetune_gateway.preparation.split import folded, join_links, unit
 from finetune_gateway.settings import files
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import (
@@ -32,7 +32,6 @@ from finetune_gateway.validation.dataset.row_text import (
     extract_row_text,
     parse_leniently,
 )
-from finetune_gateway.validation.duplicates import folded
 
 NEAR_BYTES = 32 << 20  # near-duplicates are searched in files up to this size: it takes seconds
 LONG_PROMPT = 5  # words; shorter prompts of a chat, such as "Go on.", may well come twice

@@ -26,11 +26,12 @@ from typing import IO, Any
 from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.row_access import as_dict, as_list
+from finetune_gateway.data.row_content import LONG, folded_text
 from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import content_hash, iter_row_texts
-from finetune_gateway.validation.duplicates import folded, same_lines
+from finetune_gateway.validation.duplicates import same_lines
 
 SHORT = 40  # characters; a shorter final answer is a class
 _HELD_BACK = 2.0  # position of rows kept for the first part: beyond every limit
@@ -287,6 +288,15 @@ def _limit_by_rank(positions: list[float], share: float) -> float:
 def _position(raw: bytes, seed: int) -> float:
     """Return a number from 0 to 1 that depends only on the folded row and the seed."""
     return unit(f"{seed}\0{folded(raw.decode('utf-8', 'replace'))}")
+
+
+def folded(line: str) -> str:
+    """Return the JSON of a row, or a text, without case, and without spaces as far as a row may
+    have others; a very long one as it is."""
+    if len(line) > LONG:
+        return line
+    plain = folded_text(line.replace("\\n", " ").replace("\\t", " ").replace("\\r", " "))
+    return plain.replace('" ', '"').replace(' "', '"')  # also at the ends of strings
 
 
 def unit(text: str) -> float:

@@ -175,16 +175,3 @@ def _near_sum(text: str) -> int:
 def _exact_sum(text: str) -> int:
     """Return a 32-bit checksum that equal texts share."""
     return crc32(text.encode("utf-8", "surrogatepass"))
-
-
-_LONG = 1 << 20  # characters; splitting a longer row into words would take 30 bytes for each
-
-
-def folded(text: str) -> str:
-    """Return the text of a row with case and spaces folded, so that near copies are equal."""
-    if len(text) > _LONG:
-        return text
-    plain = text.replace("\\n", " ").replace("\\t", " ").replace("\\r", " ")
-    plain = plain if plain.isascii() else unicodedata.normalize("NFC", plain)
-    spaced = " ".join(plain.casefold().split())
-    return spaced.replace('" ', '"').replace(' "', '"')  # also at the ends of strings
