@@ -10,19 +10,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.broken_rows import EXAMPLES, any_rows, broken
+from support.broken_rows import EXAMPLES, any_rows, at, broken, places
 
 import finetune_gateway as gateway
 from finetune_gateway import Dataset, FakeBackend
-from finetune_gateway.data.canonical import canonical
+from finetune_gateway.data.canonical import canonical, read_as
 from finetune_gateway.data.formats import FORMATS, format_of
 from finetune_gateway.data.row_access import dumped
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import RANK, Finding, Report
 from finetune_gateway.preparation.convert import TARGETS, convert_row
+from finetune_gateway.validation.rows.formats import row_defects
 from finetune_gateway.validation.run import usual_method_of
 
 Json = dict[str, Any]
@@ -108,6 +110,17 @@ def test_what_is_accepted_is_converted_with_its_tokens(row: Json) -> None:
             continue
         written = judged([made], FakeBackend())
         assert (errors(written), written.tokens) == ([], report.tokens)
+
+
+@pytest.mark.parametrize("odd", [1.5, "x", [[1], [1]], {}], ids=repr)
+def test_any_value_at_any_place_is_read_and_judged(odd: Any) -> None:
+    """No traceback, whatever stands where in a row of whatever format."""
+    for row in EXAMPLES:
+        for place in [*places(row)][1:]:
+            changed = json.loads(json.dumps(row))
+            at(changed, place[:-1])[place[-1]] = odd
+            if row_format := format_of(changed):
+                [*row_defects(changed, row_format, read_as(changed, row_format))]
 
 
 def test_there_is_a_row_of_each_format() -> None:

@@ -165,6 +165,9 @@ def _tools(reader: Reader, given: Any, path: str) -> Json:
                 fix = "A model learns calls of functions: declare it as one, or take it out."
                 reader.refuse(here, "a tool that the service itself runs", fix=fix)
                 continue
+            if not isinstance(one[key], list | None):
+                reader.refuse_type(here, one[key], "a list of functions")
+                continue
             for number, function in enumerate(one[key] or ()):
                 name = "parameters"
                 schema = function.get(name) if isinstance(function, dict) else None
