@@ -27,6 +27,7 @@ from finetune_gateway.preparation.split import folded, join_links, unit
 from finetune_gateway.settings import files
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import (
+    FEW_WORDS,
     RowText,
     content_hash,
     extract_row_text,
@@ -34,7 +35,6 @@ from finetune_gateway.validation.dataset.row_text import (
 )
 
 NEAR_BYTES = 32 << 20  # near-duplicates are searched in files up to this size: it takes seconds
-LONG_PROMPT = 5  # words; shorter prompts of a chat, such as "Go on.", may well come twice
 
 Link = tuple[int, int]  # two lines that belong on one side
 
@@ -178,7 +178,7 @@ def _read(dataset: Dataset, seed: int) -> _Rows:
         if text is None:
             continue
         judged = text.kind in ("preference", "unpaired_preference")
-        if len(text.prompt.split()) > (0 if judged else LONG_PROMPT):
+        if len(text.prompt.split()) > (0 if judged else FEW_WORDS):
             first = first_lines.setdefault(content_hash(text.asked), number)
             if first != number:
                 rows.same_prompts.append((first, number))

@@ -30,7 +30,7 @@ from finetune_gateway.data.row_content import LONG, folded_text
 from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.validation.dataset import near_duplicates
-from finetune_gateway.validation.dataset.row_text import content_hash, iter_row_texts
+from finetune_gateway.validation.dataset.row_text import FEW_WORDS, content_hash, iter_row_texts
 from finetune_gateway.validation.duplicates import same_lines
 
 SHORT = 40  # characters; a shorter final answer is a class
@@ -158,11 +158,11 @@ def assign(
 
 
 def _same_prompts(dataset: Dataset) -> Iterator[tuple[int, int]]:
-    """Yield pairs of lines with the same prompt of more than five words: in different parts they
+    """Yield pairs of lines with the same prompt of more than a few words: in different parts they
     would be a leak for ``validate --against``."""
     first_lines: dict[int, int] = {}
     for row in iter_row_texts(dataset):
-        if len(row.prompt.split()) > 5:
+        if len(row.prompt.split()) > FEW_WORDS:
             first = first_lines.setdefault(content_hash(row.asked), row.line)
             if first != row.line:
                 yield first, row.line

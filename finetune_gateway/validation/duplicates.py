@@ -104,6 +104,23 @@ class DuplicateFinder:
         for slot in range(_SLOTS):
             yield from self._iter_slot(slot, read)
 
+    def first(
+        self, read: Callable[[int], bytes], most: int
+    ) -> Iterator[tuple[bool, int, list[tuple[int, int]]]]:
+        """Yield exact and near duplicates: exact or not, how many rows, and the first of them,
+        each with the earlier line it repeats."""
+        counts = {True: 0, False: 0}
+        kept: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        for duplicate in self.iter_duplicates(read):
+            counts[duplicate.exact] += 1
+            first = kept[duplicate.exact]
+            first.append((duplicate.line, duplicate.earlier))
+            if len(first) > 1000:  # they come in no order, so all must be sorted
+                kept[duplicate.exact] = sorted(first)[:most]
+        for exact in (True, False):
+            if counts[exact]:
+                yield exact, counts[exact], sorted(kept[exact])[:most]
+
     def _iter_slot(self, slot: int, read: Callable[[int], bytes]) -> Iterator[Duplicate]:
         keys, lines, offsets = self._keys[slot], self._lines[slot], self._offsets[slot]
         if len(set(keys)) == len(keys):

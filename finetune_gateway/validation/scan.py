@@ -299,7 +299,7 @@ class Scan:
 
     def _report_duplicates(self) -> None:
         with self.task.path.open("rb") as file:
-            groups = list(_first_duplicates(self.duplicates, file.fileno()))
+            groups = [*self.duplicates.first(partial(read_line, file.fileno()), _KEPT)]
         for exact, count, first in groups:
             code = "duplicates" if exact else "near_duplicates"
             rows = "1 row repeats" if count == 1 else f"{count} rows repeat"
@@ -422,21 +422,3 @@ def _outlines(orders: Sequence[Roles], texts: Sequence[str]) -> Iterator[str]:
         end = at + len(roles)
         yield "".join([*roles, *texts[at:end]])
         at = end
-
-
-def _first_duplicates(
-    duplicates: DuplicateFinder, file: int
-) -> Iterator[tuple[bool, int, list[tuple[int, int]]]]:
-    """Yield exact and near duplicates: exact or not, how many rows, and the first of them, each
-    with the earlier line it repeats."""
-    counts = {True: 0, False: 0}
-    kept: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    for duplicate in duplicates.iter_duplicates(lambda offset: read_line(file, offset)):
-        counts[duplicate.exact] += 1
-        first = kept[duplicate.exact]
-        first.append((duplicate.line, duplicate.earlier))
-        if len(first) > 1000:  # they come in no order, so all must be sorted
-            kept[duplicate.exact] = sorted(first)[:_KEPT]
-    for exact in (True, False):
-        if counts[exact]:
-            yield exact, counts[exact], sorted(kept[exact])[:_KEPT]

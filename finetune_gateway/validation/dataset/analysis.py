@@ -22,6 +22,7 @@ from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.dataset import drift, near_duplicates, survey, template_loss
 from finetune_gateway.validation.dataset.row_index import Index
 from finetune_gateway.validation.dataset.row_text import (
+    FEW_WORDS,
     content_hash,
     extract_row_text,
     iter_row_texts,
@@ -33,7 +34,6 @@ from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
 
-FEW_WORDS = 5  # of a question that may well be asked twice
 AUTO_BYTES = 4 << 20  # of larger files a sample is looked at; this size takes half a second
 SAMPLE_BYTES = 1 << 20
 NEAR_BYTES = 256 << 10  # the same for near-duplicates

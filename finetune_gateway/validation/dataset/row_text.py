@@ -32,6 +32,7 @@ _AROUND = "".join(char for char in map(chr, range(128)) if not re.match(r"[\w\s]
 _WORD = re.compile(rf"[{_SINGLE}]|\w(?:[^\s{_SINGLE}]*\w)?")
 
 FACT = 6  # distinct words; a shorter answer is a name, a number, a class or a call
+FEW_WORDS = 5  # of a question that may well be asked twice
 _WORDS = 20_000  # words read of a row
 _FEW = 8  # words of which two lists are compared one by one
 
