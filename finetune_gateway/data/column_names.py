@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 # Each of these names tells what a row is; the others stand beside them. All columns of formats
 # (``formats``) whose values may be texts are here, which tests/data/test_shapes.py holds.
@@ -30,7 +31,8 @@ _SPACES = re.compile(r"[\s\-]+")
 
 def normalized(name: str) -> str:
     """Return a name in lower case, without a byte order mark and spaces around it, with _ for those
-    inside."""
+    inside; é is one character, however it is written."""
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)
     return _SPACES.sub("_", name.strip("\ufeff \t\r\n\xa0").lower())
 
 

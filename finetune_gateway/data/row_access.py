@@ -16,6 +16,11 @@ from typing import Any, NoReturn
 
 Json = dict[str, Any]
 
+MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
+
+# A string is one token, an unclosed one up to the end, so that the scan stays linear.
+TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+
 
 class DuplicateKey(ValueError):
     """An object has the same key twice."""
@@ -23,6 +28,10 @@ class DuplicateKey(ValueError):
 
 class NotANumber(ValueError):
     """The text has NaN or Infinity in it."""
+
+
+class TooDeep(ValueError):
+    """Values are nested deeper than readers take."""
 
 
 class Overflow(ValueError):
@@ -33,10 +42,32 @@ def loads_strict(text: str) -> Any:
     """Return the value of a JSON text as RFC 8259 defines it.
 
     ``json`` accepts NaN, keeps the last of two equal keys and turns 1e999 into infinity; rows that
-    are read to be written again must not change silently. Raises ValueError, and RecursionError
-    near 1,000 levels.
+    are read to be written again must not change silently. Raises ValueError, also for more than 100
+    levels: what walks the value recurses.
     """
+    if is_too_deep(text):
+        raise TooDeep(f"nested deeper than {MAX_DEPTH} levels")
     return _DECODER.decode(text)
+
+
+def is_too_deep(text: str) -> bool:
+    """Return True for a JSON text of more than 100 levels."""
+    return text.count("{") + text.count("[") > MAX_DEPTH and _depth(text) > MAX_DEPTH
+
+
+def _depth(text: str) -> int:
+    """Return the depth of the brackets outside strings; stops counting above the limit."""
+    level = deepest = 0
+    for token in TOKEN.finditer(text):
+        char = text[token.start()]
+        if char in "[{":
+            level += 1
+            deepest = max(deepest, level)
+            if level > MAX_DEPTH:
+                break
+        elif char != '"':
+            level -= 1
+    return deepest
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Json:

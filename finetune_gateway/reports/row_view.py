@@ -11,10 +11,10 @@ from typing import Any
 
 from finetune_gateway.data import formats
 from finetune_gateway.data.dataset import Dataset
+from finetune_gateway.data.row_access import is_too_deep
 from finetune_gateway.findings import Finding, child, walk
 from finetune_gateway.reports.finding_paths import FindingPath, finding_paths
 from finetune_gateway.reports.html_text import Piece, excerpt, short_text
-from finetune_gateway.validation.json.parsing import MAX_DEPTH, depth
 
 Json = dict[str, Any]
 Named = Sequence[tuple[str, Finding]]  # findings that name a row, each with its anchor
@@ -212,7 +212,7 @@ def _parsed(raw: bytes) -> Any:
     """Return the value of a line of JSON, read leniently. Raises ValueError when it is none, or
     when an object would not show all of it."""
     text = raw.decode()
-    if depth(text) > MAX_DEPTH:
+    if is_too_deep(text):
         raise ValueError("too deep to show")
     return json.loads(text, object_pairs_hook=_unique_keys)
 

@@ -40,7 +40,13 @@ from finetune_gateway.validation.file_bytes import (
     read_line,
 )
 from finetune_gateway.validation.json import multiline
-from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
+from finetune_gateway.validation.json.parsing import (
+    BadLine,
+    decode,
+    decoded_defects,
+    escape_defects,
+    parse,
+)
 from finetune_gateway.validation.rows.formats import not_object, row_defects, unknown_format
 from finetune_gateway.validation.rows.leftovers import leftover_defects
 from finetune_gateway.validation.rules import RuleSet
@@ -337,6 +343,8 @@ class Scan:
     ) -> Iterator[Defect]:
         if line.flagged:  # for what the parser finds, too
             yield from escape_defects(text, row)
+        if sent.row is not row and not sent.plain:
+            yield from decoded_defects(text, sent)
         if row_format is None:
             yield unknown_format(row, self.format)
         else:

@@ -156,3 +156,11 @@ def test_rows_under_one_key_twice_are_not_dropped(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(f'{{"data": {rows}, "data": {rows}}}')
     assert [one.code for one in gateway.validate(path).errors][-1] == "json_duplicate_key"
+
+
+def test_a_letter_with_an_accent_is_found_in_either_form() -> None:
+    """A name that a person types and one that a file has may differ in their code points alone."""
+    rows = [{"re\u0301ponse": "There.", "q": "Where?"}]
+    columns = {"r\u00e9ponse": "completion", "q": "prompt"}
+    dataset = gateway.Dataset.open(rows, columns=columns)
+    assert [row.data for row in dataset.rows()] == [{"completion": "There.", "prompt": "Where?"}]

@@ -16,8 +16,9 @@ from support.paths import DATA, SHARED
 from support.work import assert_linear
 
 from finetune_gateway import Dataset
+from finetune_gateway.data.row_access import MAX_DEPTH
 from finetune_gateway.findings import Report
-from finetune_gateway.validation.json.parsing import MAX_DEPTH, BadLine, decode, parse
+from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.run import validate
 
 PLACES = (

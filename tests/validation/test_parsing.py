@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_gateway.data.row_access import MAX_DEPTH, is_too_deep
 from finetune_gateway.findings import walk
-from finetune_gateway.validation.json.parsing import (
-    MAX_DEPTH,
-    BadLine,
-    decode,
-    depth,
-    escape_defects,
-    parse,
-)
+from finetune_gateway.validation.json.parsing import BadLine, decode, escape_defects, parse
 
 VALUES = st.recursive(
     st.none()
@@ -156,7 +150,7 @@ def test_what_json_writes_is_read_back(value: object) -> None:
     """Any value that strict JSON can hold survives, and nothing is called a fault."""
     text = json.dumps(value, allow_nan=False)
     assert parse(text) == value
-    assert depth(text) <= MAX_DEPTH
+    assert not is_too_deep(text)
 
 
 @given(st.text() | st.text(alphabet="{}[]\",:\\ \t\r\n0123456789eE+-.truefalsn/#'“\0"))

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from finetune_gateway.data.dataset import Line
+from finetune_gateway.data.row_access import is_too_deep
 from finetune_gateway.findings import Defect
-from finetune_gateway.validation.json.parsing import MAX_DEPTH, balance, depth
+from finetune_gateway.validation.json.parsing import balance
 
 MAX_TRIES = 3  # failed attempts in one file; each reads up to a megabyte
 _MAX_BYTES = 1 << 20  # of one object
@@ -91,7 +92,7 @@ def _read_broken_string(
 
 
 def _value(text: str) -> object:
-    if depth(text) > MAX_DEPTH:
+    if is_too_deep(text):
         return None
     try:
         value: object = _LOOSE.decode(text)

@@ -8,17 +8,26 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_gateway.data.row_access import DuplicateKey, NotANumber, Overflow, loads_strict
+from finetune_gateway.data.canonical_row import CanonicalRow
+from finetune_gateway.data.row_access import (
+    MAX_DEPTH,
+    TOKEN,
+    DuplicateKey,
+    NotANumber,
+    Overflow,
+    TooDeep,
+    dumped,
+    is_too_deep,
+    loads_strict,
+)
 from finetune_gateway.findings import Defect, child, walk
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.validation.json.json_errors import Unfinished, syntax_defect
 
-MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
-
-# A string is one token, an unclosed one up to the end, so that the scan stays linear.
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 # Escapes that can be a lone surrogate or a control character; the only raw one allowed is DEL.
 _MAY_MATCH = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])|\x7f")
+_ADDED = 10  # levels of a row around what is in a text
+_ENCODED = re.compile(r"\\{2,}u[dD][89a-fA-F]")  # half a pair in a text that is JSON itself
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -48,8 +57,6 @@ def decode(raw: bytes, offset: int = 0) -> str:
 
 def parse(text: str) -> Any:
     """Return the JSON value of a line. Raises only BadLine, for any text."""
-    if text.count("{") + text.count("[") > MAX_DEPTH and depth(text) > MAX_DEPTH:
-        raise BadLine(Defect("json_too_deep"))
     try:
         return loads_strict(text)
     except ValueError as exc:
@@ -57,24 +64,9 @@ def parse(text: str) -> Any:
     raise _bad_line(text, error)
 
 
-def depth(text: str) -> int:
-    """Return the depth of the brackets outside strings; stops counting above the limit."""
-    level = deepest = 0
-    for token in _TOKEN.finditer(text):
-        char = text[token.start()]
-        if char in "[{":
-            level += 1
-            deepest = max(deepest, level)
-            if level > MAX_DEPTH:
-                break
-        elif char != '"':
-            level -= 1
-    return deepest
-
-
 def balance(text: str) -> int:
     """Return the number of unclosed brackets outside strings."""
-    tokens = (text[token.start()] for token in _TOKEN.finditer(text))
+    tokens = (text[token.start()] for token in TOKEN.finditer(text))
     return sum(1 if char in "[{" else -1 for char in tokens if char != '"')
 
 
@@ -93,9 +85,24 @@ def escape_defects(text: str, value: Any) -> Iterator[Defect]:
             yield Defect("control_char", path, detail)
 
 
+def decoded_defects(text: str, sent: CanonicalRow) -> Iterator[Defect]:
+    """Yield what only the decoding of a text shows: a list of messages, tools or calls that is JSON
+    itself, and holds half a surrogate pair, or more levels than a reader takes."""
+    brackets = text.count("{") + text.count("[") + _ADDED
+    if brackets > MAX_DEPTH and is_too_deep(dumped(sent.row)):
+        yield Defect("json_too_deep")
+    if "\\\\u" in text and _ENCODED.search(text):
+        for path, leaf in walk(sent.row):
+            if isinstance(leaf, str) and (match := _SURROGATE.search(leaf)):
+                detail = f"half of a surrogate pair, \\u{ord(match.group()):04x}"
+                yield Defect("lone_surrogate", sent.origin(path), detail)
+
+
 def _bad_line(text: str, error: ValueError) -> BadLine:
     if isinstance(error, json.JSONDecodeError):
         return BadLine(*syntax_defect(text, error.pos, error.msg))
+    if isinstance(error, TooDeep):
+        return BadLine(Defect("json_too_deep"))
     if isinstance(error, DuplicateKey):
         return BadLine(_duplicate(text))
     if isinstance(error, NotANumber):
