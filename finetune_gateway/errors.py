@@ -67,9 +67,11 @@ class GatewayError(Exception):
 
 
 class DataError(GatewayError, ValueError):
-    """The dataset cannot be used as it is; ``report`` lists lines and fixes."""
+    """The dataset cannot be used as it is; ``report`` lists lines and fixes, ``command`` shows all
+    of them, where that is known."""
 
     exit_code = 3
+    command = ""
 
     def __init__(
         self, message: str, *, hint: str = "", report: FindingsReport | None = None

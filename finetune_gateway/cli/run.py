@@ -210,7 +210,7 @@ def _print_gateway_error(exc: GatewayError, json_wanted: bool) -> int:
             elif exc.report.errors:  # without one, it is the message that says what is wrong
                 print_message(findings_text(exc.report.errors))
                 message = "The data has errors; nothing was sent."
-                hint = "Fix these lines. For all findings: ftg validate FILE (--backend, --model)"
+                hint = f"All findings: {exc.command or 'ftg validate FILE'}"
     print_error(kind, message, hint, exc.exit_code, json_wanted=json_wanted, **more)
     return exc.exit_code
 

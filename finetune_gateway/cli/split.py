@@ -88,7 +88,7 @@ def split(
         print_message(wrap_text(note), quiet=quiet)
     first = next(iter(dataset.rows()), None)
     if first is not None and format_of(first.data) is None and (offered := offer(first.data)):
-        note = f"No format has these columns, so rows are compared as a whole. {offered}."
+        note = f"No format has these columns, so rows are compared as a whole. {offered} --force."
         print_message(wrap_text(note), quiet=quiet)
     print_message(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)
     return 0

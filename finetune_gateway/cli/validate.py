@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,8 +29,10 @@ from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.data.containers import read_from
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.reading import Reading
+from finetune_gateway.data.row_access import loads_strict
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
+from finetune_gateway.methods import usual_method
 from finetune_gateway.reports.output import print_json, print_message, print_result
 from finetune_gateway.reports.validation_text import fix_text, report_document, report_text
 from finetune_gateway.settings.home import Settings
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from finetune_gateway.preparation.fix import FixReport
 
 Check = Callable[[Dataset], Report]
+LOCAL_EXAMPLE_MODEL = "builtin/tiny"  # for methods that are trained here alone
 EXAMPLE_MODEL = "gpt-4.1-mini-2025-04-14"  # of the hint, when no model is given
 
 
@@ -198,12 +201,23 @@ def validate(
         if fixed:
             print_result(fix_text(fixed))
         print_result(report_text(fix or data, report, submit=True))
-        given = f"{model or EXAMPLE_MODEL}{f' --method {method}' if method else ''}"
+        given = _model_and_method(model, method, report.kind)
         if mapping and not fix:
             given += f" {_as_option(mapping)}"
         _print_hints(fix or data, report, None if fixed else dataset.reading, given)
+        if not (report.ok or fixed) and data.is_file():  # a pipe can't be read again
+            _print_way_out(data, dataset, report, mapping)
     refused = not report.ok or (strict and bool(report.warnings))
     return DataError.exit_code if refused else 0
+
+
+def _model_and_method(model: str | None, method: str | None, kind: str) -> str:
+    """Return what an estimate of these rows needs beside the file, by default for the usual method
+    of their kind, with a model that can be trained by it."""
+    used = method or usual_method(kind)
+    hosted = used in ("sft", "dpo")
+    named = model or (EXAMPLE_MODEL if hosted else LOCAL_EXAMPLE_MODEL)
+    return named + (f" --method {used}" if method or used != "sft" else "")
 
 
 def _print_hints(data: Path, report: Report, reading: Reading | None, model: str) -> None:
@@ -213,6 +227,37 @@ def _print_hints(data: Path, report: Report, reading: Reading | None, model: str
     if report.ok:
         command = f"ftg estimate {shlex.quote(str(data))} --model {model}"
         print_message(f"Next: {command}")
+
+
+def _print_way_out(
+    data: Path, dataset: Dataset, report: Report, columns: dict[str, str] | None
+) -> None:
+    """Print the command that makes these rows usable, where --map or --fix does; on one line, to be
+    pasted."""
+    from finetune_gateway.data.columns import suggested
+
+    options = []
+    if mapped := columns or _of_first_row(dataset, report, suggested):
+        options.append(_as_option(mapped))
+    if any("--fix new.jsonl" in one.fix for one in report.errors):
+        options.append("--fix new.jsonl")
+    if options and not (columns and len(options) == 1):
+        print_message(f"Next: ftg validate {shlex.quote(str(data))} {' '.join(options)}")
+
+
+def _of_first_row(
+    dataset: Dataset, report: Report, suggested: Callable[[dict[str, Any]], dict[str, str]]
+) -> dict[str, str]:
+    """Return the map that the names of the columns suggest, if the rows are of no format."""
+    if report.format != "unknown" or "unknown_format" not in {one.code for one in report.errors}:
+        return {}
+    if dataset.reading.header:
+        return suggested(dict.fromkeys(dataset.reading.header, ""))
+    with suppress(DataError, ValueError, RecursionError):
+        lines = (line.raw for line in dataset.lines() if line.raw.strip())
+        row = loads_strict(next(lines, b"null").decode())
+        return suggested(row) if isinstance(row, dict) else {}
+    return {}
 
 
 # Imported inside functions: what only some options need. These imports would be a fifth of the
@@ -228,7 +273,7 @@ def _mapped(dataset: Dataset, columns: dict[str, str] | None, *, required: bool 
 
 
 def _as_option(columns: dict[str, str]) -> str:
-    from finetune_gateway.data.columns import as_option
+    from finetune_gateway.data.column_names import as_option
 
     return as_option(columns)
 

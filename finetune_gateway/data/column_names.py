@@ -1,9 +1,12 @@
-"""Names of columns that training sets use, as tables and exports write them."""
+"""Names of columns that training sets use, as tables and exports write them, and in commands."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
 
 # Each of these names tells what a row is; the others stand beside them. All columns of formats
 # (``formats``) whose values may be texts are here, which tests/data/test_shapes.py holds.
@@ -26,6 +29,7 @@ CONVERSATIONS = (
     "conversation_id", "chat_id", "dialog_id", "dialogue_id", "session_id", "thread_id", "conv_id",
     "conversation", "chat", "dialog", "dialogue", "session", "thread", "group_id", "id",
 )  # fmt: skip
+_VALIDATE = "ftg validate old.jsonl"  # in what rules advise
 _SPACES = re.compile(r"[\s\-]+")
 
 
@@ -48,3 +52,23 @@ def is_turn(value: object) -> bool:
     keys = value.keys()
     tool = {"type", "function"} <= keys or {"name", "parameters"} <= keys
     return tool or not {"role", "from", "speaker", "author"}.isdisjoint(keys)
+
+
+def as_option(columns: Mapping[str, str]) -> str:
+    """Return ``--map question=prompt,answer=completion``, as a shell takes it."""
+    pairs = ",".join(f"{_word(column)}={key}" for column, key in columns.items())
+    return f"--map {shlex.quote(pairs)}"
+
+
+def _word(column: str) -> str:
+    """Return a column as an option of the command line has it: one with a comma in quotes."""
+    return f'"{column}"' if "," in column else column
+
+
+def with_path(advice: str, source: Path | None, columns: Mapping[str, str]) -> str:
+    """Return advice whose commands name the user's file and map, as a shell takes them; for rows in
+    memory, and a name that cannot be shown as it is, the advice."""
+    if _VALIDATE not in advice or source is None or not str(source).isprintable():
+        return advice
+    mapped = f" {as_option(columns)}" if columns else ""
+    return advice.replace(_VALIDATE, f"ftg validate {shlex.quote(str(source))}{mapped}")

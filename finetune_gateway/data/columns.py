@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_gateway.data.cells import cell_value
-from finetune_gateway.data.column_names import normalized
+from finetune_gateway.data.column_names import as_option, normalized
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import dumped, loads_strict
@@ -48,6 +48,17 @@ _ANSWERED = (
 
 
 _NO_TEXT = frozenset({"system", "system_prompt", "role", "from", "chat", "messages", "answers"})
+# The same in other languages.
+_TRANSLATED = {
+    "frage": "question", "antwort": "answer", "anweisung": "instruction", "eingabe": "input",
+    "ausgabe": "output", "kontext": "context", "pregunta": "question", "respuesta": "answer",
+    "instrucción": "instruction", "entrada": "input", "salida": "output", "réponse": "answer",
+    "reponse": "answer", "domanda": "question", "risposta": "answer", "pergunta": "question",
+    "resposta": "answer", "vraag": "question", "antwoord": "answer", "pytanie": "question",
+    "odpowiedź": "answer", "вопрос": "question", "ответ": "answer", "问题": "question",
+    "回答": "answer", "答案": "answer", "指令": "instruction", "输入": "input", "输出": "output",
+    "質問": "question", "질문": "question", "답변": "answer",
+}  # fmt: skip
 
 
 def check(columns: object) -> dict[str, str]:
@@ -160,16 +171,17 @@ class Renaming:
         return replace(self.reading, columns=self.found)
 
     def require_found(self) -> None:
-        """Raise SpecError for a column that no row has."""
-        known = {normalized(name) for name in self.found}
+        """Raise SpecError for a column that no row has; one of a table may be empty in all rows."""
+        columns = dict.fromkeys(self.reading.header) | self.seen
+        known = {normalized(name) for name in (*self.found, *self.reading.header)}
         missing = [name for name in self._columns if normalized(name) not in known]
         if not missing or not self.seen:
             return
-        columns = ", ".join(map(quoted, list(self.seen)[:_SHOWN]))
-        more = f" and {len(self.seen) - _SHOWN} more" if len(self.seen) > _SHOWN else ""
+        shown = ", ".join(map(quoted, list(columns)[:_SHOWN]))
+        more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
         raise SpecError(
             f"{self._name} has no column {' and no '.join(map(quoted, missing))}.",
-            hint=f"Its columns: {columns}{more}.",
+            hint=f"Its columns: {shown}{more}.",
         )
 
 
@@ -247,7 +259,8 @@ def users_words(text: str, columns: Mapping[str, str]) -> str:
 def suggested(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a map that may be meant by the names of the columns of a row; empty if they say
     nothing. It is only ever shown."""
-    texts = {normalized(name): name for name in _texts(row)}
+    names = {normalized(name): name for name in _texts(row)}
+    texts = {_TRANSLATED.get(name, name): column for name, column in names.items()}
     answer = next((texts[name] for name in _ANSWERED if name in texts), None)
     asked = next((texts[name] for name in _ASKED if texts.get(name) not in (None, answer)), None)
     if answer is None or asked is None:
@@ -278,7 +291,7 @@ def offer(row: Mapping[str, Any]) -> str:
     row = {name: value for name, value in row.items() if name and _is_plain(name)}
     names = [name for name in _texts(row) if normalized(name) not in _NO_TEXT]
     if known := suggested(row):
-        return f"If that is what its columns are, run it with {as_option(known)}"
+        return f"If its columns mean what they are called, add {as_option(known)}"
     if len(names) < 2:
         return ""
     first, second = names[:2]
@@ -289,16 +302,3 @@ def _is_plain(name: str) -> bool:
     """Return True for a name that can be shown as it is: short, printable, and no key of a service
     or personal data."""
     return len(name) <= MAX_QUOTE and name.isprintable() and hidden(name) == name
-
-
-def as_option(columns: Mapping[str, str]) -> str:
-    """Return ``--map question=prompt,answer=completion``, as a shell takes it."""
-    import shlex
-
-    pairs = ",".join(f"{_word(column)}={key}" for column, key in columns.items())
-    return f"--map {shlex.quote(pairs)}"
-
-
-def _word(column: str) -> str:
-    """Return a column as an option of the command line has it: one with a comma in quotes."""
-    return f'"{column}"' if "," in column else column

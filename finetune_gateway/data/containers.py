@@ -244,7 +244,7 @@ def _note_encoding(path: Path, encoding: str, reading: Reading) -> None:
                     number,
                     detail=f"{place}; in Windows-1252 it reads {around}",
                     fix="Save it as UTF-8 (in Excel: CSV UTF-8), or let --fix read it as "
-                    f"Windows-1252: ftg validate {path.name} --fix new.jsonl",
+                    "Windows-1252: ftg validate old.jsonl --fix new.jsonl",
                     blocks=True,
                 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from finetune_gateway.data import containers, content
+from finetune_gateway.data.column_names import with_path
 from finetune_gateway.data.content import Content
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import loads_strict
@@ -238,10 +240,7 @@ class Dataset:
         self.require_certain()
         for line in self.lines():
             if line.cut:
-                raise DataError(
-                    f"{self._shown}: line {line.number} is longer than 64 MB.",
-                    hint=f"Run: ftg validate {self._shown}",
-                )
+                raise self._refused(line.number, "is longer than 64 MB")
             if line.body.strip():
                 yield line.number, line.body
 
@@ -250,7 +249,8 @@ class Dataset:
         for one in self.reading.observations.values():
             if one.blocks:
                 where = f"line {one.lines[0]}: " if one.lines else ""
-                hint = one.fix or f"Run: ftg validate {self._shown}"
+                fix = one.fix or "Run: ftg validate old.jsonl"
+                hint = with_path(fix, self.source, self.reading.columns)
                 raise DataError(f"{self._shown}: {where}{one.detail}.", hint=hint)
 
     def system_prompt(self) -> str | None:
@@ -333,16 +333,14 @@ class Dataset:
         try:
             data = loads_strict(raw.decode())
         except (ValueError, RecursionError) as exc:
-            raise DataError(
-                f"{self._shown}: line {number} is not valid JSON: {str(exc)[:200]}.",
-                hint=f"Run: ftg validate {self._shown}",
-            ) from None
+            raise self._refused(number, f"is not valid JSON: {str(exc)[:200]}") from None
         if not isinstance(data, dict):
-            raise DataError(
-                f"{self._shown}: line {number} is not a JSON object.",
-                hint=f"Run: ftg validate {self._shown}",
-            )
+            raise self._refused(number, "is not a JSON object")
         return data
+
+    def _refused(self, number: int, why: str) -> DataError:
+        hint = f"Run: ftg validate {shlex.quote(str(self._shown))}"
+        return DataError(f"{self._shown}: line {number} {why}.", hint=hint)
 
     @property
     def _shown(self) -> Path:

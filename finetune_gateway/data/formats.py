@@ -63,7 +63,8 @@ def _format(
 
 
 def _shape(name: str, kind: Kind, reader: Callable[[Reader], Json], words: str) -> Format:
-    return _format(name, kind, reader, "format_shape", words)
+    rows = "pairs" if kind == "preference" else "chat rows"
+    return _format(name, kind, reader, "format_shape", f"{words}; read as {rows}")
 
 
 CHAT = _format("openai-chat", "chat", readers.chat)

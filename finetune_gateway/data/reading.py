@@ -32,7 +32,7 @@ class Reading:
     ``numbering``: what the line of a row is in the user's file: its line, its row (of a sheet, or
     of an array on one line). Row and line are the same number in the file that the rows are written
     to, which is blank in between. ``columns``: the user's columns, and the keys that they are read
-    as.
+    as. ``header``: the columns of a table where none of them is known.
     """
 
     container: str = "jsonl"
@@ -40,6 +40,7 @@ class Reading:
     numbering: str = "line"
     observations: dict[tuple[str, str], Observation] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
 
     def note(
         self,

@@ -157,6 +157,7 @@ def header_of(first: Record, reading: Reading) -> list[str] | None:
         detail = f"the column {quoted(index[0])} numbers the rows, and is not read"
         reading.note("header_names", first.line, path="index", detail=detail)
     if KNOWN.isdisjoint(names):
+        reading.header = tuple(names)
         shown = ", ".join(quoted(key) for key in names[:_SHOWN] if key)
         reading.note(
             "header_unknown",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.data.column_names import as_option
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
-from finetune_gateway.errors import NotFoundError
+from finetune_gateway.errors import DataError, NotFoundError
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs.job_files import Files
 from finetune_gateway.spec import TrainingSpec
@@ -108,9 +111,11 @@ class FileChecks:
         held_out = None if files.held_out is None else self.check(candidate, files.held_out, 1)
         checks = [train] if held_out is None else [train, held_out]
         if files.whole is not None and not all(one.report.ok for one in checks):
-            self.check(candidate, files.whole, None).report.raise_for_errors()
-        for one in checks:
-            one.report.raise_for_errors()
+            report = self.check(candidate, files.whole, None).report
+            _raise_for_errors(report, candidate, files.whole)
+        _raise_for_errors(train.report, candidate, files.train)
+        if held_out is not None and files.held_out is not None:
+            _raise_for_errors(held_out.report, candidate, files.held_out)
         train = replace(train, report=files.report_of(train.report))
         if held_out is None:
             return train, None
@@ -157,3 +162,19 @@ def _for_backend(report: Report, name: str) -> Report:
         for finding in report.findings
     ]
     return report.model_copy(update={"findings": findings})
+
+
+def _raise_for_errors(report: Report, candidate: Candidate, dataset: Dataset) -> None:
+    """Raise DataError if there is an error, with the command that shows all findings."""
+    try:
+        report.raise_for_errors()
+    except DataError as exc:
+        if dataset.source is not None:
+            spec, columns, place = candidate.spec, dataset.reading.columns, candidate.backend
+            named = place.display_name in registry.names()
+            backend = place.display_name if named else place.name
+            words = ["ftg", "validate", str(dataset.source), "--backend", backend]
+            words += ["--model", spec.model, "--method", spec.method]
+            mapped = f" {as_option(columns)}" if columns else ""
+            exc.command = shlex.join(words) + mapped
+        raise

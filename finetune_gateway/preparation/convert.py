@@ -28,7 +28,8 @@ from finetune_gateway.text.quoting import hidden, quoted, shortened
 
 Json = dict[str, Any]
 
-MAX_REFUSED = 10  # refused rows listed in the error
+MAX_REFUSED = 10  # reasons listed in the error
+MAX_LINES = 5  # and lines of each
 MAX_REASON = 300  # characters of the reason for one
 MAX_EXTRA_KEYS = 20  # unknown keys listed in the notes
 _KNOWN = CHAT_KEYS | PAIR_KEYS | {"label", "text"}
@@ -55,9 +56,9 @@ class _Counts:
     extra_keys: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, list[int]] = field(default_factory=dict)  # rows, and the first line
     weights: int = 0
-    refused: list[str] = field(default_factory=list)
+    refused: dict[str, list[int]] = field(default_factory=dict)  # the first lines of each reason
     refusals: int = 0
-    offer: str = ""  # what may help a row of no format: --map, with its columns
+    advice: str = ""  # what may help a row that cannot be read: --map with its columns, or the like
 
 
 def convert(
@@ -94,11 +95,11 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
             yield dumped(convert_row(chat, to))
         except ConversionError as exc:
             counts.refusals += 1
-            if not counts.offer and format_of(data) is None and not unread(data):
-                counts.offer = offer(data)
-            if len(counts.refused) < MAX_REFUSED:
-                reason = shortened(hidden(str(exc)), MAX_REASON)
-                counts.refused.append(f"line {row.line}: {reason}")
+            counts.advice = counts.advice or _advice(data, exc)
+            reason = shortened(hidden(str(exc)), MAX_REASON)
+            if reason in counts.refused or len(counts.refused) < MAX_REFUSED:
+                lines = counts.refused.setdefault(reason, [])
+                lines += [row.line] * (len(lines) < MAX_LINES)
             continue
         row_format = format_of(data)
         counts.formats[row_format.name if row_format else ""] = None
@@ -112,21 +113,35 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
                 counts.extra_keys[key] = counts.extra_keys.get(key, 0) + 1
 
 
+def _advice(row: Json, error: ConversionError) -> str:
+    """Return what to do about a row that cannot be read, if that is known."""
+    if format_of(row) is None:
+        known = unread(row)
+        return known[1] if known else offer(row)
+    return error.fix
+
+
 def _raise_refused(counts: _Counts, dataset: Dataset, to: str) -> None:
     if not counts.refusals:
         if not counts.rows:
             raise DataError(f"{dataset.name} holds no rows.", hint="Check the path.")
         return
     rows = "1 row" if counts.refusals == 1 else f"{counts.refusals:,} rows"
-    more = counts.refusals - len(counts.refused)
-    listed = "\n  ".join([*counts.refused, *([f"... and {more:,} more"] if more else [])])
+    reasons = [f"{_lines(lines)}: {reason}" for reason, lines in counts.refused.items()]
+    more = counts.refusals - sum(map(len, counts.refused.values()))
+    listed = "\n  ".join([*reasons, *([f"... and {more:,} more rows"] if more else [])])
     raise DataError(
         f"{dataset.name}: {rows} cannot be written as {to} without loss:\n  {listed}",
-        hint=f"Nothing was written. {counts.offer}."
-        if counts.offer
+        hint=f"Nothing was written. {counts.advice.removesuffix('.')}."
+        if counts.advice
         else "Nothing was written. Change these rows, choose another format, or omit a key of the "
         "rows with --drop KEY (drop=...).",
     )
+
+
+def _lines(lines: list[int]) -> str:
+    named = ", ".join(map(str, lines))
+    return f"line {named}" if len(lines) == 1 else f"lines {named}"
 
 
 def _notes(counts: _Counts, to: str) -> Iterator[str]:

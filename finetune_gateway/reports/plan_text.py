@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from finetune_gateway.data.columns import as_option, in_words
+from finetune_gateway.data.column_names import as_option
+from finetune_gateway.data.columns import in_words
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from finetune_gateway.data import formats
+from finetune_gateway.data import column_names, formats
 from finetune_gateway.data.containers import TABLES
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.data.reading import Reading
@@ -29,6 +29,7 @@ from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.fast_path import MAX_ROW
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
+from finetune_gateway.validation.rows.formats import way_out
 from finetune_gateway.validation.rules import RuleSet
 from finetune_gateway.validation.scan import Json, NotSplittable, Scan, Task
 
@@ -98,7 +99,19 @@ def validate(
         codes |= scan.findings.met | {one.code for one in dataset.reading.observations.values()}
     findings = of_users_columns(report.findings, dataset.reading.columns)
     report = report.model_copy(update={"findings": findings})
-    return _with_reading(report, dataset.reading, backends)
+    report = _with_reading(report, dataset.reading, backends)
+    return report.model_copy(update={"findings": with_path(report.findings, dataset)})
+
+
+def with_path(findings: list[Finding], dataset: Dataset) -> list[Finding]:
+    """Return findings whose advice names the user's file in its commands."""
+    if not any("ftg validate" in one.fix for one in findings):
+        return findings
+    source, columns = dataset.source, dataset.reading.columns
+    return [
+        one.model_copy(update={"fix": column_names.with_path(one.fix, source, columns)})
+        for one in findings
+    ]
 
 
 def _with_reading(
@@ -110,6 +123,10 @@ def _with_reading(
     kept = report.findings
     if reading.container in TABLES:  # a text stands for a row that was not read, which is said here
         kept = [one for one in kept if one.code != "row_not_object"]
+    if reading.header and not reading.columns:  # a row of a table lacks the columns without a value
+        fix = way_out(dict.fromkeys(reading.header, ""))
+        named = {"unknown_format": {"fix": fix}} if fix else {}
+        kept = [one.model_copy(update=named.get(one.code)) for one in kept]
     findings = Findings(backends)
     for one in reading.observations.values():
         defect = Defect(one.code, one.path, one.detail, one.fix)

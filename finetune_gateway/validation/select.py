@@ -54,7 +54,8 @@ def previews(
     lines = _first(dataset) if numbers is None else _select(dataset, {*numbers})
     rows = [_preview(line, renderer, backends, method) for line in lines]
     for row in rows:
-        row.findings = validation_run.of_users_columns(row.findings, dataset.reading.columns)
+        named = validation_run.of_users_columns(row.findings, dataset.reading.columns)
+        row.findings = validation_run.with_path(named, dataset)
     if not rows:
         _raise(Defect("no_examples"))
     return rows

@@ -17,8 +17,8 @@ Json = dict[str, Any]
 _NO_ANSWER = "this is a file for a batch, with requests; their answers are in another file"
 _NO_REQUEST = "these are results of a batch, with answers; the requests are in another file"
 _JOIN = (
-    'Join both files by custom_id: {"request": the body of the request, "response": the response '
-    "of the result}."
+    "Join both files by custom_id, as here with jq: jq -cs 'group_by(.custom_id)[]|add' "
+    "requests.jsonl results.jsonl > joined.jsonl (docs/data.md#batches)."
 )
 
 

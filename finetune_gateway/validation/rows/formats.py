@@ -80,7 +80,8 @@ def _defects(row: Json, row_format: Format, sent: CanonicalRow, reinforcement: b
             what = f"ids of calls and results are filled in, {quoted(own)} first"
             yield Defect("tool_id_filled", path, what)
         yield from _sent_defects(sent)
-        yield from _beside(row, sent.others)
+        if not any(error.code == "unknown_format" for error in sent.errors):
+            yield from _beside(row, sent.others)
     if row_format is not formats.CHAT or _says_how_it_ended(row):
         yield from ending_defects(row, logged=row_format not in formats.SENT_UNCHANGED)
 
@@ -204,17 +205,22 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     if expected is formats.CHAT:
         row_keys = f"the keys are {keys}" if keys else "the row is an empty object"
         return Defect("missing_messages", "messages", f"no 'messages'; {row_keys}")
+    return Defect("unknown_format", detail=formats.no_format_text(row), fix=way_out(row))
+
+
+def way_out(row: Json) -> str:
+    """Return what to do about a row of no format by the names of its columns; empty if the rule
+    says it."""
     # Imported here: most rows have a format.
     from finetune_gateway.data.columns import offer
 
     offered = offer(row)
-    fix = f'{offered}. Or write each row as {{"messages": [...]}}.' if offered else ""
-    return Defect("unknown_format", detail=formats.no_format_text(row), fix=fix)
+    return f'{offered}. Or write each row as {{"messages": [...]}}.' if offered else ""
 
 
 def _conversation(row: Json) -> tuple[str, str] | None:
     """Return what a row is that is a message or holds some under another key, and the way out."""
-    from finetune_gateway.data.columns import as_option  # most rows have a format
+    from finetune_gateway.data.column_names import as_option  # most rows have a format
 
     if is_turn(row) and not any(isinstance(value, dict | list) for value in row.values()):
         what = "this is one message, not a conversation"
