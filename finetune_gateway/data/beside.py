@@ -1,13 +1,14 @@
 """Rows in the form of another format but for a part: a worse answer beside it, which makes it a
-pair, or calls and results of tools with roles of their own."""
+pair; answers of a pair under other names; calls and results of tools with roles of their own."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from finetune_gateway.data.readers import pair_of
+from finetune_gateway.data.readers import pair_of, pair_prompt
 from finetune_gateway.data.row_reader import Reader
 from finetune_gateway.data.sharegpt import ROLES
+from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
 
@@ -46,6 +47,97 @@ def _pair(reader: Reader, prompt: list[Json], good: list[Json], place: str, made
     reader.lists |= {"preferred_output": place, "non_preferred_output": key}
     if "tools" in made:
         pair["input"]["tools"] = made["tools"]
+    return pair
+
+
+# -- pairs under other names --------------------------------------------------------------------
+
+_SIDES = (("preferred", "dispreferred"), ("accepted", "rejected"))
+_ANSWERS = tuple(
+    (f"{name}{first}", f"{name}{second}")
+    for name in ("response", "answer", "completion", "output")
+    for first, second in (("_0", "_1"), ("_1", "_2"), ("_a", "_b"), ("1", "2"))
+)
+FIRST = tuple(first for first, _ in _ANSWERS)
+_CHOICES = (
+    "better_response_id", "safer_response_id", "better_response", "better", "preference", "winner",
+    "choice", "chosen_id",
+)  # fmt: skip
+_WRITE = (
+    "Write the better answer as chosen and the other one as rejected; two that are equally good "
+    "make no pair."
+)
+
+
+def is_named_pair(row: Json) -> bool:
+    """Return True for a better and a worse answer under names other than chosen and rejected."""
+    return "chosen" not in row and bool(_sides(row))
+
+
+def named_pair(reader: Reader) -> Json:
+    """Read an answer that is preferred or accepted, and one that is not."""
+    better, worse = _sides(reader.row)
+    return _pair_of(reader, better, worse)
+
+
+def _sides(row: Json) -> tuple[str, ...]:
+    for sides in _SIDES:
+        if all(isinstance(row.get(key), str | list | dict) for key in sides):
+            return sides
+    return ()
+
+
+def is_choice(row: Json) -> bool:
+    """Return True for a prompt with two answers that are numbered."""
+    return bool(_answers(row)) and any(row.get(key) for key in ("prompt", "question", "query"))
+
+
+def choice(reader: Reader) -> Json:
+    """Read two answers, of which a key names the better one.
+
+    https://huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF (better_response_id)
+    """
+    row, answers = reader.row, _answers(reader.row)
+    given = [key for key in _CHOICES if row.get(key) is not None]
+    reader.used |= {*given}
+    better = {key: _chosen(row[key], answers) for key in given}
+    first = next(iter(better.values()), "")
+    if not given:
+        what = f"nothing says which of {quoted(answers[0])} and {quoted(answers[1])} is the better"
+        reader.refuse(answers[0], what, fix=_WRITE)
+    elif not all(better.values()):
+        key = next(key for key in given if not better[key])
+        reader.refuse(key, f"{quoted(row[key])} names none of the two answers", fix=_WRITE)
+    elif len({*better.values()}) > 1:
+        names = " and ".join(quoted(key) for key in given[:3])
+        fix = "Leave out the key that is not to count."
+        reader.refuse(given[0], f"{names} name different answers", fix=fix)
+    good = first or answers[0]
+    return _pair_of(reader, good, answers[1] if good == answers[0] else answers[0])
+
+
+def _answers(row: Json) -> tuple[str, ...]:
+    for both in _ANSWERS:
+        if all(isinstance(row.get(key), str | list) for key in both):
+            return both
+    return ()
+
+
+def _chosen(value: Any, answers: tuple[str, ...]) -> str:
+    """Return the answer that a value names: by its number, its letter or its key; "" for none."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return ""
+    word = str(value).strip().lower()
+    for key in answers:
+        if word == key or word.removeprefix("model_") == key[-1]:
+            return key
+    return ""
+
+
+def _pair_of(reader: Reader, better: str, worse: str) -> Json:
+    good, bad = (reader.spoken(key, "assistant") for key in (better, worse))
+    pair = pair_of(reader, good, bad, pair_prompt(reader))
+    reader.lists |= {"preferred_output": better, "non_preferred_output": worse}
     return pair
 
 

@@ -17,6 +17,7 @@ CHAT_KEYS = TOOL_KEYS | {"messages"}
 PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
 _MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
+_OPEN = ("[", "{")  # how messages begin that were written as a text
 _TURN_FIELDS = {"role": "from", "content": "value", "tool_calls": "value"} | {
     key: key for key in ("weight", "reasoning_content", "thinking", "reasoning")
 }
@@ -88,13 +89,15 @@ def of_texts(row: Json) -> CanonicalRow | None:
     if type(prompt) is not str or not prompt:
         return None
     asked = {"role": "user", "content": prompt}
-    if len(row) == 2 and type(answer := row.get("completion")) is str:
+    if prompt[0] in _OPEN:  # perhaps messages
+        return None
+    if len(row) == 2 and type(answer := row.get("completion")) is str and answer[:1] not in _OPEN:
         said = {"role": "assistant", "content": answer}
         origins: Origins = {id(asked): ("prompt", "text"), id(said): ("completion", "text")}
         lists = {"messages": "completion"}
         return CanonicalRow({"messages": [asked, said]}, [], (), origins, lists, plain=True)
     good, bad = row.get("chosen"), row.get("rejected")
-    if len(row) == 3 and type(good) is str and type(bad) is str:
+    if len(row) == 3 and type(good) is str and type(bad) is str and good[:1] not in _OPEN:
         return _pair(asked, good, bad)
     return None
 

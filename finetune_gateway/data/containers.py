@@ -19,7 +19,7 @@ from typing import Any
 from finetune_gateway.data import content
 from finetune_gateway.data.content import Content
 from finetune_gateway.data.reading import Reading
-from finetune_gateway.data.row_access import dumped
+from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.errors import DataError, MissingDependency, shown
 from finetune_gateway.settings import files
 from finetune_gateway.text.quoting import hidden, quoted
@@ -116,7 +116,7 @@ def _text_rows(path: Path, container: str, encoding: str, reading: Reading) -> P
         return json_files.array_rows(path, encoding)
     if container == "json-object":
         return _object_rows(path, encoding, reading)
-    return _plain_text(path, encoding)
+    return _lines(path, encoding, is_json=container == "jsonl")
 
 
 def _object_rows(path: Path, encoding: str, reading: Reading) -> Placed:
@@ -129,16 +129,27 @@ def _object_rows(path: Path, encoding: str, reading: Reading) -> Placed:
     if layout.form not in ("rows", "index"):
         reading.numbering = "row"
     reading.note(layout.code, detail=layout.detail)
-    return json_files.object_rows(path, encoding, layout)
+    rows = json_files.object_rows(path, encoding, layout)
+    return map(_without_number, rows) if layout.numbered else rows
 
 
-def _plain_text(path: Path, encoding: str) -> Placed:
+def _without_number(placed: tuple[int, str]) -> tuple[int, str]:
+    """Return a row without the number that pandas gave it."""
+    line, text = placed
+    row = loads_strict(text)
+    if type(row.get("index")) is not int:
+        return placed
+    del row["index"]
+    return line, dumped(row)
+
+
+def _lines(path: Path, encoding: str, *, is_json: bool) -> Placed:
     from finetune_gateway.data import json_files
 
     with json_files.opened(path, encoding, newline="\n") as file:
         for number, line in enumerate(json_files.lines_of(file), 1):
             if text := line.rstrip("\r\n"):
-                yield number, dumped({"text": text})
+                yield number, text if is_json else dumped({"text": text})
 
 
 def container_of_object(source: Any) -> str:

@@ -34,6 +34,7 @@ Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 BOM = b"\xef\xbb\xbf"
 CHUNK = 1 << 20  # bytes read at a time
 JSON_LINES = Content("jsonl", "")  # by the name of the file
+_AS_LINES = (JSON_LINES, Content("jsonl"))  # they need not be written in UTF-8
 MAX_LINE = 64 << 20  # bytes; a longer line is not a training example and would fill the memory
 
 
@@ -141,7 +142,7 @@ class Dataset:
                 raise DataError("The path of the data is empty.", hint="Name the JSONL file.")
             path = _existing(Path(source))
             held = _content(path)
-            if held.container in ("jsonl", "") and path.is_file():
+            if (not held.container or held in _AS_LINES) and path.is_file():
                 reading = containers.reading_of(path, held) if held != JSON_LINES else None
                 return cls(path, reading=reading)
         if folder is not None:
@@ -157,11 +158,11 @@ class Dataset:
             written, digest = containers.spooled(rows, folder, "rows", by_line=False)
             return cls(written, None, reading.container, sha256=digest, reading=reading)
         path = Path(source)
-        if held.container not in ("jsonl", ""):
+        if held.container and held not in _AS_LINES:
             return cls._of(containers.written(path, held, path, folder), path)
         copy = cls(path).copied(files.folder(folder))  # of a pipe
         held = content.content_of(copy.path, path)
-        if held.container in ("jsonl", ""):
+        if not held.container or held in _AS_LINES:
             return copy
         try:
             return cls._of(containers.written(copy.path, held, path, folder), path)

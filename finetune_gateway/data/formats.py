@@ -10,9 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_gateway.data import beside, dialogues, function_sets, readers, shapes, sharegpt
+from finetune_gateway.data import (
+    beside,
+    dialogues,
+    function_sets,
+    readers,
+    shapes,
+    sharegpt,
+)
 from finetune_gateway.data.dataset import Kind
-from finetune_gateway.data.row_reader import SYSTEM_KEYS, Reader
+from finetune_gateway.data.row_reader import MARKS, SYSTEM_KEYS, Reader
 from finetune_gateway.data.services import (
     anthropic,
     batch,
@@ -139,6 +146,14 @@ _OUTPUT_PAIR = _shape(
     "instructions with two outputs, of which the first is the better",
 )  # fmt: skip
 
+_NAMED_PAIR = _shape(
+    "named-pair", "preference", beside.named_pair,
+    "pairs as preferred and dispreferred, or accepted and rejected",
+)  # fmt: skip
+_CHOICE = _shape(
+    "choice", "preference", beside.choice,
+    "two answers, and which of them is the better (PKU-SafeRLHF)",
+)  # fmt: skip
 _TOOL_TURNS = _shape(
     "tool-turns", "chat", beside.tool_turns, "messages with roles for calls and results (ms-swift)"
 )
@@ -282,6 +297,8 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("rejected_response", _REJECTED_BESIDE, _is_rejected_beside),
     ("rejected_messages", _REJECTED_BESIDE, _is_rejected_beside),
     ("kto_tag", _TAGGED, _is_tagged),
+    ("preferred", _NAMED_PAIR, beside.is_named_pair),
+    ("accepted", _NAMED_PAIR, beside.is_named_pair),
     ("chosen", _HH, dialogues.is_hh),
     ("chosen", TRL_PREFERENCE, None),
     ("rejected", TRL_PREFERENCE, None),
@@ -333,6 +350,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("input", _RESPONSES, responses_api.is_row),
     ("response", _PROMPT_RESPONSE, lambda row: isinstance(row.get("prompt"), str | list)),
     ("response", _QUERY_RESPONSE, lambda row: "query" in row),
+    *((key, _CHOICE, beside.is_choice) for key in beside.FIRST),
     ("output_text", _TEXT_PAIR, shapes.is_text_pair),
     ("targets", _TEXT_PAIR, shapes.is_text_pair),
     ("output", _TEXT_PAIR, shapes.is_text_pair),
@@ -345,7 +363,7 @@ FORMATS = tuple(dict.fromkeys(row_format for _, row_format, _ in _TABLE))
 
 # OpenAI's own: they leave byte for byte, unless a rule of REWRITTEN is broken (``canonical``).
 SENT_UNCHANGED = (CHAT, PREFERENCE)
-REWRITTEN = frozenset({"system_beside", "tools_beside", "tools_json"})
+REWRITTEN = frozenset({"system_beside", "tools_beside", "tools_json", "weight_key"})
 _SYSTEM = frozenset(SYSTEM_KEYS)
 
 SHAREGPT_ROLES = sharegpt.ROLES
@@ -362,7 +380,12 @@ def format_of(row: Json) -> Format | None:
 def is_unchanged(row: Json, row_format: Format | None) -> bool:
     """Return True for a row of OpenAI's own formats that is sent as it is."""
     if row_format is CHAT:
-        return len(row) == 1 or (_SYSTEM.isdisjoint(row) and not isinstance(row.get("tools"), str))
+        if len(row) > 1 and not (_SYSTEM.isdisjoint(row) and type(row.get("tools")) is not str):
+            return False
+        messages = row["messages"]
+        return type(messages) is not list or not any(
+            type(one) is dict and len(one) > 2 and not MARKS.isdisjoint(one) for one in messages
+        )
     if row_format is not PREFERENCE:
         return False
     pair_input = row.get("input")

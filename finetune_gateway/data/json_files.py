@@ -52,7 +52,8 @@ class Layout:
     columns of values by index, columns as lists, pandas' split, or rows by index.
 
     ``columns``: their names. ``others``: keys beside the last of the path, which are not rows.
-    ``several``: keys that hold rows, if more than one does.
+    ``several``: keys that hold rows, if more than one does. ``numbered``: pandas has written the
+    numbers of the rows into them, as ``index``.
     """
 
     form: Form
@@ -60,6 +61,7 @@ class Layout:
     columns: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     several: tuple[str, ...] = ()
+    numbered: bool = False
 
     @property
     def place(self) -> str:
@@ -77,7 +79,8 @@ class Layout:
         below = f" under the key {quoted(self.place)}" if self.path else ""
         if self.form == "rows":
             others = ", ".join(map(quoted, self.others[:8]))
-            return f"the rows are{below}{f'; not read: {others}' if others else ''}"
+            index = "; 'index' numbers them, and is not read" if self.numbered else ""
+            return f"the rows are{below}{f'; not read: {others}' if others else ''}{index}"
         forms = {
             "columns": "columns of values by index, as pandas writes them",
             "lists": "columns as lists",
@@ -315,7 +318,10 @@ def _holder(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None:
         return None
     others = tuple(key for key in members if key not in holders)
     several = tuple(".".join((*path, key)) for key in holders) if len(holders) > 1 else ()
-    return Layout("rows", (*path, holders[0]), others=others, several=several)
+    schema = members.get("schema", Member("value"))
+    numbered = "pandas_version" in schema.members and "index" in members[holders[0]].first
+    place = (*path, holders[0])
+    return Layout("rows", place, others=others, several=several, numbered=numbered)
 
 
 def _holds_rows(key: str, member: Member) -> bool:

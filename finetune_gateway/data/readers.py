@@ -269,16 +269,16 @@ def _no_prompt(reader: Reader) -> str:
 
 def pair_prompt(reader: Reader) -> list[Json]:
     """Return the prompt that is given beside the two answers, from the first key that has one."""
-    row = reader.row
-    for key, read in _PROMPTS.items():
-        if row.get(key):
-            reader.lists["input.messages"] = key
-            return read(reader)
-    return []
+    given = [key for key in _PROMPTS if reader.row.get(key)]
+    key = next((key for key in given if not reader.is_empty(key)), given[0] if given else "")
+    if not key:
+        return []
+    reader.lists["input.messages"] = key
+    return _PROMPTS[key](reader)
 
 
 def _instruction(reader: Reader) -> list[Json]:
-    blank = not isinstance(reader.row.get("input"), str) or not reader.row["input"].strip()
+    blank = not isinstance(reader.row.get("input"), str) or reader.is_empty("input")
     reader.lists["input.messages"] = "instruction"
     if blank and not reader.row.get("instruction"):
         return []

@@ -20,6 +20,13 @@ MAX_DEPTH = 100  # levels; json recurses and raises RecursionError near 1,000
 
 # A string is one token, an unclosed one up to the end, so that the scan stays linear.
 TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+# White space and invisible characters: control characters, zero-width characters, soft hyphen,
+# direction controls, Hangul fillers, the empty Braille pattern, variation selectors, tags.
+NOTHING = (
+    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
+)
+_is_invisible = re.compile(f"[{NOTHING}]*").fullmatch
 
 
 class DuplicateKey(ValueError):
@@ -175,3 +182,8 @@ def has_reasoning(path: Path) -> bool:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _REASONING.search(data) is not None
+
+
+def blank(text: str) -> bool:
+    """Return True if a text has no visible character."""
+    return text == "" or _is_invisible(text) is not None

@@ -6,19 +6,28 @@ Each part that a reader makes remembers the field of the user's row that it come
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from finetune_gateway.data import call_ids
+from finetune_gateway.data.cells import holds_messages, listed
+from finetune_gateway.data.row_access import blank
 from finetune_gateway.data.sharegpt import (
+    TRAINED,
     ConversionError,
     TurnReader,
     call_errors,
     with_string_arguments,
     wrong_type,
 )
+from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
 
+_INDEX = re.compile(r"\[\d+\]")
+_DETAILS = ("train_detail", "training_detail")  # Axolotl's
+MARKS = frozenset({*TRAINED, *_DETAILS})
+_AS_LIST = "Write them as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _CALL_KEYS = frozenset({"tool_calls", "function_call"})
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "systemPrompt")
 
@@ -71,6 +80,8 @@ class Reader:
         if not isinstance(message, dict):
             self.refuse_type(path, message, "an object with role and content")
             return self.noted({"role": "user", "content": ""}, path, "text")
+        if is_marked(message):
+            message = self._weighted(message, path)
         if "role" not in message:
             self.refuse(f"{path}.role", "a message without 'role'", "missing_role")
         elif not isinstance(message["role"], str):
@@ -80,6 +91,26 @@ class Reader:
         else:
             self.errors += call_errors(message, path)
         return self.noted(with_string_arguments(message), path, "message")
+
+    def _weighted(self, message: Json, path: str) -> Json:
+        """Return a message with its loss or train as its weight."""
+        read = {key: value for key, value in message.items() if key not in MARKS}
+        for key in (key for key in _DETAILS if message.get(key)):
+            what = "parts of an answer that are trained, and others that are not"
+            self.refuse(f"{path}.{key}", what, fix="Write a weight for the whole answer: 0 or 1.")
+        for key in TRAINED:
+            value, here = message.get(key), f"{path}.{key}"
+            if value is None:
+                continue
+            if value not in (0, 1):
+                fix = "Write weight: 1 to train on the message, 0 not to."
+                self.refuse(here, f"{key!r} is {quoted(value)}, not true or false", fix=fix)
+            elif message.get("role") != "assistant":
+                self.unsent[f"{re.sub(_INDEX, '[]', path)}.{key}"] = None
+            elif read.setdefault("weight", int(value)) != value:
+                fix = "Keep the one that is meant."
+                self.refuse(here, f"{key!r} says otherwise than another key", fix=fix)
+        return read
 
     def turns(self, turns: Any, path: str) -> list[Json]:
         """Return the messages of ShareGPT turns."""
@@ -118,6 +149,8 @@ class Reader:
             return [self.message(value, key)]
         if not isinstance(value, str):
             self.refuse_type(key, value, "a string or a list of messages")
+        elif value[:1] in ("[", "{") and holds_messages(listed(value)[0]):
+            self.refuse(key, "messages that were written as a text", "type_error", _AS_LIST)
         return [self.said(role, value, key)]
 
     def with_system(
@@ -162,5 +195,14 @@ class Reader:
 
 
 def is_blank(value: Any) -> bool:
-    """Return True for null, and for a text of white space."""
-    return value is None or (isinstance(value, str) and not value.strip())
+    """Return True for null, and for a text without a visible character."""
+    return value is None or (isinstance(value, str) and blank(value))
+
+
+def is_marked(message: Any) -> bool:
+    """Return True for a message that says by ``loss`` or ``train`` whether it is trained.
+
+    https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
+    https://docs.axolotl.ai/docs/dataset-formats/conversation.html
+    """
+    return type(message) is dict and len(message) > 2 and not MARKS.isdisjoint(message)

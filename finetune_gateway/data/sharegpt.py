@@ -44,7 +44,8 @@ ROLES = {
 CALLERS = ("function_call", "tool_call")  # speakers whose value is a call
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 _TURN = frozenset({"from", "value", "weight"})
-_TRAINED = ("loss", "train")  # true or false, as ms-swift, XTuner and Axolotl mark what is trained
+# True or false, as ms-swift, XTuner and Axolotl mark what is trained.
+TRAINED = ("loss", "train", "training")
 REASONING = ("reasoning_content", "thinking", "reasoning")
 # Texts beside a turn that are no part of what is said.
 _ABOUT = frozenset({
@@ -129,7 +130,7 @@ class TurnReader:
         is_answer = message["role"] == "assistant"
         if value in (None, "", [], {}) and value is not False or value == message.get("content"):
             return
-        if key in _TRAINED and isinstance(value, bool):
+        if key in TRAINED and isinstance(value, bool):
             if is_answer:
                 message.setdefault("weight", int(value))
         elif key in REASONING and is_answer and isinstance(value, str):

@@ -79,7 +79,11 @@ def _start_of_json(head: list[Record]) -> int | None:
     cells = [cell for cell in head[0].cells if cell.strip()]
     named = len(cells) == 1 and normalized(cells[0]) not in KNOWN
     at = next((at for at, one in enumerate(head) if at and not _is_blank(one)), None)
-    return at if named and at and _json_of(head[at]) is not None else None
+    if not named or not at or _json_of(head[at]) is None:
+        return None
+    # The others may be broken JSON. A text is a row of its column.
+    others = (_joined(one) for one in head[at + 1 :] if not _is_blank(one))
+    return at if all(text.startswith("{") for text in others) else None
 
 
 def _json_of(record: Record) -> Json | None:

@@ -11,10 +11,10 @@ from typing import Any
 from finetune_gateway.data import call_ids, formats, sharegpt
 from finetune_gateway.data.canonical import canonical, read_as
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
-from finetune_gateway.data.cells import MESSAGES, listed
+from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
 from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import format_of
-from finetune_gateway.data.row_reader import SYSTEM_KEYS
+from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
 
@@ -91,9 +91,12 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
 
 def _read_lists(row: Json) -> Iterator[Change]:
     """Read lists of messages that were written as a text, as JSON or as Python prints them."""
-    for key in MESSAGES & row.keys():
+    for key in (MESSAGES | EITHER) & row.keys():
         before = row[key]
-        if isinstance(before, str) and isinstance(after := listed(before)[0], list):
+        if not isinstance(before, str) or before.lstrip()[:1] not in ("[", "{"):
+            continue
+        after = listed(before)[0]
+        if holds_messages(after) if key in EITHER else isinstance(after, list):
             row[key] = after
             yield Change("type_error", key, before, after)
 
@@ -249,9 +252,8 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
     rewritten = before in formats.SENT_UNCHANGED and not formats.is_unchanged(row, before)
     if before is formats.TEXT or (before is formats.CHAT and not rewritten):
         return row, []
-    # Some backends refuse keys of older guides, and tools in a text.
-    is_text = before is formats.CHAT and isinstance(row.get("tools"), str)
-    needed = before is formats.PREFERENCE or is_text
+    # Some backends refuse keys of older guides, tools in a text, and other keys than weight.
+    needed = before is formats.PREFERENCE or (rewritten and _is_refused(row))
     if not (seen.convert or needed):
         return row, []
     try:
@@ -274,6 +276,15 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
     return converted, [Change(code, "", before.name, after.name if after else "")]
 
 
+def _is_refused(row: Json) -> bool:
+    return isinstance(row.get("tools"), str) or _is_marked(row)
+
+
+def _is_marked(row: Json) -> bool:
+    messages = row.get("messages")
+    return isinstance(messages, list) and any(map(is_marked, messages))
+
+
 def _why_rewritten(row: Json) -> str:
     """Return the rule that a row of OpenAI's own formats breaks, so that it is not sent as it
     is."""
@@ -282,6 +293,8 @@ def _why_rewritten(row: Json) -> str:
     if any(key in holder for holder in holders for key in SYSTEM_KEYS):
         return "system_beside"
     is_text = any(isinstance(holder.get("tools"), str) for holder in holders)
+    if not is_text and _is_marked(row):
+        return "weight_key"
     return "tools_json" if is_text or "tools" not in row else "tools_beside"
 
 

@@ -17,12 +17,13 @@ from typing import Literal
 import msgspec
 
 from finetune_gateway.data.canonical_row import CanonicalRow
+from finetune_gateway.data.row_access import NOTHING
 from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.encodings import NEW_LETTERS
 from finetune_gateway.validation.detectors import prefilters, quick_prefilters
 from finetune_gateway.validation.file_bytes import FLAGGED, LEFTOVERS
-from finetune_gateway.validation.rows.chat import NOTHING, chat_defects
+from finetune_gateway.validation.rows.chat import chat_defects
 from finetune_gateway.validation.rows.leftovers import HINTS as LEFT
 from finetune_gateway.validation.rows.leftovers import leftover_defects
 

@@ -408,10 +408,10 @@ class Scan:
             self.findings.add(Defect("too_few_examples", detail=detail))
         if isinstance(self.counter, LocalCounter):
             self.findings.reword("row_cut", self.counter.cut_words())
-            stats = self.counter.stats()
-            if stats.rows and not stats.trained:
-                detail = f"none of {self.rows:,} rows has a token to train"
-                self.findings.add(Defect("nothing_left", detail=detail))
+        stats = self.counter.stats() if self.counter else None
+        if stats and stats.rows and not stats.trained and self.task.method != "reinforcement":
+            detail = f"none of {self.rows:,} rows has a token to train"
+            self.findings.add(Defect("nothing_left", detail=detail))
         listed = self.findings.listed()
         return Report(
             ok=all(finding.severity != "error" for finding in listed),

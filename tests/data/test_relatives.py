@@ -24,6 +24,7 @@ CHAT: Json = {"messages": [ASKED, ANSWER]}
 FIND: Json = {"name": "find", "parameters": {"type": "object"}}
 TOOL: Json = {"type": "function", "function": FIND}
 CALL: Json = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+NO = {"role": "assistant", "content": "No"}
 HUMAN, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}
 BARE = [CHAT, {"prompt": "Hi", "completion": "Hello"}, {"conversations": [HUMAN, GPT]}]
 OF_ANTHROPIC = {"name": "find", "input_schema": {"type": "object"}}
@@ -222,13 +223,149 @@ def test_texts_in_place_of_a_pairs_lists_are_mended(home: Path, tmp_path: Path) 
 
 def test_an_instruction_of_white_space_is_blank() -> None:
     """Not only spaces, and a history of none is none."""
-    for blank in ("\u00a0", "\u3000", "\n"):
+    for blank in ("\u00a0", "\u3000", "\n", "\u200b", "\ufeff \u2060"):
         assert read({"instruction": blank, "input": "Hi", "output": "Hello"}).row == CHAT
+        assert read({"instruction": "Hi", "input": blank, "output": "Hello"}).row == CHAT
         assert read({"system": blank, "prompt": [ASKED], "completion": [ANSWER]}).row == CHAT
+        pair = {"prompt": blank, "question": "Hi", "chosen": "Hello", "rejected": "No"}
+        assert read(pair).row["input"] == {"messages": [ASKED]}
     assert read({"instruction": "Hi", "input": "", "history": "", "output": "Hello"}).errors == []
 
 
+@pytest.mark.parametrize("text", [json.dumps, repr])
+@pytest.mark.parametrize("sides", [[[ASKED, ANSWER], [ASKED, NO]], [[ANSWER], [NO]], [ANSWER, NO]])
+def test_messages_in_a_text_are_named_and_mended(
+    text: Any, sides: list[Any], home: Path, tmp_path: Path
+) -> None:
+    """They would be trained as they are written; an answer in JSON is one."""
+    chosen, rejected = map(text, sides)
+    report = judged({"prompt": "Hi", "chosen": chosen, "rejected": rejected})
+    assert {one.path for one in report.errors if "--fix" in one.fix} == {"chosen", "rejected"}
+    path = Path(Settings.load().home) / "rows.jsonl"
+    fixed = Dataset.open(path).fix(tmp_path / "fixed.jsonl")
+    assert fixed.report.errors == [] and fixed.report.format == "openai-preference"
+    assert read({"prompt": "Hi", "completion": '[{"room": "hall"}]'}).errors == []
+
+
+def test_a_question_that_both_answers_repeat_is_named(home: Path) -> None:
+    """One answer may begin with it."""
+    asked = "Hi, is it on?"
+    row = {"prompt": asked, "chosen": f"{asked} Hello", "rejected": f"{asked}\nNo"}
+    (warning,) = (one for one in judged(row).warnings)
+    assert (warning.code, warning.path) == ("prompt_in_answers", "chosen")
+    assert judged({**row, "rejected": "No"}).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({}, "nothing says which"),
+        ({"better_response_id": -1}, "names none"),
+        ({"better": True}, "names none"),
+        ({"better_response_id": 0, "safer_response_id": 1}, "different answers"),
+    ],
+)
+def test_two_answers_of_which_none_is_chosen(choice: Json, words: str, home: Path) -> None:
+    """The reason is about the choice; no guess is made."""
+    report = judged({"prompt": "Hi", "response_0": "Hello", "response_1": "No", **choice})
+    (error,) = report.errors
+    assert words in error.message.lower()
+
+
+# -- what would be lost -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row", [*BARE, {"instruction": "Hi", "output": "Hello"},
+            {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}],
+)  # fmt: skip
+def test_a_text_that_would_be_lost_is_a_warning(row: Json, home: Path) -> None:
+    """Reasoning and system texts beside the conversation, in every format; a blank is nothing."""
+    beside = {"Reasoning": "So.", "persona": "Be brief."}
+    report = judged({**row, **beside})
+    codes = {one.code: one.fix for one in report.warnings}
+    assert codes.keys() == {"reasoning_beside", "system_unread"}
+    assert "<think>" in codes["reasoning_beside"] and "persona=system" in codes["system_unread"]
+    assert {one.code for one in judged({**row, "reasoning": "", "thinking": 3}).warnings} <= {
+        "unknown_key"
+    }
+
+
+@pytest.mark.parametrize("key", ["loss", "train", "training"])
+def test_what_is_trained_is_said_by_other_keys_too(key: str, home: Path, tmp_path: Path) -> None:
+    """In chat rows as in turns: counted, sent and mended as weights, by every backend."""
+    unheard, learned = {**ANSWER, key: False}, {**ANSWER, key: True}
+    row = {"messages": [{**ASKED, key: False}, unheard, ASKED, learned]}
+    right = {"messages": [ASKED, {**ANSWER, "weight": 0}, ASKED, {**ANSWER, "weight": 1}]}
+    sent = read(row)
+    assert (sent.errors, sent.row) == ([], right)
+    marked, report = judged(row), judged(right)
+    assert marked.tokens == report.tokens and marked.outcome == report.outcome
+    assert "weight_key" in {one.code for one in marked.findings}
+    path = Path(Settings.load().home) / "rows.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * 12)
+    Dataset.open(path).fix(tmp_path / "fixed.jsonl")
+    assert json.loads((tmp_path / "fixed.jsonl").read_text().splitlines()[0]) == right
+    backend = FakeBackend()
+    gateway.submit(path, model="gpt-4o", backend=backend, validation_split=0)
+    assert json.loads(backend.started[0][2].path.read_text().splitlines()[0]) == right
+
+
+@pytest.mark.parametrize(
+    "marks", [{"loss": "last"}, {"loss": False, "weight": 1},
+              {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]}],
+)  # fmt: skip
+def test_what_no_weight_can_say_is_an_error(marks: Json, home: Path) -> None:
+    """Words, contradictions, and parts of an answer."""
+    (error,) = judged({"messages": [ASKED, {**ANSWER, **marks}]}).errors
+    assert error.code == "not_convertible" and error.fix
+
+
+def test_rows_without_a_token_to_train_have_one_verdict(home: Path) -> None:
+    """Validate says of answers in sound alone what submit does."""
+    sound = {"role": "assistant", "content": None, "audio": {"id": "a"}}
+    rows = [{"messages": [{**ASKED, "content": f"Hi {n}"}, sound]} for n in range(12)]
+    (error,) = gateway.validate(rows, backend=FakeBackend(), quality=False).errors
+    assert error.code == "nothing_left"
+    with pytest.raises(DataError, match="has a token to train"):
+        gateway.submit(rows, model="gpt-4o", backend=FakeBackend())
+
+
 # -- containers -------------------------------------------------------------------------------
+
+
+def test_a_column_whose_first_cell_is_json(home: Path, tmp_path: Path) -> None:
+    """Its other cells are texts, so that it is a column; broken JSON is still a line of JSON."""
+    path = tmp_path / "rows.csv"
+    path.write_text('note\n"{""a"": 1}"\nHi\n')
+    assert [row.data for row in Dataset.open(path).rows()] == [{"note": '{"a": 1}'}, {"note": "Hi"}]
+    path.write_text('note\n"{""text"": ""Hi""}"\n"{""text"":"\n')
+    assert "rows_in_cells" in {one.code for one in gateway.validate(path).findings}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["rows.txt", "rows.csv", "rows.json", "rows"])
+def test_wide_json_lines_are_read_by_any_other_name(
+    name: str, encoding: str, home: Path, tmp_path: Path
+) -> None:
+    """As arrays and tables are; a broken line has its number."""
+    path = tmp_path / name
+    path.write_bytes(f"{json.dumps(CHAT)}\n\n{json.dumps(CHAT)[:-1]}\n".encode(encoding))
+    report = gateway.validate(path, quality=False)
+    assert "encoding_converted" in {one.code for one in report.findings}
+    (broken,) = (one for one in report.errors if one.code != "too_few_examples")
+    assert broken.lines == [3]
+
+
+def test_the_index_of_a_table_of_pandas_is_not_read(home: Path, tmp_path: Path) -> None:
+    """A column of the user's own with numbers in it is."""
+    path = tmp_path / "rows.json"
+    held = {"schema": {"primaryKey": ["index"], "pandas_version": "1.4.0"},
+            "data": [{"index": n, **CHAT} for n in range(2)]}  # fmt: skip
+    path.write_text(json.dumps(held))
+    assert [row.data for row in Dataset.open(path).rows()] == [CHAT, CHAT]
+    path.write_text(json.dumps({"data": held["data"]}))
+    assert [row.data.get("index") for row in Dataset.open(path).rows()] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -450,6 +450,8 @@ def test_csv(cells: list[dict[str, str]], mark: str, quoted: bool, end: str) -> 
         return
     if len(cells[0]) == 1:
         mark = ","  # nothing in the head tells
+        if all(text.lstrip().startswith("{") for row in cells for text in row.values()):
+            return  # JSON lines that a spreadsheet has saved
     file = io.StringIO()
     # The writer of Python 3.11 leaves a carriage return unquoted, which no reader can tell.
     odd = any("\r" in text for row in cells for text in row.values())

@@ -118,6 +118,22 @@ SHAPES: dict[str, tuple[str, Json, Json]] = {
     "a worse answer beside a query": (
         "rejected-response", {"query": ASK, "response": GOOD, "rejected_response": BAD}, PAIR
     ),
+    "preferred and dispreferred": (
+        "named-pair", {"prompt": ASK, "preferred": GOOD, "dispreferred": BAD}, PAIR
+    ),
+    "accepted and rejected": (
+        "named-pair", {"prompt": ASK, "accepted": GOOD, "rejected": BAD}, PAIR
+    ),
+    "numbered answers": (
+        "choice",
+        {"prompt": ASK, "response_0": BAD, "response_1": GOOD, "better_response_id": 1},
+        PAIR,
+    ),
+    "answers with letters": (
+        "choice",
+        {"prompt": ASK, "response_a": GOOD, "response_b": BAD, "winner": "model_a"},
+        PAIR,
+    ),
     "two responses": (
         "rejected-response",
         {"prompt": ASK, "chosen_response": GOOD, "rejected_response": BAD},

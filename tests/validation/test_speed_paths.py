@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from support.rule_sets import LOCAL
 
 from finetune_gateway import Dataset, Gateway, TrainingSpec, cli
+from finetune_gateway.data.row_access import blank
 from finetune_gateway.data.row_content import folded_text, outline
 from finetune_gateway.findings import Report
 from finetune_gateway.tokens import encodings
@@ -31,7 +32,6 @@ from finetune_gateway.validation import run as checks
 from finetune_gateway.validation.duplicates import MAY_FOLD, SETTLED, DuplicateFinder
 from finetune_gateway.validation.fast_path import FastPath, PlainRows, Prefilter
 from finetune_gateway.validation.file_bytes import FLAGGED, LEFTOVERS, Lines, Range, cut
-from finetune_gateway.validation.rows.chat import blank
 
 Json = dict[str, Any]
 

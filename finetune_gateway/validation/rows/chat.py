@@ -14,6 +14,8 @@ from typing import Any, TypeGuard
 
 from finetune_gateway.data.canonical_row import CHAT_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import listed
+from finetune_gateway.data.column_names import as_option, normalized
+from finetune_gateway.data.row_access import blank
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.template_rows import REASONING
@@ -51,14 +53,20 @@ _MESSAGE_KEYS = frozenset(
         "tool_calls", "tool_call_id", "function_call",
     }
 )  # fmt: skip
+# Texts beside the conversation that by their names are meant to be a part of it.
+_MEANT = {
+    "reasoning_beside": (
+        "reasoning", "reasoning_content", "reasoning_text", "thinking", "thought", "thoughts",
+        "think", "cot", "chain_of_thought", "complex_cot", "rationale", "reasoning_trace",
+        "thinking_trajectory",
+    ),
+    "system_unread": (
+        "persona", "sys", "sys_prompt", "system", "system_prompt", "system_message", "system_text",
+        "system_instruction", "systeminstruction", "preprompt", "pre_prompt",
+    ),
+}  # fmt: skip
+_MEANT_FOR = {name: code for code, names in _MEANT.items() for name in names}
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-# White space and invisible characters: control characters, zero-width characters, soft hyphen,
-# direction controls, Hangul fillers, the empty Braille pattern, variation selectors, tags.
-NOTHING = (
-    r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff"
-)
-_is_invisible = re.compile(f"[{NOTHING}]*").fullmatch
 _MAX_UNKNOWN = 20  # unknown keys reported for one object
 
 
@@ -352,12 +360,26 @@ def unknown_keys(value: Json, known: frozenset[str], path: str) -> Defects:
     """Yield a defect for each unknown key, 20 at most."""
     unknown = [key for key in value if key not in known]
     for key in unknown[:_MAX_UNKNOWN]:
+        if not path and (meant := meant_for(key, value[key])):
+            yield meant_defect(key, meant)
+            continue
         close = [name for name in known if name == key.strip().lower()]
         fix = f"Did you mean {close[0]!r}?" if close else ""
         code = "reasoning_key" if key in REASONING and path else "unknown_key"
         yield Defect(code, child(path, key), f"the key {quoted(key)} is not known", fix)
 
 
-def blank(text: str) -> bool:
-    """Return True if a text has no visible character."""
-    return text == "" or _is_invisible(text) is not None
+def meant_for(key: str, value: Any) -> str:
+    """Return the rule that a key beside the conversation breaks if its text is meant to be a part
+    of that; "" for other keys."""
+    if not isinstance(value, str) or len(key) > 40 or blank(value):
+        return ""
+    return _MEANT_FOR.get(normalized(key), "")
+
+
+def meant_defect(key: str, code: str) -> Defect:
+    """Return the defect of such a key."""
+    if code == "reasoning_beside":
+        return Defect(code, key, f"reasoning in {quoted(key)}, beside the conversation")
+    fix = f"Rename it to system, or read it as that: {as_option({key: 'system'})}"
+    return Defect(code, key, f"a system text in {quoted(key)}, beside the conversation", fix)

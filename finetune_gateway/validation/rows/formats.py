@@ -12,15 +12,18 @@ from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import Format
-from finetune_gateway.data.row_reader import SYSTEM_KEYS
+from finetune_gateway.data.row_access import blank
+from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
 from finetune_gateway.data.shapes import REFERENCES, unread
+from finetune_gateway.data.sharegpt import TRAINED
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.validation.rows.chat import (
-    blank,
     chat_defects,
     conversation_defects,
     image_files,
+    meant_defect,
+    meant_for,
     media_defects,
     media_keys,
 )
@@ -97,6 +100,11 @@ def _says_how_it_ended(row: Json) -> bool:
 def _rewritten(row: Json) -> Defects:
     """Yield why a row of OpenAI's own formats is not sent as it is."""
     pair_input = row.get("input")
+    messages: Any = row.get("messages")
+    for at, message in enumerate(messages if isinstance(messages, list) else []):
+        for key in TRAINED if is_marked(message) else ():
+            if isinstance(message.get(key), bool | int) and message.get("role") == "assistant":
+                yield Defect("weight_key", f"messages[{at}].{key}", f"the key {quoted(key)}")
     for key in SYSTEM_KEYS:
         if key in row:
             yield Defect("system_beside", key, f"a system text in {key!r}")
@@ -152,7 +160,9 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     yield from media_defects(media)
     images = [*image_files(beside)]
     yield from images
-    named = {*media, *(one.path.removesuffix("[0]") for one in images)}
+    meant = {key: code for key in beside if (code := meant_for(key, beside[key]))}
+    yield from (meant_defect(key, code) for key, code in meant.items())
+    named = {*media, *meant, *(one.path.removesuffix("[0]") for one in images)}
     if unsent := [key for key in others if key not in named]:
         yield Defect("not_sent", "", _not_sent(unsent))
 

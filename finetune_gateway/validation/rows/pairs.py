@@ -20,6 +20,7 @@ from finetune_gateway.validation.rows.tools import exchange_defects, offered_def
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
+_REPEATED = 12  # characters of a question that both answers begin with by no chance
 _SIDES = {
     "preferred_output": "missing_preferred",
     "non_preferred_output": "missing_non_preferred",
@@ -43,6 +44,22 @@ def pair_defects(row: Json) -> Defects:
         yield Defect("preference_identical", "non_preferred_output")
     elif good and _plain(good, _without_whitespace) == _plain(bad, _without_whitespace):
         yield Defect("preference_whitespace", "non_preferred_output")
+    elif good and bad and _repeats_prompt(row, good, bad):
+        yield Defect("prompt_in_answers", "preferred_output")
+
+
+def _repeats_prompt(row: Json, *sides: Any) -> bool:
+    """Return True if both answers begin with the text of the question."""
+    pair_input = row.get("input")
+    messages = pair_input.get("messages") if isinstance(pair_input, dict) else None
+    asked, *said = map(_last_text, (messages, *sides))
+    return len(asked) >= _REPEATED and all(text.startswith(asked) for text in said)
+
+
+def _last_text(messages: Any) -> str:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    content = last.get("content") if isinstance(last, dict) else None
+    return content.strip() if isinstance(content, str) else ""
 
 
 def _without_old_keys(row: Json) -> Json:
