@@ -172,10 +172,13 @@ REST = b'{"role": "assistant", "content": "a"}]}'
         (FIRST + b" " + FIRST, FIRST[:-1], b"}"),
         (FIRST + b' {"messages": [{"role": "user", "content": "}', b'{"}]}'),
         (HALF + b",\r", REST + b" " + FIRST),
+        (FIRST + b" " + FIRST,),
+        (FIRST[:-1] + b", " + FIRST[1:],),  # "messages" twice
+        (FIRST[:-1] + b" ,\t" + FIRST[1:],),
     ],
 )
 def test_a_line_is_one_row(rows: tuple[bytes, ...]) -> None:
-    """As many rows as lines are not enough: each line is one whole row."""
+    """As many rows as lines are not enough: each line is one whole row, with each key once."""
     for before in ([], [FIRST], [FIRST] * 20, [FIRST + b"\r"], [FIRST + b"\r"] * 20):
         assert len(FastPath("sft").take([*before, *rows, FIRST]).roles) == len(before)
 
