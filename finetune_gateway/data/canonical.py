@@ -37,7 +37,7 @@ from finetune_gateway.data.formats import (
     no_format_text,
 )
 from finetune_gateway.data.readers import untrain
-from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.row_reader import SYSTEM_KEYS, Reader
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.text.quoting import quoted
 
@@ -59,7 +59,7 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
     if short is not None:
         return short
     reader = Reader(row)
-    converted = row_format.reader(reader)
+    converted = _made(reader, row_format)
     known = {"text"} if row_format is TEXT else PAIR_KEYS | CHAT_KEYS | {"label"}
     for key in ("functions", "parallel_tool_calls"):
         if row_format.kind not in ("preference", "text") and key in row:
@@ -71,6 +71,16 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
     others = (*(key for key in row if key not in reader.used), *reader.unsent)
     filled = tuple(reader.filled)
     return CanonicalRow(sent, reader.errors, others, reader.origins, reader.lists, filled=filled)
+
+
+def _made(reader: Reader, row_format: Format) -> Json:
+    """Return what the reader of a format makes of a row, with the system text beside it where the
+    format itself has none."""
+    made = row_format.reader(reader)
+    given = [key for key in SYSTEM_KEYS if key in reader.row]
+    if given and reader.used.isdisjoint(given) and isinstance(made.get("messages"), list):
+        made["messages"] = reader.with_system(made["messages"])
+    return made
 
 
 def as_sent(row: Json) -> Json:
@@ -118,7 +128,7 @@ def converted(row: Json, *, rename: bool = False) -> tuple[Json, tuple[str, ...]
     if row_format is None:
         raise ConversionError("", no_format_text(row))
     reader = Reader(row)
-    made = row_format.reader(reader)
+    made = _made(reader, row_format)
     if reader.errors:
         raise reader.errors[0]
     for key, value in row.items():

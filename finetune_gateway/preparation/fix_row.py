@@ -253,7 +253,7 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
     if before is formats.TEXT or (before is formats.CHAT and not rewritten):
         return row, []
     # Some backends refuse keys of older guides, tools in a text, and other keys than weight.
-    needed = before is formats.PREFERENCE or (rewritten and _is_refused(row))
+    needed = _is_refused(row) if rewritten else before is formats.PREFERENCE
     if not (seen.convert or needed):
         return row, []
     try:
@@ -277,7 +277,10 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
 
 
 def _is_refused(row: Json) -> bool:
-    return isinstance(row.get("tools"), str) or _is_marked(row)
+    given = row.get("input")
+    holders = [row, given] if isinstance(given, dict) else [row]
+    is_text = any(isinstance(holder.get("tools"), str) for holder in holders)
+    return is_text or (_is_marked(row) and row.keys() <= CHAT_KEYS)
 
 
 def _is_marked(row: Json) -> bool:

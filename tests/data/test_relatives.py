@@ -11,7 +11,7 @@ import pytest
 
 import finetune_gateway as gateway
 from finetune_gateway import Dataset, FakeBackend
-from finetune_gateway.data.canonical import read
+from finetune_gateway.data.canonical import canonical, read
 from finetune_gateway.data.columns import suggested
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
@@ -397,3 +397,33 @@ def test_a_comma_after_each_object_is_mended(home: Path, tmp_path: Path) -> None
                             for n in range(12)))  # fmt: skip
     fixed = Dataset.open(path).fix(tmp_path / "fixed.jsonl")
     assert fixed.report.errors == [] and fixed.rows == 12
+
+
+def test_a_system_text_beside_any_row_is_part_of_it() -> None:
+    """Also where the format has none: a trace of LangChain, a log of requests."""
+    system = {"role": "system", "content": "Be brief."}
+    rows: list[Json] = [
+        {"request": {"messages": [ASKED]}, "response": {"choices": [{"message": ANSWER}]}},
+        {"contents": [{"role": "user", "parts": [{"text": "Hi"}]},
+                      {"role": "model", "parts": [{"text": "Hello"}]}]},
+        {"input": [ASKED], "output": [{"type": "message", **ANSWER}]},
+    ]  # fmt: skip
+    for row in rows:
+        assert read(row).errors == []
+        sent = read({**row, "system": "Be brief."})
+        assert (sent.errors, sent.others) == ([], ())
+        assert sent.row["messages"] == [system, ASKED, ANSWER]
+        assert canonical({**row, "system": "Be brief."}) == sent.row
+
+
+def test_mending_makes_no_pair_worse(home: Path, tmp_path: Path) -> None:
+    """A pair with a system text beside it, and a key that is not part of it: that is not sent, so
+    it is not written into the copy as a part of the pair."""
+    sides = {"preferred_output": [ANSWER], "non_preferred_output": [NO]}
+    marked = {"messages": [ASKED, {**ANSWER, "loss": True}], "mood": "calm"}
+    pair = {"system": "Be brief.", "input": {"messages": [ASKED]}, **sides, "mood": "calm"}
+    for row in (pair, marked):
+        before = judged(row)
+        path = Path(Settings.load().home) / "rows.jsonl"
+        after = Dataset.open(path).fix(tmp_path / "fixed.jsonl", force=True).report
+        assert before.warnings == [] == after.warnings
