@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -222,6 +223,20 @@ def test_most_rows_go_the_short_way() -> None:
             }
             raw = json.dumps(row, ensure_ascii=ascii_only)
             assert bool(fast_path.take([raw.encode()]).roles) is ("\\ud83d" not in raw), raw
+
+
+@pytest.mark.parametrize("text", ["\ua7ce", base64.b64encode(b"Write to jane@corp.org").decode()])
+def test_a_row_that_needs_another_look_is_left_for_it(text: str) -> None:
+    """A letter that encodings count differently, and what may be personal data in base64."""
+    row = FIRST.replace(b'"q"', json.dumps(text, ensure_ascii=False).encode())
+    assert len(FastPath("sft").take([FIRST] * 20 + [row] + [FIRST] * 20).roles) == 20
+
+
+def test_line_ends_are_seen_on_the_short_way(tmp_path: Path) -> None:
+    """Both kinds, many rows of each."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes((FIRST + b"\r\n") * 40 + (FIRST + b"\n") * 40)
+    assert "mixed_line_endings" in {one.code for one in report_on(path).findings}
 
 
 def test_a_line_that_is_no_text_hides_no_other(tmp_path: Path) -> None:
