@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import environ
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies
 
 MOST_BYTES = 32_000_000  # of one answer, unpacked: a list of prices or models has less
 LONGEST_ANSWER = 300.0  # seconds
@@ -135,17 +134,24 @@ def proxy_for(url: str) -> Proxy | None:
     proxy = known.get(parts.scheme) or known.get("all")
     if proxy is None or _may_be_here(parts.hostname or ""):
         return None
-    return None if _goes_around(url, getproxies().get("no", "")) else proxy
+    return None if _goes_around(url, _from_environment().get("no", "")) else proxy
 
 
 def proxies() -> dict[str, Proxy]:
     """Return the proxies that are set, by what they are for: ``http``, ``https``, ``all``."""
-    known = getproxies()
+    known = _from_environment()
     return {
         kind: Proxy(_variable(kind, known[kind]), _with_scheme(known[kind]))
         for kind in PORTS.keys() | {"all"}
         if known.get(kind)
     }
+
+
+def _from_environment() -> dict[str, str]:
+    # Imported here: it takes 8 ms, and most commands send nothing.
+    from urllib.request import getproxies
+
+    return getproxies()
 
 
 def _variable(kind: str, value: str) -> str:

@@ -25,7 +25,7 @@ from finetune_gateway.validation.detectors import prefilters, quick_prefilters
 from finetune_gateway.validation.file_bytes import FLAGGED, LEFTOVERS
 from finetune_gateway.validation.rows.chat import chat_defects
 from finetune_gateway.validation.rows.leftovers import HINTS as LEFT
-from finetune_gateway.validation.rows.leftovers import leftover_defects
+from finetune_gateway.validation.rows.leftovers import HINTS_WITHOUT_CALLS, leftover_defects
 
 GROUP = 16  # rows searched as one text
 _ENDS, _BRACES = itemgetter(0, -1), {(ord("{"), ord("}"))}
@@ -89,7 +89,7 @@ class Prefilter:
         self._written, self._numbers, _, self._left = self._searches
         written, base64, digits = quick_prefilters()
         self._quick = [searcher(*patterns) for patterns in ((*written, *LEFT), base64, digits)]
-        self._written_or_unusual = searcher(*written, *LEFT, *_UNUSUAL)
+        self._written_or_unusual = searcher(*written, *HINTS_WITHOUT_CALLS, *_UNUSUAL)
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
         """Return for each line FLAGGED if something may be found in it, LEFTOVERS if that can only

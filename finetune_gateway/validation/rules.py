@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from finetune_gateway.findings import RANK, Severity
@@ -152,6 +152,5 @@ def _rule(table: dict[str, Any]) -> Rule:
     )
 
 
-RULES = _Rules(
-    resources.files("finetune_gateway.validation").joinpath("rules.toml").read_text("utf-8")
-)
+# Not by importlib.resources, which takes 4 ms to import.
+RULES = _Rules(Path(__file__).with_name("rules.toml").read_text("utf-8"))

@@ -8,7 +8,6 @@ them.
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,13 +22,16 @@ from finetune_gateway.data.canonical import readable
 from finetune_gateway.data.dataset import BOM, Dataset, Kind, Line, kind_of
 from finetune_gateway.data.row_access import as_dict, as_list, calls_of
 from finetune_gateway.data.row_content import media_digests
+from finetune_gateway.text.regex import LazyPattern
 
 Json = dict[str, Any]
 
 # A character of a script without spaces counts as a word.
 _SINGLE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_AROUND = "".join(char for char in map(chr, range(128)) if not re.match(r"[\w\s]", char))
-_WORD = re.compile(rf"[{_SINGLE}]|\w(?:[^\s{_SINGLE}]*\w)?")
+_AROUND = "".join(
+    char for char in map(chr, range(128)) if not (char.isalnum() or char.isspace() or char == "_")
+)
+_WORD = LazyPattern(rf"[{_SINGLE}]|\w(?:[^\s{_SINGLE}]*\w)?")
 
 FACT = 6  # distinct words; a shorter answer is a name, a number, a class or a call
 FEW_WORDS = 5  # of a question that may well be asked twice

@@ -16,7 +16,7 @@ from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.row_access import as_dict, as_list, messages_of
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import quoted
-from finetune_gateway.text.regex import searcher
+from finetune_gateway.text.regex import LazyPattern, searcher
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
@@ -36,7 +36,7 @@ _BLOCKS = (
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
 # The prompt of some models opens the block, so that the answer only closes it.
-_UNOPENED = re.compile(r"\n\s*</think>\s*\S")
+_UNOPENED = LazyPattern(r"\n\s*</think>\s*\S")
 # What a placeholder stands for. Any word would take variables in code and tags for placeholders.
 _FIELD = (
     "(?:author|brand|company|country|creator|customer|date|developer|email|model|name|organi[sz]ation"
@@ -48,42 +48,56 @@ _CAPITALS = _FIELDS.upper()
 _INSERT = r"\[(?:Your|Insert|Company) [A-Za-z' ]{1,30}\]"
 _ENTITY = r"&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{2,5}|#x[0-9a-fA-F]{2,4});"
 _SPEAKER = r"(?:<(?:user|human)>|(?:### ?)?(?:Human|User|Instruction)) ?:"
-# Patterns of which one matches the JSON of every row in which something is found.
-HINTS = (
-    rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<(?:{_CAPITALS})>|{_INSERT}",
-    _ENTITY,
-    r'[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-])(?:[^"\\]|\\[^n])*"',  # no real break after it
-    rf'"(?:\\n| )*{_SPEAKER}',
-    r'"(?:\\n| )*(?:<tool_call>|<functioncall>|\{(?:\\n| )*\\"(?:name|arguments)\\")',
-    rf'"(?:\\n| )*(?:{"|".join(re.escape(opened) for opened, _ in _BLOCKS)})',
-    "</think>",
-)
-_PLACEHOLDER = re.compile(
-    rf"\{{\{{ ?{_FIELDS} ?\}}\}}|\{{{_FIELDS}\}}|<(?-i:{_CAPITALS})>|(?-i:{_INSERT})",
+_UNBROKEN = r'(?:[^"\\]|\\[^n])*'  # no real line break
+_LINE_BREAK_LEFT = rf'[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-]){_UNBROKEN}"'
+# The end of a key that is not "arguments", in which it is right: the engine has no lookbehind.
+_NOT_ARGUMENTS = "(?:[^s]|[^t]s|[^n]ts|[^e]nts|[^m]ents|[^u]ments|[^g]uments)"
+_NO_CALL = rf'(?:[\[,]|{_NOT_ARGUMENTS}"[ \t\r]*:)[ \t\r]*"{_UNBROKEN}'
+
+
+def _hints(line_break: str) -> tuple[str, ...]:
+    return (
+        rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<(?:{_CAPITALS})>|{_INSERT}",
+        _ENTITY,
+        line_break,
+        rf'"(?:\\n| )*{_SPEAKER}',
+        r'"(?:\\n| )*(?:<tool_call>|<functioncall>|\{(?:\\n| )*\\"(?:name|arguments)\\")',
+        rf'"(?:\\n| )*(?:{"|".join(re.escape(opened) for opened, _ in _BLOCKS)})',
+        "</think>",
+    )
+
+
+# Patterns of which one matches the JSON of every row in which something is found; the others take
+# 12 % less time, and match nearly all rows with calls.
+HINTS = _hints(_NO_CALL + _LINE_BREAK_LEFT)
+HINTS_WITHOUT_CALLS = _hints(_LINE_BREAK_LEFT)
+_PLACEHOLDER = LazyPattern(
+    # Each branch begins with a character as it is: these are searched for at once.
+    rf"\{{\{{ ?{_FIELDS} ?\}}\}}|\{{{_FIELDS}\}}|<(?-i:{_CAPITALS})>|\[(?-i:{_INSERT[2:]})",
     re.IGNORECASE,
 )
-_FENCED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-_CODE = re.compile(
+_FENCED = LazyPattern(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+_CODE = LazyPattern(
     r"^ *(?:def|class|import|from|return|function|const|let|var|public|private|SELECT|#include)\b"
     r"|[;{}] *$|</|\{%|=>|==|\w\(['\"]|\bf['\"]|\\[A-Za-z]{2,}|= ?['\"]",
     re.MULTILINE,
 )
-_LETTER = re.compile(
+_LETTER = LazyPattern(
     r"\b(?:letter|e-?mail|template|message|resume|invitation|speech|script|form|press|release|policy|sentence|Dear|Sincerely|Regards)\b",
     re.IGNORECASE,
 )
 _FORM_LENGTH = 500  # characters; longer answers with fields in brackets are forms to fill in
-_ENTITIES = re.compile(_ENTITY)
-_HTML = re.compile(
+_ENTITIES = LazyPattern(_ENTITY)
+_HTML = LazyPattern(
     r"</?[a-z][a-z0-9]*(?: [^<>]*)?/?>|html|xml|entit|escap|encod|href", re.IGNORECASE
 )
-_LINE_BREAK = re.compile(r"[a-z.?!:,;)] ?\\n(?:\\n|[A-Z#-])")
-_NOT_A_BREAK = re.compile(r"""\\[^nrt"']|["'`(]\\n["'`)]""")
-_DIALOGUE = re.compile(
+_LINE_BREAK = LazyPattern(r"[a-z.?!:,;)] ?\\n(?:\\n|[A-Z#-])")
+_NOT_A_BREAK = LazyPattern(r"""\\[^nrt"']|["'`(]\\n["'`)]""")
+_DIALOGUE = LazyPattern(
     rf"\s*{_SPEAKER}.*?(?:<(?:bot|assistant)>|(?:### ?)?\b(?:Assistant|Bot|AI|GPT|Response)) ?:",
     re.DOTALL,
 )
-_CALL = re.compile(r"\s*<(tool_call|functioncall)>.*", re.DOTALL)
+_CALL = LazyPattern(r"\s*<(tool_call|functioncall)>.*", re.DOTALL)
 
 
 def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
