@@ -16,6 +16,7 @@ from pathlib import Path
 
 from finetune_gateway.data.column_names import is_known, normalized
 from finetune_gateway.data.json_files import layout_of
+from finetune_gateway.text.regex import LazyPattern
 
 HEAD = 1 << 16  # bytes read
 JSON_LINES = frozenset({".jsonl", ".ndjson", ".jsonlines", ".jl", ".json-lines"})
@@ -26,13 +27,13 @@ _MARKS = (
     (b"\xfe\xff", "utf-16"),
 )  # fmt: skip
 _NULS = {(False, True): "utf-16-le", (True, False): "utf-16-be"}  # of a character of ASCII
-_OBJECT = re.compile(r"""\s*\{\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*:""")
-_ARRAY = re.compile(r"""\s*\[\s*(?:\{\s*["'}]|\[\s*[\[{"])""")
-_TEXTS_OF_JSON = re.compile(r'\s*"\{\s*\\"[^"\\]+\\"\s*:')  # rows that were encoded twice
-_MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml|table)", re.IGNORECASE)
-_JSON_LINE = re.compile(r"""\s*[{}\[\]"']""")
-_QUOTED = re.compile('"[^"]*"')
-_SEPARATOR = re.compile(r'("?)sep=(\\t|.)\1\r?\n?\Z', re.IGNORECASE)
+_OBJECT = LazyPattern(r"""\s*\{\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*:""")
+_ARRAY = LazyPattern(r"""\s*\[\s*(?:\{\s*["'}]|\[\s*[\[{"])""")
+_TEXTS_OF_JSON = LazyPattern(r'\s*"\{\s*\\"[^"\\]+\\"\s*:')  # rows that were encoded twice
+_MARKUP = LazyPattern(r"\s*<(?:!doctype|html|\?xml|table)", re.IGNORECASE)
+_JSON_LINE = LazyPattern(r"""\s*[{}\[\]"']""")
+_QUOTED = LazyPattern('"[^"]*"')
+_SEPARATOR = LazyPattern(r'("?)sep=(\\t|.)\1\r?\n?\Z', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

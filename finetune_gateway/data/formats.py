@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from finetune_gateway.data import (
@@ -20,21 +21,6 @@ from finetune_gateway.data import (
 )
 from finetune_gateway.data.dataset import Kind
 from finetune_gateway.data.row_reader import MARKS, SYSTEM_KEYS, Reader
-from finetune_gateway.data.services import (
-    anthropic,
-    batch,
-    bedrock,
-    claude_export,
-    cohere,
-    encoded,
-    evals,
-    gemini,
-    langchain,
-    logs,
-    palm,
-)
-from finetune_gateway.data.services import responses as responses_api
-from finetune_gateway.data.services.foreign import service_of
 from finetune_gateway.methods import methods_for
 from finetune_gateway.text.quoting import quoted
 
@@ -42,6 +28,35 @@ Json = dict[str, Any]
 Matches = Callable[[Json], bool]
 
 MAX_KEYS = 8  # keys of an unknown row that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A function of a module about a service, which is imported when a row first needs it: few
+    files do, and all take 4 ms."""
+
+    module: str
+    name: str
+
+    def __call__(self, value: Any) -> Any:
+        module = import_module(f"finetune_gateway.data.services.{self.module}")
+        return getattr(module, self.name)(value)
+
+
+class _Service:
+    """The functions of such a module."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> _Function:
+        return _Function(self._module, name)
+
+
+anthropic, bedrock, gemini, palm = map(_Service, ("anthropic", "bedrock", "gemini", "palm"))
+batch, evals, logs, responses_api = map(_Service, ("batch", "evals", "logs", "responses"))
+claude_export, cohere, encoded = map(_Service, ("claude_export", "cohere", "encoded"))
+foreign, langchain = _Service("foreign"), _Service("langchain")
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity: there is one of each
@@ -268,7 +283,7 @@ def _is_labelled(row: Json) -> bool:
 
 def _is_log(row: Json) -> bool:
     """Return True for messages without their answer, which is beside them."""
-    return not logs.ANSWER_KEYS.isdisjoint(row) and logs.is_log(row)
+    return not _ANSWERS.isdisjoint(row) and bool(logs.is_log(row))
 
 
 def _is_foreign(row: Json, messages: list[Any]) -> bool:
@@ -280,12 +295,12 @@ def _is_foreign(row: Json, messages: list[Any]) -> bool:
             if one.get("role") in beside.CALL_ROLES:
                 return True
             has_parts = has_parts or type(one.get("content")) is list
-    return has_parts and service_of(row) is not None
+    return has_parts and foreign.service_of(row) is not None
 
 
 def _is_of(service: str) -> Matches:
     """Return what is True for messages in the form of a service."""
-    return lambda row: service_of(row) == service
+    return lambda row: foreign.service_of(row) == service
 
 
 # In order of precedence: a row that has the key, and that the function takes, is of the format.
@@ -359,6 +374,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("text", TEXT, lambda row: not shapes.is_tree_message(row)),
 )  # fmt: skip
 
+_ANSWERS = frozenset(key for key, row_format, _ in _TABLE if row_format is _LOG)
 FORMATS = tuple(dict.fromkeys(row_format for _, row_format, _ in _TABLE))
 
 # OpenAI's own: they leave byte for byte, unless a rule of REWRITTEN is broken (``canonical``).

@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 from finetune_gateway.data.column_names import KNOWN, MAIN, is_turn
 from finetune_gateway.errors import DataError
 from finetune_gateway.text.quoting import quoted
+from finetune_gateway.text.regex import LazyPattern
 from finetune_gateway.text.windows_1252 import HANDLER
 
 CHUNK = 1 << 20  # characters read at a time
@@ -25,7 +26,7 @@ _MAX_COLUMNS = 64  # each is read by itself
 _MAX_KEYS = 1000  # of an object that are looked at
 _DEPTH = 3  # keys that lead to the rows
 _BLANK = re.compile(r"[ \t\r\n]*")
-_BREAK = re.compile(r"\r?\n[ \t]*|\r")
+_BREAK = LazyPattern(r"\r?\n[ \t]*|\r")
 _HOLDERS = frozenset({
     "data", "rows", "train", "training", "train_data", "training_data", "examples", "items",
     "records", "instances", "samples", "dataset", "validation", "valid", "val", "dev", "test",

@@ -18,6 +18,7 @@ from finetune_gateway.data.readers import (
     question_answer,
 )
 from finetune_gateway.data.row_reader import SYSTEM_KEYS, Reader
+from finetune_gateway.text.regex import LazyPattern
 
 Json = dict[str, Any]
 
@@ -195,7 +196,7 @@ def _cohere_message(message: Any) -> Any:
     return {**message, "role": meant} if meant else message
 
 
-_MOSS = re.compile(r"<\|[A-Za-z ]+\|>:(.*?)(?:<eo[a-z]>)?", re.DOTALL)
+_MOSS = LazyPattern(r"<\|[A-Za-z ]+\|>:(.*?)(?:<eo[a-z]>)?", re.DOTALL)
 _MOSS_TURN = (("Human", "user"), ("MOSS", "assistant"))
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import codecs
 import re
 
+from finetune_gateway.text.regex import LazyPattern
+
 HANDLER = "ftg-windows-1252"  # an error handler: bytes that are not UTF-8 are read as Windows-1252
 
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = LazyPattern(r"[^\W\d_]+")
 _LETTERS = frozenset("àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿßšžÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜÝŸŠŽ")
 _ALONE = frozenset("àáâèéêìíòóôöøùúåÀÁÂÈÉÊÌÍÒÓÔÖØÙÚÅ")  # words of one letter
 _SIGNS = frozenset("€…–—‘’“”„‚•™«»‹›¡¿§©®°±²³·¹º¼½¾×÷£¥¢ªµ¶†‡‰\xa0\xad")
 # Signs that a word cannot go on after, and those that it cannot begin after.
-_INSIDE = re.compile("[a-zß-ÿ][¡¿§©®±¹³²¼½¾£¥¢ªµ¶„‚†‡‰€«][a-zß-ÿ]", re.IGNORECASE)
-_LOW_QUOTE = re.compile(r"\w[„‚]")  # they open
-_LATE = re.compile(r"[ìù](?=[^\W\d_])|ø.*?[ìè]|[ìè].*?ø", re.DOTALL)
+_INSIDE = LazyPattern("[a-zß-ÿ][¡¿§©®±¹³²¼½¾£¥¢ªµ¶„‚†‡‰€«][a-zß-ÿ]", re.IGNORECASE)
+_LOW_QUOTE = LazyPattern(r"\w[„‚]")  # they open
+_LATE = LazyPattern(r"[ìù](?=[^\W\d_])|ø.*?[ìè]|[ìè].*?ø", re.DOTALL)
 
 
 def read_windows_1252(raw: bytes) -> str | None:

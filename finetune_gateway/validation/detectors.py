@@ -27,7 +27,7 @@ from finetune_gateway.text.pii_secrets import (
     TELEGRAM,
 )
 from finetune_gateway.text.quoting import quoted
-from finetune_gateway.text.regex import searcher
+from finetune_gateway.text.regex import LazyPattern, searcher
 from finetune_gateway.validation import special_tokens
 
 Defects = Iterator[Defect]
@@ -111,7 +111,7 @@ _NO_TEXT = dict.fromkeys(_NO_VALUE, "no_value") | dict.fromkeys(_SHEET_ERRORS, "
 _NO_TEXT_PATTERN = f'"(?:{"|".join(map(re.escape, _NO_TEXT))})"'
 
 OTHER_PAGES = _other_pages(_raw)
-_is_other_page = re.compile(OTHER_PAGES).fullmatch
+_is_other_page = LazyPattern(OTHER_PAGES).fullmatch
 
 NON_ASCII = ("non-ASCII characters",)
 HINTS = (

@@ -201,3 +201,48 @@ def test_the_key_with_reasoning_is_not_to_be_removed() -> None:
     assert dropped.fix.startswith("Keep the key.") and "<think>" in dropped.fix
     (hosted,) = run.validate(Dataset.open(rows), backends=OPENAI).warnings
     assert hosted.code == "reasoning_key" and "<think>" in hosted.fix
+
+
+BROKEN = r"It is on.\n\nIt is warm."  # the two characters \ and n
+
+
+def with_arguments(text: str) -> Json:
+    """A row of which a call has this text among its arguments."""
+    function = {"name": "lamp", "arguments": dumped({"note": text, "times": 2})}
+    return called(None, "yes", tool_calls=[{**CALL, "function": function}])
+
+
+def flag_of(line: str) -> int:
+    return Prefilter().flags_of([line.encode()])[0]
+
+
+@pytest.mark.parametrize("spaces", [("", ""), (" ", "\t "), ("\t", "\r")])
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat(BROKEN, "Yes."),
+        chat("Is it?", [{"text": BROKEN, "type": "text"}]),
+        {"arguments": [], **chat("Is it?", BROKEN)},
+        {"prompt": f'"{BROKEN}" is a text', "completion": "Yes."},
+        {"history": [[BROKEN, "Yes."]], "instruction": "Is it?", "output": "Yes."},
+        *(
+            {name: BROKEN}
+            for name in ("arms", "parts", "moments", "contents", "documents", "xguments")
+        ),
+        {"messages": [*called(None, BROKEN)["messages"], *chat("Is it?", "Yes.")["messages"]]},
+    ],
+)
+def test_no_line_break_is_passed_over_but_in_arguments(row: Json, spaces: tuple[str, str]) -> None:
+    """Whatever the key is called and whatever stands around its colon."""
+    line = dumped(row).replace('": ', f'"{spaces[0]}:{spaces[1]}')
+    assert BROKEN.replace("\\", "\\\\") in line
+    assert flag_of(line) == LEFTOVERS
+
+
+def test_line_breaks_in_arguments_need_no_second_look() -> None:
+    """There they are how JSON writes a line break: nearly all calls with a longer text have one."""
+    row = with_arguments("It is on.\n\nIt is warm.")
+    assert r"\\n" in dumped(row) and flag_of(dumped(row)) not in (FLAGGED, LEFTOVERS)
+    row["messages"][0]["content"] = BROKEN
+    assert flag_of(dumped(row)) == LEFTOVERS
+    assert found(row) == ["literal_newline"]

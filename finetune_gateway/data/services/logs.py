@@ -25,7 +25,6 @@ ANSWERS = (
     "response", "response_body", "responseBody", "response_obj", "modelOutput", "completion",
     "choices", "output", "outputs", "expectedOutput", "expected_output", "message",
 )  # fmt: skip
-ANSWER_KEYS = frozenset(ANSWERS)
 _TEXTS = ("response", "completion")  # keys that hold the answer as a text, beside messages
 _ANSWERED = frozenset(
     {"choices", "candidates", "output", "content", "output_text", "message", "completion", "error"}

@@ -51,7 +51,7 @@ _SPEAKER = r"(?:<(?:user|human)>|(?:### ?)?(?:Human|User|Instruction)) ?:"
 _UNBROKEN = r'(?:[^"\\]|\\[^n])*'  # no real line break
 _LINE_BREAK_LEFT = rf'[a-z.?!:,;)] ?\\\\n(?:\\\\n|[A-Z#-]){_UNBROKEN}"'
 # The end of a key that is not "arguments", in which it is right: the engine has no lookbehind.
-_NOT_ARGUMENTS = "(?:[^s]|[^t]s|[^n]ts|[^e]nts|[^m]ents|[^u]ments|[^g]uments)"
+_NOT_ARGUMENTS = "(?:[^s]|[^t]s|[^n]ts|[^e]nts|[^m]ents|[^u]ments|[^g]uments|[^r]guments)"
 _NO_CALL = rf'(?:[\[,]|{_NOT_ARGUMENTS}"[ \t\r]*:)[ \t\r]*"{_UNBROKEN}'
 
 

@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 
 from finetune_gateway.findings import Defect, wrong_type
 from finetune_gateway.text.quoting import json_type, quoted
+from finetune_gateway.text.regex import LazyPattern
 
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
 MAX_IMAGE = 10 << 20  # bytes; OpenAI's vision fine-tuning guide
 
-_DATA = re.compile(r"data:(?P<mime>[^;,]*)(?P<base64>;base64)?,", re.IGNORECASE)
+_DATA = LazyPattern(r"data:(?P<mime>[^;,]*)(?P<base64>;base64)?,", re.IGNORECASE)
 _MIMES = ("image/jpeg", "image/jpg", "image/png", "image/webp")
 _MAGIC = {  # the first bytes of each type, in base64
     "image/jpeg": "/9j/",
@@ -28,7 +29,7 @@ _MAGIC = {  # the first bytes of each type, in base64
     "image/webp": "UklGR",
 }
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SCHEME = LazyPattern(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PNG_HEAD = 33  # bytes: the signature and the whole first chunk, IHDR
 _WITH_V4 = (  # an IPv4 address in the last 4 bytes: NAT64, and the deprecated IPv4-compatible
     ipaddress.ip_network("64:ff9b::/96"),

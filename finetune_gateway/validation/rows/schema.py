@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import marshal
 import math
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from functools import cache
@@ -27,6 +26,7 @@ from finetune_gateway.data.json_schema import (
 from finetune_gateway.errors import SpecError
 from finetune_gateway.findings import child
 from finetune_gateway.text.quoting import MAX_PATH, hidden, json_type, quoted, shortened
+from finetune_gateway.text.regex import LazyPattern
 from finetune_gateway.validation.rows.required import undeclared
 
 Json = dict[str, Any]
@@ -40,8 +40,8 @@ _PATTERN = 50_000  # characters of a pattern, repeated ones as often: 5 ms to co
 _PATTERNS = 1_000_000  # of all patterns of a schema
 _WHY = 120  # characters of the library's reason
 _NO_PATTERN = "is not a regular expression"
-_TUPLE = re.compile(r"/items/([0-9]+)(?=/|$)")
-_REPEATS = re.compile(r"\{(?:[0-9]+,)?([1-9][0-9]*)\}")
+_TUPLE = LazyPattern(r"/items/([0-9]+)(?=/|$)")
+_REPEATS = LazyPattern(r"\{(?:[0-9]+,)?([1-9][0-9]*)\}")
 
 _ONE = frozenset({
     "additionalProperties", "additionalItems", "propertyNames", "contains", "not", "if", "then",
