@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from finetune_gateway.data import (
@@ -30,6 +31,23 @@ Matches = Callable[[Json], bool]
 MAX_KEYS = 8  # keys of an unknown row that are shown
 
 
+_SERVICES: dict[str, Callable[[], ModuleType]] = {
+    "anthropic": lambda: import_module("finetune_gateway.data.services.anthropic"),
+    "batch": lambda: import_module("finetune_gateway.data.services.batch"),
+    "bedrock": lambda: import_module("finetune_gateway.data.services.bedrock"),
+    "claude_export": lambda: import_module("finetune_gateway.data.services.claude_export"),
+    "cohere": lambda: import_module("finetune_gateway.data.services.cohere"),
+    "encoded": lambda: import_module("finetune_gateway.data.services.encoded"),
+    "evals": lambda: import_module("finetune_gateway.data.services.evals"),
+    "foreign": lambda: import_module("finetune_gateway.data.services.foreign"),
+    "gemini": lambda: import_module("finetune_gateway.data.services.gemini"),
+    "langchain": lambda: import_module("finetune_gateway.data.services.langchain"),
+    "logs": lambda: import_module("finetune_gateway.data.services.logs"),
+    "palm": lambda: import_module("finetune_gateway.data.services.palm"),
+    "responses": lambda: import_module("finetune_gateway.data.services.responses"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Function:
     """A function of a module about a service, which is imported when a row first needs it: few
@@ -39,8 +57,7 @@ class _Function:
     name: str
 
     def __call__(self, value: Any) -> Any:
-        module = import_module(f"finetune_gateway.data.services.{self.module}")
-        return getattr(module, self.name)(value)
+        return getattr(_SERVICES[self.module](), self.name)(value)
 
 
 class _Service:
