@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from finetune_gateway.data import (
@@ -22,6 +20,21 @@ from finetune_gateway.data import (
 )
 from finetune_gateway.data.dataset import Kind
 from finetune_gateway.data.row_reader import MARKS, SYSTEM_KEYS, Reader
+from finetune_gateway.data.services.late import (
+    anthropic,
+    batch,
+    bedrock,
+    claude_export,
+    cohere,
+    encoded,
+    evals,
+    foreign,
+    gemini,
+    langchain,
+    logs,
+    palm,
+    responses_api,
+)
 from finetune_gateway.methods import methods_for
 from finetune_gateway.text.quoting import quoted
 
@@ -29,51 +42,6 @@ Json = dict[str, Any]
 Matches = Callable[[Json], bool]
 
 MAX_KEYS = 8  # keys of an unknown row that are shown
-
-
-_SERVICES: dict[str, Callable[[], ModuleType]] = {
-    "anthropic": lambda: import_module("finetune_gateway.data.services.anthropic"),
-    "batch": lambda: import_module("finetune_gateway.data.services.batch"),
-    "bedrock": lambda: import_module("finetune_gateway.data.services.bedrock"),
-    "claude_export": lambda: import_module("finetune_gateway.data.services.claude_export"),
-    "cohere": lambda: import_module("finetune_gateway.data.services.cohere"),
-    "encoded": lambda: import_module("finetune_gateway.data.services.encoded"),
-    "evals": lambda: import_module("finetune_gateway.data.services.evals"),
-    "foreign": lambda: import_module("finetune_gateway.data.services.foreign"),
-    "gemini": lambda: import_module("finetune_gateway.data.services.gemini"),
-    "langchain": lambda: import_module("finetune_gateway.data.services.langchain"),
-    "logs": lambda: import_module("finetune_gateway.data.services.logs"),
-    "palm": lambda: import_module("finetune_gateway.data.services.palm"),
-    "responses": lambda: import_module("finetune_gateway.data.services.responses"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Function:
-    """A function of a module about a service, which is imported when a row first needs it: few
-    files do, and all take 4 ms."""
-
-    module: str
-    name: str
-
-    def __call__(self, value: Any) -> Any:
-        return getattr(_SERVICES[self.module](), self.name)(value)
-
-
-class _Service:
-    """The functions of such a module."""
-
-    def __init__(self, module: str) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> _Function:
-        return _Function(self._module, name)
-
-
-anthropic, bedrock, gemini, palm = map(_Service, ("anthropic", "bedrock", "gemini", "palm"))
-batch, evals, logs, responses_api = map(_Service, ("batch", "evals", "logs", "responses"))
-claude_export, cohere, encoded = map(_Service, ("claude_export", "cohere", "encoded"))
-foreign, langchain = _Service("foreign"), _Service("langchain")
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity: there is one of each
