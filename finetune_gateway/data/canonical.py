@@ -80,6 +80,10 @@ def _made(reader: Reader, row_format: Format) -> Json:
     given = [key for key in SYSTEM_KEYS if key in reader.row]
     if given and reader.used.isdisjoint(given) and isinstance(made.get("messages"), list):
         made["messages"] = reader.with_system(made["messages"])
+    if reader.marked and row_format.kind == "preference":
+        for message in (*made["input"]["messages"], *made["preferred_output"],
+                        *made["non_preferred_output"]):  # fmt: skip
+            message.pop("weight", None)  # both sides are compared
     return made
 
 

@@ -89,15 +89,19 @@ def of_texts(row: Json) -> CanonicalRow | None:
     if type(prompt) is not str or not prompt:
         return None
     asked = {"role": "user", "content": prompt}
-    if prompt[0] in _OPEN:  # perhaps messages
+    if prompt.lstrip()[:1] in _OPEN:  # perhaps messages
         return None
-    if len(row) == 2 and type(answer := row.get("completion")) is str and answer[:1] not in _OPEN:
+    if (
+        len(row) == 2
+        and type(answer := row.get("completion")) is str
+        and answer.lstrip()[:1] not in _OPEN
+    ):
         said = {"role": "assistant", "content": answer}
         origins: Origins = {id(asked): ("prompt", "text"), id(said): ("completion", "text")}
         lists = {"messages": "completion"}
         return CanonicalRow({"messages": [asked, said]}, [], (), origins, lists, plain=True)
     good, bad = row.get("chosen"), row.get("rejected")
-    if len(row) == 3 and type(good) is str and type(bad) is str and good[:1] not in _OPEN:
+    if len(row) == 3 and type(good) is str and type(bad) is str and good.lstrip()[:1] not in _OPEN:
         return _pair(asked, good, bad)
     return None
 

@@ -20,9 +20,15 @@ _BESIDE = frozenset({
     "system", "system_prompt", "context", "history", "label", "tools", "functions", "user",
     "assistant", "role", "content", "from", "value", "conversation_id", "human", "gpt", "bot",
     "source", "target", "category", "reference", "reference_answer", "ground_truth", "weight",
-    "kto_tag",
+    "kto_tag", "preferred", "dispreferred", "accepted", "better_response_id", "safer_response_id",
+    "better_response", "better", "preference", "winner", "choice", "chosen_id",
 })  # fmt: skip
-KNOWN = MAIN | _BESIDE
+_NUMBERED = frozenset(
+    f"{name}{number}"
+    for name in ("response", "answer", "completion", "output")
+    for number in ("_0", "_1", "_2", "_a", "_b", "1", "2")
+)
+KNOWN = MAIN | _BESIDE | _NUMBERED
 
 # The column that tells which conversation a message belongs to, the surest first.
 CONVERSATIONS = (

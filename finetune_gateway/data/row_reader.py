@@ -35,7 +35,8 @@ SYSTEM_KEYS = ("system", "system_prompt", "system_message", "systemPrompt")
 class Reader:
     """Reads one row. ``used``: the keys it has read; ``lists``: the key of each list of messages;
     ``origins``: of each message, its path in the user's row and its form there; ``unsent``: keys
-    within others that are not part of the example; ``filled``: the path of each id of a call that
+    within others that are not part of the example; ``marked``: True if a message had its weight
+    under another name; ``filled``: the path of each id of a call that
     was filled in, and the id."""
 
     def __init__(self, row: Json) -> None:
@@ -45,6 +46,7 @@ class Reader:
         self.lists: dict[str, str] = {}
         self.used: set[str] = set()
         self.unsent: dict[str, None] = {}
+        self.marked = False
         self.filled: list[tuple[str, str]] = []
 
     def refuse(self, path: str, reason: str, code: str = "not_convertible", fix: str = "") -> None:
@@ -94,6 +96,7 @@ class Reader:
 
     def _weighted(self, message: Json, path: str) -> Json:
         """Return a message with its loss or train as its weight."""
+        self.marked = True
         read = {key: value for key, value in message.items() if key not in MARKS}
         for key in (key for key in _DETAILS if message.get(key)):
             what = "parts of an answer that are trained, and others that are not"
@@ -149,7 +152,7 @@ class Reader:
             return [self.message(value, key)]
         if not isinstance(value, str):
             self.refuse_type(key, value, "a string or a list of messages")
-        elif value[:1] in ("[", "{") and holds_messages(listed(value)[0]):
+        elif value.lstrip()[:1] in ("[", "{") and holds_messages(listed(value)[0]):
             self.refuse(key, "messages that were written as a text", "type_error", _AS_LIST)
         return [self.said(role, value, key)]
 

@@ -331,6 +331,13 @@ _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
         "Take a better and a worse answer: prompt, chosen, rejected.",
     ),
     (
+        "conversation_a",
+        lambda row: "conversation_b" in row,
+        "these are two conversations, of which a key names the better one (Chatbot Arena)",
+        'Write it as chosen and the other as rejected: {"chosen": [...], "rejected": [...]}; a tie '
+        "makes no pair.",
+    ),
+    (
         "mapping",
         lambda row: isinstance(row["mapping"], dict) and "title" in row,
         "this is a conversation as ChatGPT exports it: a tree of messages",

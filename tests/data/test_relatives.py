@@ -201,6 +201,7 @@ def test_a_text_by_another_name_is_mended(
 @pytest.mark.parametrize(
     ("row", "words"),
     [
+        ({"conversation_a": [ASKED, ANSWER], "conversation_b": [ASKED, NO]}, "two conversations"),
         ({"instruction": "Hi", "answer": "Hello"}, "'answer'"),
         ({"prompt": "Hi", "answer": "Hello"}, "'answer'"),
         ({"context": "Hi", "chosen": "Hello", "rejected": "No"}, "'context'"),
@@ -238,7 +239,7 @@ def test_messages_in_a_text_are_named_and_mended(
     text: Any, sides: list[Any], home: Path, tmp_path: Path
 ) -> None:
     """They would be trained as they are written; an answer in JSON is one."""
-    chosen, rejected = map(text, sides)
+    chosen, rejected = (f" {text(side)}" for side in sides)
     report = judged({"prompt": "Hi", "chosen": chosen, "rejected": rejected})
     assert {one.path for one in report.errors if "--fix" in one.fix} == {"chosen", "rejected"}
     path = Path(Settings.load().home) / "rows.jsonl"
@@ -319,6 +320,17 @@ def test_what_no_weight_can_say_is_an_error(marks: Json, home: Path) -> None:
     """Words, contradictions, and parts of an answer."""
     (error,) = judged({"messages": [ASKED, {**ANSWER, **marks}]}).errors
     assert error.code == "not_convertible" and error.fix
+
+
+def test_both_sides_of_a_pair_are_compared_whatever_their_marks() -> None:
+    """A worse answer that is marked as not to be trained is still the worse one."""
+    row = {"prompt": [{**ASKED, "loss": False}], "chosen": [{**ANSWER, "loss": True}],
+           "rejected": [{**NO, "loss": False}]}  # fmt: skip
+    right = {"input": {"messages": [ASKED]}, "preferred_output": [ANSWER],
+             "non_preferred_output": [NO]}  # fmt: skip
+    assert read(row).row == right
+    marked = {**right, "non_preferred_output": [{**NO, "loss": False}]}
+    assert canonical(marked) == right
 
 
 def test_rows_without_a_token_to_train_have_one_verdict(home: Path) -> None:
