@@ -55,7 +55,7 @@ class Line:
     """One line of a file: its number (from 1), offset and bytes, without the newline.
 
     ``cut``: it is longer than 64 MB, and ``raw`` only its beginning. ``flagged``: a detector may
-    find something in its texts.
+    find something in its texts. ``leftovers``: an export may have left something half done in them.
     """
 
     number: int
@@ -64,6 +64,7 @@ class Line:
     cut: bool = False
     end: bytes = b"\n"  # its line end
     flagged: bool = True
+    leftovers: bool = True
 
     @property
     def body(self) -> bytes:

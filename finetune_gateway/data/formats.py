@@ -6,9 +6,10 @@ Each format has a reader, which makes the canonical row (``canonical``) that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 from finetune_gateway.data import (
     beside,
@@ -40,8 +41,10 @@ from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
 Matches = Callable[[Json], bool]
+Candidates: TypeAlias = "tuple[tuple[Format, Matches | None], ...]"
 
 MAX_KEYS = 8  # keys of an unknown row that are shown
+_FEW_KEYS = 20  # of a row; those of longer ones are not kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity: there is one of each
@@ -372,10 +375,19 @@ SHAREGPT_ROLES = sharegpt.ROLES
 
 def format_of(row: Json) -> Format | None:
     """Return the format of a row, or None if it is unknown."""
-    for key, row_format, matches in _TABLE:
-        if key in row and (matches is None or matches(row)):
+    few = len(row) <= _FEW_KEYS
+    for row_format, matches in _of_keys(tuple(row)) if few else _candidates(row):
+        if matches is None or matches(row):
             return row_format
     return None
+
+
+def _candidates(keys: Container[str]) -> Candidates:
+    """Return the formats that a row with these keys may be of, in order of precedence."""
+    return tuple((row_format, matches) for key, row_format, matches in _TABLE if key in keys)
+
+
+_of_keys = lru_cache(maxsize=256)(_candidates)  # the rows of a file have the same keys
 
 
 def is_unchanged(row: Json, row_format: Format | None) -> bool:

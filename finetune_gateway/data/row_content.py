@@ -42,6 +42,12 @@ def near_digest(row: Json) -> bytes:
     return _digest(_with_texts(content(row), folded_text))
 
 
+def both_digests(row: Json) -> tuple[bytes, bytes]:
+    """Return the digest by which rows are the same, and that by which they nearly are."""
+    held = content(row)
+    return _digest(held), _digest(_with_texts(held, folded_text))
+
+
 def content(row: Json, sent: CanonicalRow | None = None) -> Json:
     """Return what is trained of a row; all of a row that cannot be read. ``sent``: its canonical
     row, if that is known."""

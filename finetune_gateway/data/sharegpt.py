@@ -42,6 +42,7 @@ ROLES = {
     "function": "tool",
 }
 CALLERS = ("function_call", "tool_call")  # speakers whose value is a call
+_SAYS = {who: role for who, role in ROLES.items() if role != "tool" and who not in CALLERS}
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 _TURN = frozenset({"from", "value", "weight"})
 # True or false, as ms-swift, XTuner and Axolotl mark what is trained.
@@ -100,12 +101,25 @@ class TurnReader:
             return []
         messages = []
         for index, turn in enumerate(turns):
-            if isinstance(turn, dict):
+            if plain := self._plain(turn):
+                messages.append(plain)
+            elif isinstance(turn, dict):
                 messages.append(self.message(turn, f"{path}[{index}]"))
             else:
                 here = f"{path}[{index}]"
                 self.errors.append(wrong_type(here, turn, "an object with from and value"))
         return messages
+
+    def _plain(self, turn: Any) -> Json | None:
+        """Return the message of a turn of a person or a model that is a text; None for others."""
+        if type(turn) is not dict or len(turn) != 2:
+            return None
+        speaker, value = turn.get("from"), turn.get("value")
+        role = _SAYS.get(speaker) if type(speaker) is str else None
+        if role is None or type(value) is not str:
+            return None
+        self.called_in_text = "<tool_call>" in value
+        return {"role": role, "content": value}
 
     def message(self, turn: Json, path: str) -> Json:
         """Return the message of a turn."""

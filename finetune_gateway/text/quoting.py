@@ -22,10 +22,15 @@ _TYPES: dict[type, str] = {
 def quoted(value: object) -> str:
     """Return a value for a message: in quotes, at most 60 characters, printable, masked."""
     text = value if isinstance(value, str) else str(value)
-    return ascii_safe(repr(shortened(hidden(text[:MASKED]), MAX_QUOTE)))
+    return _quoted(text[:MASKED])
 
 
 @lru_cache(maxsize=1024)  # the same few words in thousands of rows
+def _quoted(text: str) -> str:
+    return ascii_safe(repr(shortened(hidden(text), MAX_QUOTE)))
+
+
+@lru_cache(maxsize=1024)
 def hidden(text: str) -> str:
     """Return the text with personal data and keys masked."""
     for name, match in pii.find_pii(text):

@@ -234,10 +234,7 @@ class HostedCounter(TokenCounter):
         return HostedCounter(self.model, self.max_context)
 
     def add_plain(
-        self,
-        roles: Sequence[Roles],
-        texts: Sequence[str],
-        limit: int | None = None,
+        self, roles: Sequence[Roles], texts: Sequence[str], limit: int | None = None
     ) -> int:
         """Do the same in a quarter of the time; also stop before a row longer than
         ``max_context``."""
@@ -280,9 +277,15 @@ class HostedCounter(TokenCounter):
     def measure(self, row: Json) -> RowTokens:
         """Return the tokens of a row of any format, as it is sent: ``total`` by the prompt rule,
         ``billed`` by the bill's."""
+        unchanged = formats.is_unchanged(row, formats.format_of(row))
+        return self._measure_sent(row if unchanged else as_sent(row))
+
+    def add_sent(self, row: Json) -> RowTokens:
+        """Count a row as ``add`` does that is in the form in which it is sent."""
+        return self._add_measured(self._measure_sent(row))
+
+    def _measure_sent(self, row: Json) -> RowTokens:
         self.text.exact = True
-        if not formats.is_unchanged(row, formats.format_of(row)):
-            row = as_sent(row)
         if kind_of(row) == "preference":
             return self._preference(row)
         return self._chat(row) if "messages" in row else self._text(row)
@@ -366,9 +369,7 @@ class HostedCounter(TokenCounter):
             sums.trained += content
 
     def _add_message(self, message: Json, sums: _MessageSums) -> None:
-        images = sum(
-            1 for part in row_access.parts_of(message.get("content")) if row_access.is_image(part)
-        )
+        images = sum(map(row_access.is_image, row_access.parts_of(message.get("content"))))
         content = (
             sum(self.text(text) for text in row_access.texts_of(message)) + images * _IMAGE_LOW
         )

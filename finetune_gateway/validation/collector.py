@@ -56,7 +56,8 @@ class Findings:
         severity = self.severity(defect.code)
         if severity is None:
             return False
-        key = (defect.code, defect.kind, _INDEX.sub("[*]", defect.path))
+        path = _INDEX.sub("[*]", defect.path) if "[" in defect.path else defect.path
+        key = (defect.code, defect.kind, path)
         group = self._groups.get(key)
         # The first of each code is always kept: a thousand odd keys must not hide an error.
         if group is None and len(self._groups) >= MAX_GROUPS and defect.code in self._codes:

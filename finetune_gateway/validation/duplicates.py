@@ -14,7 +14,7 @@ from typing import NamedTuple
 from zlib import adler32, crc32
 
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.row_content import folded_text, near_digest, outline, same_digest
+from finetune_gateway.data.row_content import both_digests, folded_text, outline, same_digest
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation.dataset.row_text import parse_leniently
 from finetune_gateway.validation.file_bytes import read_line
@@ -157,10 +157,11 @@ def _first_like(
     row = parse_leniently(raw)
     if row is None:
         return Duplicate(True, line, line)
-    earlier = same.setdefault(same_digest(row), line)
+    own, folded_own = both_digests(row) if near else (same_digest(row), b"")
+    earlier = same.setdefault(own, line)
     if not near or earlier != line:
         return Duplicate(True, line, earlier)
-    return Duplicate(False, line, nearly.setdefault(near_digest(row), line))
+    return Duplicate(False, line, nearly.setdefault(folded_own, line))
 
 
 def same_lines(dataset: Dataset) -> Iterator[Duplicate]:

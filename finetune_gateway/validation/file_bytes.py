@@ -74,8 +74,8 @@ class Lines(Iterator[Line]):
         if self.more():
             at = self.at
             self.at += 1
-            flagged = self.flags[at] in (FLAGGED, LEFTOVERS)
-            return _line(self.numbers[at], self.offsets[at], self.chunk[at], b"\n", flagged)
+            flag = self.flags[at]
+            return _line(self.numbers[at], self.offsets[at], self.chunk[at], b"\n", flag)
         if not self._rest:
             raise StopIteration
         raw, self._rest = self._rest, b""
@@ -84,7 +84,7 @@ class Lines(Iterator[Line]):
             return Line(self._number, self._offset, raw[:200], cut=True)
         self._number += 1
         self._offset += len(raw)
-        return _line(self._number - 1, self._offset - len(raw), raw, b"", True)
+        return _line(self._number - 1, self._offset - len(raw), raw, b"", FLAGGED)
 
     def _fill(self) -> bool:
         """Read up to the next line end, at most one line over the limit; return False where no line
@@ -118,9 +118,10 @@ class Lines(Iterator[Line]):
         return bool(chunk)
 
 
-def _line(number: int, offset: int, raw: bytes, end: bytes, flagged: bool) -> Line:
+def _line(number: int, offset: int, raw: bytes, end: bytes, flag: int) -> Line:
     body = raw.rstrip(b"\r\n")
-    return Line(number, offset, body, end=raw[len(body) :] + end, flagged=flagged)
+    end, flagged = raw[len(body) :] + end, flag == FLAGGED
+    return Line(number, offset, body, False, end, flagged, flagged or flag == LEFTOVERS)
 
 
 def _all_flagged(lines: list[bytes]) -> bytearray:

@@ -24,7 +24,7 @@ from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import in_words
 from finetune_gateway.text.pii_phones import Regions
-from finetune_gateway.tokens.counter import RowCounter, TokenCounter
+from finetune_gateway.tokens.counter import HostedCounter, RowCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
@@ -351,8 +351,8 @@ class Scan:
             yield from self._defects_by_format(row, row_format, sent, line.number)
         if line.flagged:
             yield from text_defects(text, row, self.task.regions)
-            if row_format is not None:
-                yield from leftover_defects(text, row, sent)
+        if line.leftovers and row_format is not None:
+            yield from leftover_defects(text, row, sent)
 
     def _defects_by_format(
         self, row: Json, row_format: Format, sent: CanonicalRow, line: int
@@ -386,12 +386,17 @@ class Scan:
             self.on_row(row, line)
         self.system_prompt.add(system_prompt_of(sent))
         # Without a template, chats have no tokens: that the method is another is said once.
-        if not self.counter or (self.task.method == "pretrain" and kind_of(sent) != "text"):
+        counter = self.counter
+        if not counter or (self.task.method == "pretrain" and kind_of(sent) != "text"):
             return
         try:
-            if isinstance(self.counter, LocalCounter):
-                self.counter.tell = partial(self.findings.add, line=line)
-            total = self.counter.add(sent).total
+            if isinstance(counter, LocalCounter):
+                counter.tell = partial(self.findings.add, line=line)
+            # For reinforcement a row may be in another form than it is sent in.
+            if isinstance(counter, HostedCounter) and self.task.method != "reinforcement":
+                total = counter.add_sent(sent).total
+            else:
+                total = counter.add(sent).total
         except DataError as exc:  # a local model's template refuses the row
             self.findings.add(Defect("template_refuses", detail=exc.message, fix=exc.hint), line)
             return

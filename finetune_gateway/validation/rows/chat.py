@@ -46,7 +46,7 @@ _FOREIGN_ROLES = {
     "agent": "assistant", "chatgpt": "assistant", "observation": "tool", "ipython": "tool",
 }  # fmt: skip
 _ROW_KEYS = CHAT_KEYS | {"images", "label"}
-_MEDIA = ("videos", "video", "audios", "audio")  # as LLaMA-Factory and TRL list them
+MEDIA = ("videos", "video", "audios", "audio")  # as LLaMA-Factory and TRL list them
 _MESSAGE_KEYS = frozenset(
     {
         "role", "content", "name", "weight", "refusal", "audio",
@@ -86,7 +86,7 @@ def chat_defects(row: Json, *, reinforcement: bool = False) -> Defects:
 
 def media_keys(row: Json) -> list[str]:
     """Return the keys that hold paths of sound or video files."""
-    return [key for key in _MEDIA if row.get(key) and isinstance(row[key], str | list)]
+    return [key for key in MEDIA if row.get(key) and isinstance(row[key], str | list)]
 
 
 def media_defects(keys: list[str]) -> Defects:

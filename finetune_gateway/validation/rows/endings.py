@@ -56,6 +56,7 @@ _NOT_AN_ANSWER = frozenset(
 )  # fmt: skip
 _BLOCKS = ("tool_use", "tool_result", "tool_call", "function_call_output")
 MARKS = frozenset({*_KEYS, "status", "done", "refusal"})
+_HOLDERS = (dict, list)
 _MOST = 10_000  # objects and lists of a row that are looked at
 
 
@@ -64,6 +65,8 @@ def ending_defects(row: Json, *, logged: bool = True) -> Iterator[Defect]:
 
     ``logged``: False for rows that someone wrote to train on, whose ``refusal`` is to be learned.
     """
+    if not _has_mark(row):
+        return  # nearly all rows, and without their paths
     left: list[tuple[Any, str]] = [(row, "")]
     for _ in range(_MOST):
         if not left:
@@ -86,6 +89,20 @@ def ending_defects(row: Json, *, logged: bool = True) -> Iterator[Defect]:
                 for key, one in reversed(value.items())
                 if isinstance(one, dict | list) and key not in _NOT_AN_ANSWER
             ]
+
+
+def _has_mark(row: Json) -> bool:
+    """Return False if no object in a row has a key that says how an answer ended."""
+    left: list[Any] = [row]
+    for value in left:  # which grows
+        if isinstance(value, dict):
+            if not MARKS.isdisjoint(value):
+                return True
+            value = value.values()
+        left += [one for one in value if isinstance(one, _HOLDERS)]
+        if len(left) > _MOST:
+            return True
+    return False
 
 
 def _ending(value: Json, path: str) -> Iterator[Defect]:

@@ -3,7 +3,7 @@ canonical row, at the fields of the user's row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from finetune_gateway.data.sharegpt import TRAINED
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.validation.rows.chat import (
+    MEDIA,
     chat_defects,
     conversation_defects,
     image_files,
@@ -50,6 +51,7 @@ _FOLLOWING = frozenset(
         "preference_turns", "same_role_twice", "tool_id_missing", "tool_result_orphan",
     }
 )  # fmt: skip
+_MEDIA = frozenset({*MEDIA, "images", "image"})
 _UNANSWERED = ("last_not_assistant", "missing_completion", "missing_output", "no_assistant")
 
 
@@ -155,6 +157,9 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     """Yield defects of the keys that are not part of the example."""
     if not others:
         return
+    if _MEDIA.isdisjoint(others):
+        yield Defect("not_sent", "", _not_sent(others))
+        return
     beside = {key: row[key] for key in others if key in row}
     media = media_keys(beside)
     yield from media_defects(media)
@@ -167,7 +172,7 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
         yield Defect("not_sent", "", _not_sent(unsent))
 
 
-def _not_sent(keys: list[str]) -> str:
+def _not_sent(keys: Sequence[str]) -> str:
     shown = ", ".join(quoted(key) for key in keys[: formats.MAX_KEYS])
     more = len(keys) - formats.MAX_KEYS
     return f"keys that are not part of the example: {shown}{f' and {more} more' * (more > 0)}"

@@ -104,10 +104,8 @@ def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
     """Yield what is left half done in the texts of a row; ``text`` is its JSON."""
     if not searcher(*HINTS)(text):
         return
-    asked = "\n".join(
-        _text_of(one) for _, one in _messages(sent.row) if one.get("role") != "assistant"
-    )
     messages = [*_messages(sent.row)]
+    asked: str | None = None  # joined for the first answer that needs it
     answers_at = [path for path, one in messages if one.get("role") == "assistant"]
     for path, message in messages:
         written = _text_of(message)
@@ -115,12 +113,18 @@ def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
         if answers and message.get("weight") == 0:
             continue
         found = [*_in_any(written, answers)]
-        if answers:
-            found += [*_in_answer(written, asked, message)]
+        if answers and not message.get("tool_calls") and _is_call(written):
+            found.append(("call_as_text", ""))
+        if answers and _may_be_unfilled(written):
+            asked = _asked(messages) if asked is None else asked
+            found += [*_in_answer(written, asked)]
+        reasons = answers and _may_reason(written)
+        if not found and not reasons:
+            continue
         where = path if sent.row is row else sent.origin(path)
         for code, detail in found:
             yield Defect(code, where, detail)
-        if answers:
+        if reasons:
             yield from _reasoning(written, where, last=path == answers_at[-1])
     if isinstance(plain := sent.row.get("text"), str) and _DIALOGUE.match(plain):
         yield Defect("dialogue_in_text", "text")
@@ -134,6 +138,21 @@ def _messages(row: Json) -> Iterator[tuple[str, Json]]:
         yield f"input.messages[{index}].content", message
     for index, message in enumerate(messages_of(row.get("preferred_output"), "assistant")):
         yield f"preferred_output[{index}].content", message
+
+
+def _asked(messages: list[tuple[str, Json]]) -> str:
+    """Return the texts of all messages but the answers."""
+    return "\n".join(_text_of(one) for _, one in messages if one.get("role") != "assistant")
+
+
+def _may_be_unfilled(text: str) -> bool:
+    """Return False for a text without a character that each placeholder and entity has."""
+    return "{" in text or "<" in text or "[" in text or "&" in text
+
+
+def _may_reason(text: str) -> bool:
+    """Return False for a text that has no think block at its beginning."""
+    return "</think>" in text or text.lstrip()[:1] in ("<", "[")
 
 
 def _text_of(message: Json) -> str:
@@ -158,10 +177,8 @@ def _in_any(text: str, answers: bool) -> Iterator[tuple[str, str]]:
         yield "dialogue_in_text", ""
 
 
-def _in_answer(text: str, asked: str, message: Json) -> Iterator[tuple[str, str]]:
-    """Yield the code and detail of what no answer should hold."""
-    if not message.get("tool_calls") and _is_call(text):
-        yield "call_as_text", ""
+def _in_answer(text: str, asked: str) -> Iterator[tuple[str, str]]:
+    """Yield the code and detail of what an answer left unfilled or as HTML."""
     plain = _FENCED.sub("", text)
     if found := _placeholder(plain, asked):
         yield "placeholder_left", f"the answer holds the placeholder {quoted(found)}"

@@ -21,6 +21,7 @@ Json = dict[str, Any]
 Defects = Iterator[Defect]
 
 _REPEATED = 12  # characters of a question that both answers begin with by no chance
+_BEGIN = 200  # characters of two answers that are compared first
 _SIDES = {
     "preferred_output": "missing_preferred",
     "non_preferred_output": "missing_non_preferred",
@@ -40,9 +41,9 @@ def pair_defects(row: Json) -> Defects:
             yield from _side(row, side)
             yield from _side_calls(row, side)
     good, bad = row.get("preferred_output"), row.get("non_preferred_output")
-    if good and _plain(good) == _plain(bad):
+    if good and _are_equal(good, bad, str.strip):
         yield Defect("preference_identical", "non_preferred_output")
-    elif good and _plain(good, _without_whitespace) == _plain(bad, _without_whitespace):
+    elif good and _are_equal(good, bad, _without_whitespace):
         yield Defect("preference_whitespace", "non_preferred_output")
     elif good and bad and _repeats_prompt(row, good, bad):
         yield Defect("prompt_in_answers", "preferred_output")
@@ -60,6 +61,27 @@ def _last_text(messages: Any) -> str:
     last = messages[-1] if isinstance(messages, list) and messages else None
     content = last.get("content") if isinstance(last, dict) else None
     return content.strip() if isinstance(content, str) else ""
+
+
+def _are_equal(good: Any, bad: Any, text: Callable[[str], str]) -> bool:
+    """Return True for answers that are equal but for what makes no difference (``_plain``)."""
+    one, other = _lone_text(good), _lone_text(bad)
+    if one is None or other is None:
+        return bool(_plain(good, text) == _plain(bad, text))
+    begins = _without_whitespace(one[:_BEGIN]), _without_whitespace(other[:_BEGIN])
+    shorter = min(map(len, begins))
+    if begins[0][:shorter] != begins[1][:shorter]:
+        return False  # most pairs
+    return text(one) == text(other)
+
+
+def _lone_text(answer: Any) -> str | None:
+    """Return the text of an answer of one assistant message with nothing else."""
+    if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], dict):
+        return None
+    text = answer[0].get("content")
+    is_plain = len(answer[0]) == 2 and answer[0].get("role") == "assistant"
+    return text if is_plain and isinstance(text, str) else None
 
 
 def _without_old_keys(row: Json) -> Json:
@@ -133,7 +155,7 @@ def _no_images(messages: list[Json], path: str) -> Defects:
                 yield Defect("preference_text_only", f"{path}[{index}].content[{at}]")
 
 
-def _plain(answer: Any, text: Callable[[str], str] = str.strip) -> Any:
+def _plain(answer: Any, text: Callable[[str], str]) -> Any:
     """Return an answer without what makes no difference: spaces around its texts (or what ``text``
     leaves of these), null keys, and whether the text is a string or parts."""
     if isinstance(answer, str):

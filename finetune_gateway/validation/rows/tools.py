@@ -6,8 +6,10 @@ role function.
 
 from __future__ import annotations
 
+import marshal
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any
 
 from finetune_gateway.data.json_schema import TooCostly
@@ -25,6 +27,9 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 # As tools stand in the Responses API of OpenAI, and in Anthropic's with input_schema.
 _NESTED = 'Write {"type": "function", "function": {"name": "...", "parameters": {...}}}.'
 _MAX_DECODES = 3  # of arguments that were encoded several times
+# Lists of tools without a defect, by their content: the rows of a file usually offer the same.
+_fine: set[bytes] = set()
+_MOST_FINE = 10_000  # 1 MB
 
 
 def tools_defects(row: Json, prefix: str) -> Defects:
@@ -63,8 +68,25 @@ def _tools(tools: Any, path: str, *, may_be_empty: bool) -> Defects:
     elif not tools:
         if not may_be_empty:
             yield Defect("tools_empty", path)
-    else:
-        yield from _listed_tools(tools, path)
+    elif (digest := _digest(tools)) not in _fine:
+        found = list(_listed_tools(tools, path))
+        if digest and not found:
+            _note_fine(digest)
+        yield from found
+
+
+def _digest(tools: list[Any]) -> bytes:
+    """Return what is equal for equal tools; empty for tools that are nested too deep."""
+    try:
+        return blake2b(marshal.dumps(tools, 2), digest_size=16).digest()
+    except ValueError:
+        return b""
+
+
+def _note_fine(digest: bytes) -> None:
+    if len(_fine) >= _MOST_FINE:
+        _fine.clear()
+    _fine.add(digest)
 
 
 def _holds_list(tools: Any) -> bool:
@@ -293,10 +315,12 @@ def exchange_defects(messages: list[Json], row: Json, path: str) -> Defects:
     pending: dict[str, str] = {}  # id -> path of the call, in the order of the calls
     used: set[str] = set()
     for index, message in enumerate(messages):
-        here = f"{path}[{index}]"
         if message["role"] == "tool":
-            yield from _result(message, here, pending)
+            yield from _result(message, f"{path}[{index}]", pending)
             continue
+        if not pending and not message.get("tool_calls"):
+            continue  # most messages
+        here = f"{path}[{index}]"
         for call_id, call_path in pending.items():
             detail = f"the call {quoted(call_id)} has no result before the conversation continues"
             yield Defect("tool_result_missing", call_path, detail)
@@ -377,6 +401,8 @@ def _has_function(tool: Any) -> bool:
 
 def _called_functions(messages: list[Json], path: str) -> Iterator[tuple[str, Json, str]]:
     for at, message in enumerate(messages):
+        if not message.get("tool_calls"):
+            continue
         for index, call in _calls(message):
             for name, function in _named_functions([call]):
                 yield name, function, f"{path}[{at}].tool_calls[{index}].function"
