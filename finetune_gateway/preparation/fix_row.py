@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data import call_ids, formats, sharegpt
-from finetune_gateway.data.canonical import canonical, read_as
+from finetune_gateway.data.canonical import canonical, read, read_as
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
 from finetune_gateway.data.column_names import is_turn
@@ -96,9 +96,18 @@ def _read_lists(row: Json) -> Iterator[Change]:
         if not isinstance(before, str) or before.lstrip()[:1] not in ("[", "{"):
             continue
         after = listed(before)[0]
-        if holds_messages(after) if key in EITHER else isinstance(after, list):
+        if _is_wrong(row, key, after) if key in EITHER else isinstance(after, list):
             row[key] = after
             yield Change("type_error", key, before, after)
+
+
+def _is_wrong(row: Json, key: str, value: Any) -> bool:
+    """Return True if a text that holds messages is an error there: in some formats it is a text."""
+    if not holds_messages(value):
+        return False
+    if key == "input":
+        return "preferred_output" in row
+    return any(error.path == key for error in read(row).errors)
 
 
 def _conversations(row: Json) -> Iterator[tuple[list[Any], str]]:

@@ -385,9 +385,11 @@ class Scan:
         if self.on_row:
             self.on_row(row, line)
         self.system_prompt.add(system_prompt_of(sent))
-        # Without a template, chats have no tokens: that the method is another is said once.
+        # Without a template, chats have no tokens here: that the method is another is said once.
         counter = self.counter
-        if not counter or (self.task.method == "pretrain" and kind_of(sent) != "text"):
+        is_local = isinstance(counter, LocalCounter)
+        unread = is_local and self.task.method == "pretrain" and kind_of(sent) != "text"
+        if not counter or unread:
             return
         try:
             if isinstance(counter, LocalCounter):

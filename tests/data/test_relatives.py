@@ -15,6 +15,7 @@ from finetune_gateway.data.canonical import canonical, read
 from finetune_gateway.data.columns import suggested
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
+from finetune_gateway.preparation.fix_row import fix_row
 from finetune_gateway.settings.home import Settings
 
 Json = dict[str, Any]
@@ -246,6 +247,8 @@ def test_messages_in_a_text_are_named_and_mended(
     fixed = Dataset.open(path).fix(tmp_path / "fixed.jsonl")
     assert fixed.report.errors == [] and fixed.report.format == "openai-preference"
     assert read({"prompt": "Hi", "completion": '[{"room": "hall"}]'}).errors == []
+    asked = {"input": text([ASKED]), "ideal": "Hello"}  # a text there
+    assert fix_row(asked)[0]["messages"] == [{**ASKED, "content": text([ASKED])}, ANSWER]
 
 
 def test_a_question_that_both_answers_repeat_is_named(home: Path) -> None:
@@ -331,6 +334,15 @@ def test_both_sides_of_a_pair_are_compared_whatever_their_marks() -> None:
     assert read(row).row == right
     marked = {**right, "non_preferred_output": [{**NO, "loss": False}]}
     assert canonical(marked) == right
+
+
+@pytest.mark.parametrize("method", ["pretrain", "dpo", "kto"])
+def test_rows_for_another_method_are_all_counted(method: Any, home: Path) -> None:
+    """By a host's rule, the first row too; that the method is another is said once."""
+    rows = [{"messages": [{**ASKED, "content": f"Hi {n}"}, ANSWER]} for n in range(12)]
+    wrong = gateway.validate(rows, method=method, quality=False)
+    assert [one.code for one in wrong.errors] == ["method_mismatch"]
+    assert wrong.tokens == gateway.validate(rows, method="sft", quality=False).tokens
 
 
 def test_rows_without_a_token_to_train_have_one_verdict(home: Path) -> None:

@@ -15,6 +15,7 @@ from finetune_gateway.findings import Report
 from finetune_gateway.preparation.fix_row import fix_row
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation import pipeline, run
+from finetune_gateway.validation.dataset.analysis import AnalysisOptions
 from finetune_gateway.validation.fast_path import Prefilter
 from finetune_gateway.validation.file_bytes import FLAGGED, LEFTOVERS
 from finetune_gateway.validation.rows.leftovers import HINTS, leftover_defects
@@ -189,6 +190,40 @@ def test_nothing_left_to_learn_is_an_error() -> None:
     report = pipeline.validate(Dataset.open(rows), model="builtin/tiny", runner=backend)
     (cut,) = (one for one in report.warnings if one.code == "row_cut")
     assert not report.errors and "11 of 12 rows" in cut.message and "max_length" in cut.fix
+
+
+LONG = "word " * 300
+CUT: dict[str, tuple[str, Any, str]] = {  # the method, a row, and what is said of twelve of it
+    "a prompt longer than the limit": (
+        "sft", {"prompt": LONG, "completion": "Yes."}, "nothing_left"),
+    "an answer that is cut": ("sft", {"prompt": "Hi", "completion": LONG}, "row_cut"),
+    "a last turn that is cut": (
+        "sft", {"messages": [*chat("Hi", "Yes.")["messages"], *chat(LONG, "No.")["messages"]]},
+        "row_cut"),
+    "a system text longer than the limit": (
+        "sft", {"system": LONG, "prompt": "Hi", "completion": "Yes."}, "nothing_left"),
+    "a pair behind a long prompt": (
+        "dpo", {"prompt": LONG, "chosen": "Yes.", "rejected": "No."}, "nothing_left"),
+    "a pair that differs behind the limit": (
+        "orpo", {"prompt": "Hi", "chosen": f"{LONG}a", "rejected": f"{LONG}b"}, "nothing_left"),
+    "a labelled answer behind a long prompt": (
+        "kto", {"prompt": LONG, "completion": "Yes.", "label": True}, "nothing_left"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_the_limit_cuts_away_is_said_in_every_format(name: str) -> None:
+    """An error where nothing is left, else a warning with the rows, the share and the limit."""
+    method, row, code = CUT[name]
+    report = pipeline.validate(
+        Dataset.open([row] * 12), model="builtin/tiny", runner=registry.load("local"),
+        method=method, training={"max_length": 64}, options=AnalysisOptions(quality=False),
+    )  # fmt: skip
+    found = {one.code: one for one in report.errors + report.warnings}
+    assert code in found and report.ok == (code == "row_cut")
+    words = found["row_cut"].message
+    assert "longer than 64 tokens" in words and "% of the tokens to train are cut off" in words
+    assert all("--set max_length=N" in one.fix for one in report.errors)
 
 
 def test_the_key_with_reasoning_is_not_to_be_removed() -> None:
