@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 from finetune_gateway.data.canonical_row import CHAT_KEYS, TOOL_KEYS
@@ -372,8 +373,14 @@ def unknown_keys(value: Json, known: frozenset[str], path: str) -> Defects:
 def meant_for(key: str, value: Any) -> str:
     """Return the rule that a key beside the conversation breaks if its text is meant to be a part
     of that; "" for other keys."""
-    if not isinstance(value, str) or len(key) > 40 or blank(value):
+    if len(key) > 40 or not isinstance(value, str):
         return ""
+    code = _rule_of(key)
+    return code if code and not blank(value) else ""
+
+
+@lru_cache(maxsize=256)  # the same few keys in thousands of rows
+def _rule_of(key: str) -> str:
     return _MEANT_FOR.get(normalized(key), "")
 
 

@@ -157,7 +157,9 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     """Yield defects of the keys that are not part of the example."""
     if not others:
         return
-    if _MEDIA.isdisjoint(others):
+    meant = {key: code for key in others if (code := meant_for(key, row.get(key)))}
+    yield from (meant_defect(key, code) for key, code in meant.items())
+    if not meant and _MEDIA.isdisjoint(others):
         yield Defect("not_sent", "", _not_sent(others))
         return
     beside = {key: row[key] for key in others if key in row}
@@ -165,8 +167,6 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     yield from media_defects(media)
     images = [*image_files(beside)]
     yield from images
-    meant = {key: code for key in beside if (code := meant_for(key, beside[key]))}
-    yield from (meant_defect(key, code) for key, code in meant.items())
     named = {*media, *meant, *(one.path.removesuffix("[0]") for one in images)}
     if unsent := [key for key in others if key not in named]:
         yield Defect("not_sent", "", _not_sent(unsent))
