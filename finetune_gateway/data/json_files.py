@@ -314,7 +314,7 @@ def _layout(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None:
 
 def _holder(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None:
     """Return the layout of rows under one of the keys."""
-    holders = [key for key, member in members.items() if _holds_rows(key, member)]
+    holders = [key for key, member in members.items() if _holds_rows(key, member, bool(path))]
     if not holders:
         return None
     others = tuple(key for key in members if key not in holders)
@@ -325,10 +325,13 @@ def _holder(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None:
     return Layout("rows", place, others=others, several=several, numbered=numbered)
 
 
-def _holds_rows(key: str, member: Member) -> bool:
+def _holds_rows(key: str, member: Member, nested: bool) -> bool:
     if member.kind != "array" or not isinstance(member.first, dict) or is_turn(member.first):
         return False
-    return key.lower() in _HOLDERS or not KNOWN.isdisjoint(member.first)
+    if key == "conversation":  # of rounds
+        return not MAIN.isdisjoint(member.first)
+    parts = {"text"} if nested else set()  # of a message, as services write them
+    return key.lower() in _HOLDERS or bool((KNOWN & member.first.keys()) - parts)
 
 
 def _columns(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None:
@@ -336,7 +339,8 @@ def _columns(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None
     names, values = tuple(members), list(members.values())
     if {"columns", "data"} <= members.keys() and isinstance(members["data"].first, list):
         return Layout("split", path)
-    if not members:
+    rounds = members.get("conversation", Member("value"))
+    if not members or isinstance(rounds.first, dict):
         return None
     if all(one.kind == "object" for one in values):
         if all(_is_indexed(one) for one in values):

@@ -164,3 +164,26 @@ def test_a_letter_with_an_accent_is_found_in_either_form() -> None:
     columns = {"r\u00e9ponse": "completion", "q": "prompt"}
     dataset = gateway.Dataset.open(rows, columns=columns)
     assert [row.data for row in dataset.rows()] == [{"completion": "There.", "prompt": "Where?"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "systemInstruction": {"parts": [{"text": "Be brief."}, {"text": "Be kind."}]},
+            "contents": [
+                {"role": "user", "parts": [{"text": "Where?"}]},
+                {"role": "model", "parts": [{"text": "There."}]},
+            ],
+        },
+        {"conversation": [{"human": "Where?", "assistant": "There."}] * 2},
+    ],
+)
+def test_a_file_of_one_row_is_that_row(tmp_path: Path, row: dict[str, Any]) -> None:
+    """Its parts were read as rows, and the rest of it was not."""
+    path = tmp_path / "row.json"
+    path.write_text(json.dumps(row, indent=1))
+    fixed = gateway.Dataset.open(path).fix(tmp_path / "rows.jsonl")
+    (one,) = gateway.Dataset.open(fixed.out).rows()
+    assert [message["content"] for message in one.data["messages"]][-2:] == ["Where?", "There."]
+    assert fixed.rows == 1
