@@ -345,7 +345,7 @@ def _columns(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None
     if all(one.kind == "object" for one in values):
         if all(_is_indexed(one) for one in values):
             return Layout("columns", path, names)
-        rows = all(not KNOWN.isdisjoint(one.members) for one in values)
+        rows = any(all(key in one.members for one in values) for key in KNOWN)
         return Layout("index", path) if rows and len(values) > 1 else None
     same = len({one.count for one in values}) == 1 and all(one.kind == "array" for one in values)
     if same and not MAIN.isdisjoint(members) and not any(is_turn(one.first) for one in values):

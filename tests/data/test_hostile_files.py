@@ -176,6 +176,12 @@ def test_a_letter_with_an_accent_is_found_in_either_form() -> None:
                 {"role": "model", "parts": [{"text": "There."}]},
             ],
         },
+        {
+            "modelInput": {"messages": [{"role": "user", "content": [{"text": "Where?"}]}]},
+            "modelOutput": {
+                "output": {"message": {"role": "assistant", "content": [{"text": "There."}]}}
+            },
+        },
         {"conversation": [{"human": "Where?", "assistant": "There."}] * 2},
     ],
 )
