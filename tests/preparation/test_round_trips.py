@@ -22,7 +22,7 @@ from support.rule_sets import LOCAL, OPENAI
 from finetune_gateway import Dataset
 from finetune_gateway.data.canonical import canonical, read
 from finetune_gateway.data.formats import FORMATS, format_of
-from finetune_gateway.data.row_access import dumped
+from finetune_gateway.data.row_access import blank, dumped
 from finetune_gateway.data.sharegpt import as_string
 from finetune_gateway.preparation.convert import TARGETS, convert_row
 from finetune_gateway.preparation.fix_row import fix_row
@@ -171,7 +171,7 @@ def test_sharegpt(row: Json) -> None:
 
 
 def said_something(text: str | None) -> bool:
-    return bool(text and text.strip())
+    return bool(text and not blank(text))
 
 
 # -- formats in --------------------------------------------------------------------------------
@@ -185,10 +185,10 @@ def test_alpaca(
     assume(said_something(asked) or said_something(more))
     row: Json = {"instruction": asked, "input": more, "output": answer, "system": system}
     row["history"] = [list(pair) for pair in history]
-    wanted = [{"role": "system", "content": system}] if system and system.strip() else []
+    wanted = [{"role": "system", "content": system}] if system and not blank(system) else []
     for one, other in history:
         wanted += [{"role": "user", "content": one}, {"role": "assistant", "content": other}]
-    said = "\n\n".join(text for text in (asked, more) if text and text.strip())
+    said = "\n\n".join(text for text in (asked, more) if text and not blank(text))
     wanted += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
     assert canonical(row) == {"messages": wanted}
 
@@ -218,7 +218,7 @@ PAIR_SHAPES: tuple[Callable[[str, str, str], Json], ...] = (
         "rejected": {"from": "gpt", "value": bad},
     },
 )
-READ = SAID.filter(lambda text: bool(text.strip()))
+READ = SAID.filter(said_something)
 
 
 @given(st.sampled_from(SHAPES), READ, TEXTS, TEXTS)
