@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from support.rows import chat_rows
 
@@ -15,6 +16,7 @@ from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.encoded_cache import code_sha256, dates, key_of
 from finetune_gateway.backends.local.encoding import EncodedRows, encode_rows
 from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.errors import DataError
 from finetune_gateway.estimation.batch_plan import plan_batches
@@ -238,8 +240,7 @@ def test_what_is_kept_is_what_was_made(home: Path, template: ChatTemplate, metho
     read = encode_rows(later := a_run(home, ROWS[method], method), later.train, template, LIMIT)
     assert [one for one in first.settings.encoded.iterdir()] == [path]
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == path_before
-    assert read.rows.data.table.equals(made.rows.data.table)
-    assert read.rows.features == made.rows.features
+    assert read.rows.table.equals(made.rows.table)
     assert columns(read) == columns(made)
     counts = ("tokens", "trained", "truncated", "dropped")
     assert [getattr(read, name) for name in counts] == [getattr(made, name) for name in counts]
@@ -304,3 +305,17 @@ def test_a_home_that_cannot_keep_it_is_no_reason_to_stop(
     run.settings.encoded.write_text("a file where the folder should be")
     assert len(encode_rows(run, run.train, template, LIMIT).rows) == 2
     assert "the encoded rows are not kept" in capfd.readouterr().err
+
+
+def test_a_table_of_rows_is_read_as_datasets_reads_it() -> None:
+    """Rows, slices, columns and rows by lot are those of ``datasets``, of several batches too."""
+    values = [{"ids": list(range(at)), "n": at} for at in range(1, 8)]
+    parts = [pa.Table.from_pylist(values[:3]), pa.Table.from_pylist(values[3:])]
+    rows = RowTable(pa.concat_tables(parts))
+    other = rows.for_trl()
+    assert [rows[at] for at in range(7)] == list(rows) == list(other) == values
+    assert rows[2:5] == other[2:5] and rows["ids"] == other["ids"][:]
+    assert list(rows.shuffled(5, 4)) == list(other.shuffle(seed=5).select(range(4)))
+    assert rows.add_column("m", [0.5] * 7)[6] == {**values[6], "m": 0.5}
+    with pytest.raises(IndexError):
+        rows[7]

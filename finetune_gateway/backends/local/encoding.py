@@ -17,10 +17,9 @@ from itertools import islice
 from typing import Any, Literal
 
 import pyarrow as pa
-from datasets import Dataset as HFDataset
-from datasets.table import InMemoryTable
 
 from finetune_gateway.backends.local.encoded_cache import EncodedCache, key_of
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.data.dataset import Dataset, kind_of
 from finetune_gateway.errors import DataError
@@ -44,7 +43,7 @@ UNPAIRED = {**SEQUENCE, "label": pa.bool_(), "prompt_length": pa.int32()}
 class EncodedRows:
     """Rows ready to train, and counts of them over all their sequences."""
 
-    rows: HFDataset
+    rows: RowTable
     tokens: int
     trained: int  # tokens with a label, per epoch
     truncated: int  # sequences cut at max_length
@@ -99,7 +98,7 @@ def encode_rows(
     for text in counts.notes:
         run.event(f"{dataset.name}: {text}")
     _report(run, dataset, table.num_rows, counts)
-    rows = HFDataset(InMemoryTable(table.replace_schema_metadata(None)))
+    rows = RowTable(table.replace_schema_metadata(None))
     left_out = 0 if spec.method == "pretrain" else counts.dropped
     return EncodedRows(
         rows,

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from datasets import Dataset as HFDataset
 
 from finetune_gateway.backends.local import lean, models, out_of_memory
 from finetune_gateway.backends.local.encoding import EncodedRows
@@ -32,6 +31,7 @@ from finetune_gateway.backends.local.precision import (
     gpu_has_bf16,
     usable_gpu_memory,
 )
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.step_plan import StepPlan, plan_steps
@@ -97,7 +97,7 @@ class Engine:
         run.event(f"{text} Ours is not used: {why}." if why else text, data=asdict(self))
 
 
-def choose(run: Run, base: Base, model: Any, rows: HFDataset) -> Engine:
+def choose(run: Run, base: Base, model: Any, rows: RowTable) -> Engine:
     """Return how a run computes, and tell it. ``rows``: as ``encode_rows`` gives them.
 
     Raises GatewayError if our engine was asked for and cannot score this model.
@@ -134,16 +134,18 @@ def choose(run: Run, base: Base, model: Any, rows: HFDataset) -> Engine:
     return replace(engine, warnings=_fit_weights(run, model, setup, shape, micro_batch, longest))
 
 
-def _columns(rows: HFDataset) -> list[str]:
+def _columns(rows: RowTable) -> list[str]:
     """Return the columns with the token ids of a row."""
-    return [name for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.features]
+    return [
+        name for name in ("input_ids", "chosen_ids", "rejected_ids") if name in rows.column_names
+    ]
 
 
-def _longest(run: Run, base: Base, rows: HFDataset) -> int:
+def _longest(run: Run, base: Base, rows: RowTable) -> int:
     """Return the tokens of the longest sequence, or pack."""
     if run.spec.packing:
         return max_length_for(run, base.model)
-    return max(len(ids) for column in _columns(rows) for ids in rows[column])
+    return max(rows.longest(column) for column in _columns(rows))
 
 
 def _micro_batch(run: Run, setup: Setup, shape: ModelShape, longest: int) -> int:

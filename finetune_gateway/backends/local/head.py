@@ -195,12 +195,12 @@ class Block:
         logits = transformed(raw, scale, cap)
         best = logits.amax(-1, keepdim=True).float()
         at_target = logits.gather(1, targets[:, None]).float()
-        powers = (logits - best).exp_()  # best is fp32, so this is
+        capped = None if cap is None else raw
+        powers = logits.to(torch.float32, copy=True).sub_(best).exp_()
         sums = powers.sum(-1, keepdim=True)
         log_probs = (at_target - best - sums.log()).squeeze(1)
         right = (at_target >= best)[:positions].sum()
         slope = torch.full_like(sums, scale)
-        capped = None if cap is None else raw
         return cls(
             capped, powers, sums, targets, log_probs[:positions], right,
             scale, cap, hidden, slope, positions,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset as HFDataset
 from torch import Tensor
 
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.step_plan import StepPlan
 from finetune_gateway.backends.local.trainer import Row
@@ -62,10 +62,10 @@ def figures(logps: Sequence[Tensor], rewards: Sequence[Tensor]) -> dict[str, Ten
     return {name: value.sum() for name, value in found.items()}
 
 
-def trained_rows(rows: HFDataset, plan: StepPlan, seed: int) -> HFDataset:
+def trained_rows(rows: RowTable, plan: StepPlan, seed: int) -> RowTable:
     """Return the rows that the steps of a plan come to: fewer than all only if ``max_steps`` ends
     the first epoch early. The rest need no reference."""
     needed = plan.steps * plan.batch
     if needed >= len(rows):
         return rows
-    return rows.shuffle(seed=seed).select(range(needed)).flatten_indices()
+    return rows.shuffled(seed, needed)

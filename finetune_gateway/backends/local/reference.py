@@ -21,10 +21,10 @@ from typing import Any
 from zlib import crc32
 
 import torch
-from datasets import Dataset as HFDataset
 
 from finetune_gateway.backends.local import out_of_memory
 from finetune_gateway.backends.local.divergence import NotFinite
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.trainer import FastTrainer
 from finetune_gateway.settings import files
@@ -47,8 +47,8 @@ def score_reference(trainer: FastTrainer, scorer: Scorer, columns: Columns) -> N
 
 @torch.no_grad()
 def with_reference(
-    trainer: FastTrainer, scorer: Scorer, rows: HFDataset, columns: Columns, name: str
-) -> HFDataset:
+    trainer: FastTrainer, scorer: Scorer, rows: RowTable, columns: Columns, name: str
+) -> RowTable:
     """Return these rows with the columns that ``score_reference`` adds. ``name``: of their file."""
     run = trainer.progress.run
     model: Any = trainer.model
@@ -131,7 +131,7 @@ def _require_finite(scores: list[tuple[float, ...]], name: str) -> None:
         )
 
 
-def _key(rows: HFDataset, columns: Columns) -> str:
+def _key(rows: RowTable, columns: Columns) -> str:
     """Return a name for these sequences: another version may encode the rows otherwise."""
     found = hashlib.sha256(" ".join(columns).encode())
     for row in rows:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from datasets import Dataset as HFDataset
 from peft import PeftModel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -22,6 +21,7 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from finetune_gateway.backends.local.precision import autocast
 from finetune_gateway.backends.local.progress import Progress
+from finetune_gateway.backends.local.row_table import RowTable
 
 Row = Mapping[str, Any]  # the columns of one row: lists of token ids and labels
 
@@ -106,10 +106,11 @@ class Figures:
 class FastTrainer(WatchedTrainer):
     """A trainer over rows without padding, whose loss does not depend on the micro-batch."""
 
-    def __init__(self, *, train_dataset: HFDataset, **given: Any) -> None:
+    def __init__(self, *, train_dataset: RowTable, **given: Any) -> None:
         collate: Any = MicroBatch  # transformers wants a dict
         given["args"].remove_unused_columns = False  # a method's own are no arguments of the model
-        super().__init__(train_dataset=train_dataset, data_collator=collate, **given)
+        rows: Any = train_dataset  # transformers wants a class of torch; it asks for no more
+        super().__init__(train_dataset=rows, data_collator=collate, **given)
         self.loss_is_scaled_for_ga = True  # by the units of the whole batch
         self.step_units = 0  # of the step that is being made
         self._figures = Figures()  # of training since they were logged
@@ -138,9 +139,19 @@ class FastTrainer(WatchedTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], int]:
         batch = [one for _, one in zip(range(num_batches), epoch_iterator, strict=False)]
+        if device.type == "cpu" and not isinstance(self.model, PeftModel):
+            self._make_gradients()
         with self.compute_loss_context_manager():
             self.begin_step(batch)
         return batch, sum(self.units_of(row) for one in batch for row in one.rows)
+
+    def _make_gradients(self) -> None:
+        """Make the gradients of all weights before the activations of a step. Made in between, they
+        would part the heap into pieces that a longer row does not fit into."""
+        assert self.model is not None  # for the type checker
+        for parameter in self.model.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def compute_loss_context_manager(self) -> Any:
         # Transformers leaves this to accelerate, which casts in the model's own forward pass alone.

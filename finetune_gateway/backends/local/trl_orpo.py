@@ -8,11 +8,11 @@ import os
 from typing import Any
 
 import torch
-from datasets import Dataset as HFDataset
 from transformers import PreTrainedTokenizerBase
 
 from finetune_gateway.backends.local.pairs import SIDES
 from finetune_gateway.backends.local.progress import Progress
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.trainer import WatchedTrainer
 from finetune_gateway.tokens.chat_template import IGNORED
 
@@ -45,8 +45,8 @@ def orpo_trainer(
     tokenizer: PreTrainedTokenizerBase,
     arguments: dict[str, Any],
     beta: float,
-    train: HFDataset,
-    held_out: HFDataset | None,
+    train: RowTable,
+    held_out: RowTable | None,
     progress: Progress,
 ) -> TrlORPOTrainer:
     """Return TRL's ORPOTrainer on pairs of ``encode_rows``; ``model``: with its adapter, if it has
@@ -61,8 +61,8 @@ def orpo_trainer(
     trainer = TrlORPOTrainer(
         model=model,
         args=config,
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=train.for_trl(),
+        eval_dataset=held_out and held_out.for_trl(),
         processing_class=tokenizer,
         callbacks=[progress],
     )

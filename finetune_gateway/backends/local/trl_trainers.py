@@ -30,6 +30,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from finetune_gateway.backends.local.pairs import SIDES
 from finetune_gateway.backends.local.progress import Progress
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.start import REFERENCE
 from finetune_gateway.backends.local.trainer import Row, WatchedTrainer
 from finetune_gateway.errors import GatewayError
@@ -55,8 +56,8 @@ def sft_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     arguments: dict[str, Any],
-    train: HFDataset,
-    held_out: HFDataset | None,
+    train: RowTable,
+    held_out: RowTable | None,
     progress: Progress,
 ) -> TrlSFTTrainer:
     """Return TRL's SFTTrainer on rows with ``input_ids`` and ``labels``, or packs of them;
@@ -71,8 +72,8 @@ def sft_trainer(
     trainer = TrlSFTTrainer(
         model=model,
         args=config,
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=train.for_trl(),
+        eval_dataset=held_out and held_out.for_trl(),
         processing_class=tokenizer,
         callbacks=[progress],
     )
@@ -100,8 +101,8 @@ def kto_trainer(
     tokenizer: PreTrainedTokenizerBase,
     arguments: dict[str, Any],
     options: dict[str, Any],
-    train: HFDataset,
-    held_out: HFDataset | None,
+    train: RowTable,
+    held_out: RowTable | None,
     progress: Progress,
 ) -> TrlKTOTrainer:
     """Return TRL's KTOTrainer on rows of ``encode_rows``, with ``mismatched_ids`` where the loss
@@ -139,7 +140,7 @@ def kto_trainer(
     return trainer
 
 
-def of_kto(rows: HFDataset) -> HFDataset:
+def of_kto(rows: RowTable) -> HFDataset:
     """Return rows under TRL's names: prompt and answer apart. TRL trains all of an answer, so it is
     cut behind its last label. Raises GatewayError for one that has tokens without a label."""
     columns: dict[str, list[Any]] = {"prompt_ids": [], "completion_ids": [], "label": []}
@@ -185,8 +186,8 @@ def dpo_trainer(
     tokenizer: PreTrainedTokenizerBase,
     arguments: dict[str, Any],
     options: dict[str, Any],
-    train: HFDataset,
-    held_out: HFDataset | None,
+    train: RowTable,
+    held_out: RowTable | None,
     progress: Progress,
 ) -> TrlDPOTrainer:
     """Return TRL's DPOTrainer on pairs of ``encode_rows``; ``model``: with its adapter, if it has
@@ -207,8 +208,8 @@ def dpo_trainer(
         ref_model=None if isinstance(model, PeftModel) else copy.deepcopy(model),
         args=config,
         data_collator=PairCollator(tokenizer.pad_token_id),
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=train.for_trl(),
+        eval_dataset=held_out and held_out.for_trl(),
         processing_class=tokenizer,
         callbacks=[progress],
     )
@@ -264,8 +265,8 @@ def reward_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     arguments: dict[str, Any],
-    train: HFDataset,
-    held_out: HFDataset | None,
+    train: RowTable,
+    held_out: RowTable | None,
     progress: Progress,
 ) -> TrlRewardTrainer:
     """Return TRL's RewardTrainer on pairs; ``model``: with one score in place of logits;
@@ -279,8 +280,8 @@ def reward_trainer(
         model=model,
         args=config,
         data_collator=RewardCollator(pad_token_id=tokenizer.pad_token_id),
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=train.for_trl(),
+        eval_dataset=held_out and held_out.for_trl(),
         processing_class=tokenizer,
         callbacks=[progress],
     )
@@ -288,7 +289,7 @@ def reward_trainer(
     return trainer
 
 
-def require_all_rows(trainer: WatchedTrainer, rows: HFDataset) -> None:
+def require_all_rows(trainer: WatchedTrainer, rows: RowTable) -> None:
     """Raise GatewayError if TRL has dropped rows: ours are counted already."""
     kept = len(cast(Sized, trainer.train_dataset))
     if kept != len(rows):

@@ -22,7 +22,7 @@ from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.estimation.engine import needs_bitsandbytes
+from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, packages_of
 from finetune_gateway.events import DIVERGED, JobStatus, Result
 from finetune_gateway.settings.files import make_process_private
 from finetune_gateway.settings.home import Settings
@@ -131,7 +131,8 @@ def train(run: Run) -> tuple[Result, int | None]:
         name, folder = run.spec.report_to, run.folder
         run.event(trackers.prepare(name, folder, run.id, run.file.tracker) + ".")
     # Torch: not before there is a slot.
-    import_training(run.spec.method, bitsandbytes=needs_bitsandbytes(run.spec))
+    packages = packages_of(run.spec)
+    import_training(run.spec.method, bitsandbytes=BITSANDBYTES in packages, trl=TRL in packages)
     from finetune_gateway.backends.local import finishing
 
     return train_within_memory(run, finishing.train)

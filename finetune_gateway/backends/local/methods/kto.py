@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset as HFDataset
 from transformers import TrainingArguments
 
 from finetune_gateway.backends.local import engine as engines
@@ -27,6 +26,7 @@ from finetune_gateway.backends.local.configuration import training_arguments, wi
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import load_base, max_length_for
 from finetune_gateway.backends.local.reference import score_reference
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer
 from finetune_gateway.backends.local.start import begin, restore
@@ -74,8 +74,8 @@ def train_and_save(run: Run) -> None:
         bf16=engine.bf16,
     )
     arguments["train_sampling_strategy"] = "sequential"
-    taken = range(min(len(train_rows.rows), plan.steps * plan.batch))  # max_steps may end before
-    rows = train_rows.rows.shuffle(seed=arguments["data_seed"]).select(taken).flatten_indices()
+    taken = plan.steps * plan.batch  # max_steps may end before all
+    rows = train_rows.rows.shuffled(arguments["data_seed"], taken)
     valid = valid_rows.rows if valid_rows else None
     if has_kl(spec):
         # TRL rotates the answers within what passes through the model at once.
@@ -126,7 +126,7 @@ def has_kl(spec: TrainingSpec) -> bool:
     return loss_of(spec) == "kto"
 
 
-def with_mismatched(rows: HFDataset, together: int, max_length: int) -> HFDataset:
+def with_mismatched(rows: RowTable, together: int, max_length: int) -> RowTable:
     """Return the rows with ``mismatched_ids`` and ``mismatched_labels``: the prompt of each with
     the answer of the one before, in groups of ``together``; the first gets the last one's.
 

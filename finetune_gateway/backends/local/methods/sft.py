@@ -18,6 +18,7 @@ from finetune_gateway.backends.local import finishing
 from finetune_gateway.backends.local.configuration import training_arguments
 from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.loading import load_base, max_length_for
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.scoring import Scorer, Sequences
 from finetune_gateway.backends.local.start import begin, restore
@@ -136,9 +137,9 @@ def train_and_save(run: Run) -> None:
     finishing.save(run, trainer, base, engine.warnings)
 
 
-def pack(rows: Any, max_length: int) -> Any:
+def pack(rows: RowTable, max_length: int) -> RowTable:
     """Return packs of rows, of at most ``max_length`` tokens: best fit, the longest first."""
     # Imported here, and not from trl, which would import its trainers: eight seconds.
     from trl.data_utils import pack_dataset
 
-    return pack_dataset(rows, max_length)
+    return RowTable(pack_dataset(rows.for_trl(), max_length).data.table)
