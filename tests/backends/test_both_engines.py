@@ -43,12 +43,12 @@ def run_of(home: Path, folder: Path, method: str, kind: str, **options: Any) -> 
 
 
 def encoded(run: Run) -> Any:
-    """The rows that a run has trained, from the cache of its home."""
+    """The rows that a run has trained, from the cache of its home, as TRL takes them."""
     from finetune_gateway.backends.local.encoding import encode_rows
     from finetune_gateway.backends.local.loading import load_base, max_length_for
 
     base = load_base(run)
-    return encode_rows(run, run.train, base.source, max_length_for(run, base.model)).rows
+    return encode_rows(run, run.train, base.source, max_length_for(run, base.model)).rows.for_trl()
 
 
 def bare(run: Run, rows: Any, folder: Path, **options: Any) -> list[tuple[float, float]]:

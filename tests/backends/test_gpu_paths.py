@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from support.training import row_table
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from transformers.integrations import liger
 
@@ -96,6 +96,6 @@ def test_fused_kernels_are_there_before_the_reference_is_scored(
         output_dir=str(tmp_path), use_cpu=True, report_to="none", use_liger_kernel=True,
         liger_kernel_config=head,
     )  # fmt: skip
-    rows = Dataset.from_dict({"input_ids": [[3, 4]], "labels": [[-100, 4]]})
+    rows = row_table({"input_ids": [[3, 4]], "labels": [[-100, 4]]})
     FastSFTTrainer(Scorer(), "nll", model=model, args=arguments, train_dataset=rows)
     assert applied == [(model, head)]

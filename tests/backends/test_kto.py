@@ -21,6 +21,7 @@ from support.training import (
     losses_of,
     method_run,
     metrics_of,
+    row_table,
     train_in_two,
     train_run,
 )
@@ -87,11 +88,9 @@ def test_kto_from_rows_to_a_model_that_answers(home: Path, tiny_folder: Path) ->
 def test_answers_are_mismatched_within_a_batch(home: Path) -> None:
     """The prompt of a row has the answer of the one before; the first of a batch that of its last;
     a row that is alone that of the batch before. What is too long is cut."""
-    from datasets import Dataset
-
     from finetune_gateway.backends.local.methods.kto import with_mismatched
 
-    rows = Dataset.from_dict(
+    rows = row_table(
         {
             "input_ids": [[10, 1], [20, 20, 2, 2], [30, 3], [40, 4], [50, 5]],
             "labels": [[-100, 1], [-100, -100, 2, 2], [-100, 3], [-100, 4], [-100, 5]],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.chaos import slots_taken, until
-from support.training import a_run, events_of
+from support.training import a_run, events_of, row_table
 
 from finetune_gateway import Gateway
 from finetune_gateway.backends.local import out_of_memory
@@ -137,7 +137,6 @@ def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
     """On a GPU that has next to no memory: the model says so, and the result comes with a
     warning. The GPU is torch's word alone; the model stays on the CPU."""
     import torch
-    from datasets import Dataset
 
     from finetune_gateway.backends.local import engine
     from finetune_gateway.backends.local.loading import load_base
@@ -151,7 +150,7 @@ def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
     for name, value in (("is_available", True), ("is_bf16_supported", True)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value, **_: value)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**6, 10**6))
-    rows = Dataset.from_dict(dict.fromkeys(names, [[1, 2, 3]]))
+    rows = row_table(dict.fromkeys(names, [[1, 2, 3]]))
     found = engine.choose(run, base, base.model, rows)
     assert base.model.dtype == torch.bfloat16
     assert found.warnings[0].startswith("The weights are trained in bfloat16: ")
@@ -170,7 +169,6 @@ def test_a_loss_that_goes_by_the_rows_at_once_is_not_halved(
     home: Path, tiny_folder: Path, options: dict[str, Any], half: int | None
 ) -> None:
     """Half as many rows would be another loss: the job ends instead."""
-    from datasets import Dataset
 
     from finetune_gateway.backends.local import engine
     from finetune_gateway.backends.local.loading import load_base
@@ -179,7 +177,7 @@ def test_a_loss_that_goes_by_the_rows_at_once_is_not_halved(
     run = a_run(home, spec, [])
     base = load_base(run)
     names = ["chosen_ids", "rejected_ids"] if spec.method == "dpo" else ["input_ids"]
-    rows = Dataset.from_dict(dict.fromkeys(names, [[1, 2, 3]]))
+    rows = row_table(dict.fromkeys(names, [[1, 2, 3]]))
     assert engine.choose(run, base, base.model, rows).micro_batch == 8
     assert out_of_memory.halve(run.folder, spec, "training") == half
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.pairs import pair_rows
 from support.plain_models import logits
-from support.training import a_run, events_of, train_run
+from support.training import a_run, events_of, row_table, train_run
 
 from finetune_gateway import Gateway, SpecError
 from finetune_gateway.backends.local.run import Run
@@ -130,13 +130,12 @@ def test_exo_pair_has_a_smoothing_of_its_own() -> None:
 
 def test_pairs_that_no_step_comes_to_are_left_out() -> None:
     """Drawn by the seed, not the first of the file; all of them where an epoch is made."""
-    from datasets import Dataset
-
     from finetune_gateway.backends.local.pairs import trained_rows
     from finetune_gateway.backends.local.step_plan import plan_steps
 
-    rows = Dataset.from_dict({"number": list(range(20))})
-    for steps, expected in ((2, rows.shuffle(seed=3)["number"][:8]), (5, rows["number"])):
+    rows = row_table({"number": list(range(20))})
+    drawn = rows.for_trl().shuffle(seed=3)["number"][:8]
+    for steps, expected in ((2, drawn), (5, rows["number"])):
         spec = TrainingSpec(model="m", method="dpo", batch_size=4, max_steps=steps)
         plan = plan_steps(spec, 20, rows=20, engine="fast", micro_batch=1)
         assert list(trained_rows(rows, plan, 3)["number"]) == list(expected)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.pairs import pair_rows
-from support.training import a_run
+from support.training import a_run, row_table
 
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.run import Run
@@ -87,14 +87,12 @@ def messages(row: dict[str, Any]) -> dict[str, Any]:
 
 def our_rows(rows: Any) -> Any:
     """Pairs that TRL has tokenised for DPO, as ours: what is behind the prompt is compared."""
-    from datasets import Dataset
-
     columns: dict[str, list[list[int]]] = {}
     for side in ("chosen", "rejected"):
         both = list(zip(rows["prompt_ids"], rows[f"{side}_ids"], strict=True))
         columns[f"{side}_ids"] = [prompt + answer for prompt, answer in both]
         columns[f"{side}_labels"] = [[-100] * len(prompt) + answer for prompt, answer in both]
-    return Dataset.from_dict(columns)
+    return row_table(columns)
 
 
 def bare_dpo(folder: Path, model: Any, arguments: dict[str, Any], **options: Any) -> Any:
@@ -177,13 +175,11 @@ def bare_orpo(folder: Path, model: Any, arguments: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 def test_trl_s_orpo_is_bare(prepare: Any, tiny_folder: Path, kind: str) -> None:
-    from datasets import Dataset
-
     from finetune_gateway.backends.local import trl_orpo
 
     run, model, arguments = prepare("orpo", kind)
     theirs = bare_orpo(tiny_folder, model, arguments)
-    rows = Dataset.from_dict(
+    rows = row_table(
         {
             f"{side}_{ours}": theirs.train_dataset[f"{side}_{name}"][:]
             for side in ("chosen", "rejected")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from support.heap import freeze_imports
 
@@ -16,6 +17,7 @@ from finetune_gateway import ModelHandle
 from finetune_gateway.backends.local import fourbit, origin
 from finetune_gateway.backends.local.finishing import result_of
 from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
 from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.home import Settings
@@ -108,6 +110,11 @@ def events_of(run: Run) -> list[dict[str, Any]]:
 def metrics_of(run: Run) -> list[dict[str, Any]]:
     """The figures of its steps, and those of its evaluations."""
     return [event["data"] for event in events_of(run) if event["type"] == "metrics"]
+
+
+def row_table(columns: dict[str, list[Any]]) -> RowTable:
+    """Rows of token ids as a trainer takes them."""
+    return RowTable(pa.table(columns))
 
 
 def imports_of(log: Path) -> set[str]:
