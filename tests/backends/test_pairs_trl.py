@@ -208,7 +208,14 @@ def test_our_loss_of_orpo_is_that_of_trl(prepare: Any, tiny_folder: Path) -> Non
     rows = rows.rename_columns({f"{side}_input_ids": f"{side}_ids" for side in SIDES})
     rows = rows.map(
         lambda row: {f"{side}_labels": [-100, *row[f"{side}_ids"][1:]] for side in SIDES}
-    ).select_columns([f"{side}_{part}" for side in SIDES for part in ("ids", "labels")])
+    )
+    rows = row_table(
+        {
+            f"{side}_{part}": rows[f"{side}_{part}"][:]
+            for side in SIDES
+            for part in ("ids", "labels")
+        }
+    )
     run, model, arguments = prepare("orpo", micro_batch=1)
     theirs = trl_orpo.orpo_trainer(
         model, tokenizer_of(tiny_folder), arguments, 0.1, rows, None, progress_of(run)
