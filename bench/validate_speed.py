@@ -89,7 +89,7 @@ print(json.dumps({"rows": read, "differ": differ}))
 BEFORE = "147924c"
 PASSES = {"": ("0", "exact"), "_alone": ("1", "exact"), "_near": ("0", "near")}
 FEW = 100  # rows that a process is made ready with
-AS_BEFORE = 1.05  # of the CPU seconds: as before, but for the noise of a busy machine
+AS_BEFORE = 1.05  # of the CPU seconds: as before, within the noise of a busy machine
 WHOLE = 500_000  # rows from which on starting up is little of a whole process: 1 GB
 CHECKED = 26_000  # rows compared one by one: 50 MB
 

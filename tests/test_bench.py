@@ -99,7 +99,8 @@ def test_quality_speed_prints_its_figures() -> None:
     pytest.importorskip("rensa")
     small = ("--megabytes", "0.05", "--sets", "chats", "--before", "HEAD", "--data", "none")
     found = figures("quality_speed", *small)
-    assert set(found) == {f"chats_{name}" for name in ("survey", "survey_cpu", "gate", "peak")}
+    parts = ("survey", "survey_cpu", "gate", "gate_cpu", "peak")
+    assert set(found) == {f"chats_{name}" for name in parts}
     assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
 
 

@@ -277,7 +277,7 @@ def suggested(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _texts(row: Mapping[str, Any]) -> list[str]:
-    """Return the names of the columns with a text, but for one of tools or the like as JSON."""
+    """Return the names of the columns with a text, except those of tools or the like as JSON."""
     return [
         name
         for name, value in row.items()

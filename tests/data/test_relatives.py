@@ -1,4 +1,4 @@
-"""Rows that are nearly of a known format: what is read of them, what --fix mends, and that no
+"""Rows that are nearly of a known format: what is read of them, what --fix repairs, and that no
 advice throws away what is good."""
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def test_a_text_that_would_be_lost_is_a_warning(row: Json, home: Path) -> None:
 
 @pytest.mark.parametrize("key", ["loss", "train", "training"])
 def test_what_is_trained_is_said_by_other_keys_too(key: str, home: Path, tmp_path: Path) -> None:
-    """In chat rows as in turns: counted, sent and mended as weights, by every backend."""
+    """In chat rows as in turns: counted, sent and repaired as weights, by every backend."""
     unheard, learned = {**ANSWER, key: False}, {**ANSWER, key: True}
     row = {"messages": [{**ASKED, key: False}, unheard, ASKED, learned]}
     right = {"messages": [ASKED, {**ANSWER, "weight": 0}, ASKED, {**ANSWER, "weight": 1}]}

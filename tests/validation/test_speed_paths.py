@@ -353,7 +353,7 @@ def test_a_file_is_split_whatever_stands_before_its_first_row(
     before: bytes, split_up: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mark that Azure requires, or empty lines, but none that fill a part; a row of another
-    format far below is told the line of the first one."""
+    format far below gets the line of the first one."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(before + "\n".join([*rows(100), '{"text": "other"}']).encode())
     split = splits(monkeypatch)

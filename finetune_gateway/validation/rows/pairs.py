@@ -64,7 +64,7 @@ def _last_text(messages: Any) -> str:
 
 
 def _are_equal(good: Any, bad: Any, text: Callable[[str], str]) -> bool:
-    """Return True for answers that are equal but for what makes no difference (``_plain``)."""
+    """Return True for answers that are equal except for what makes no difference (``_plain``)."""
     one, other = _lone_text(good), _lone_text(bad)
     if one is None or other is None:
         return bool(_plain(good, text) == _plain(bad, text))
