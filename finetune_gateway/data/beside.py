@@ -1,5 +1,5 @@
-"""Rows in the form of another format, with one part more: a worse answer beside it, which makes it a
-pair; answers of a pair under other names; calls and results of tools with roles of their own."""
+"""Rows in the form of another format, with one part more: a worse answer beside it, which makes it
+a pair; answers of a pair under other names; calls and results of tools with roles of their own."""
 
 from __future__ import annotations
 

@@ -127,7 +127,8 @@ def _saved(folder: Path, step: results.StepName | None) -> dict[str, str]:
 
 
 def _base(run: Path, folder: Path) -> dict[str, Any]:
-    """Return what the base of a run was recognised by. An earlier version's prune has deleted all of that except what the result says of it."""
+    """Return what the base of a run was recognised by.
+    An earlier version's prune has deleted all of that except what the result says of it."""
     if (run / BASE_FILE).exists() or not (folder / MANIFEST).exists():
         return _json(run / BASE_FILE)
     about = _json(folder / MANIFEST)
