@@ -53,7 +53,8 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
         seed=7,
         **asked.get("options", {}),
     )
-    import_training(spec.method, bitsandbytes=False)  # as a worker does
+    # As a worker does.
+    import_training(spec.method, bitsandbytes=False, full=spec.training_type == "full")
     folder = settings.runs / "run"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "train.jsonl").write_bytes(Path(asked["train"]).read_bytes())

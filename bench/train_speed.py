@@ -46,7 +46,7 @@ MEDIAN, MEAN, LONGEST = 258, 314, 1000
 CHARACTERS = 2.15  # of the manual, in a token of builtin/tiny
 PROMPT = 0.35  # of a row's tokens
 # Of the peak of TRL's defaults, at most.
-PEAKS = {"sft_lora": 0.25, "sft_full": 0.30, "dpo_lora": 0.25}
+PEAK = 0.25
 TRL, BEST, OURS = "trl", "trl_best", "ours"
 
 
@@ -109,7 +109,7 @@ def compare(bench: Bench, case: str, given: dict[str, Any], runs: int) -> None:
     peaks = partial(of, figure=lambda process, _: process.peak_mb)
     losses = partial(of, figure=lambda _, one: mean(one["losses"]))
     for other, bound in ((TRL, fast), (BEST, 2.0 if lora else None)):
-        name, memory = f"{case}_{{}}_against_{other}", PEAKS[case] if other == TRL else None
+        name, memory = f"{case}_{{}}_against_{other}", PEAK if other == TRL else None
         bench.figure(
             name.format("speed"), per_second(OURS), per_second(other), "rows/CPU s", at_least=bound
         )

@@ -132,7 +132,12 @@ def train(run: Run) -> tuple[Result, int | None]:
         run.event(trackers.prepare(name, folder, run.id, run.file.tracker) + ".")
     # Torch: not before there is a slot.
     packages = packages_of(run.spec)
-    import_training(run.spec.method, bitsandbytes=BITSANDBYTES in packages, trl=TRL in packages)
+    import_training(
+        run.spec.method,
+        bitsandbytes=BITSANDBYTES in packages,
+        trl=TRL in packages,
+        full=run.spec.training_type == "full",
+    )
     from finetune_gateway.backends.local import finishing
 
     return train_within_memory(run, finishing.train)
