@@ -405,7 +405,7 @@ def test_errors_of_memory_are_recognised(allocate: Callable[[], object]) -> None
 def test_a_job_without_memory_says_what_needs_less(
     home: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    """A worker that may have 2.5 GB, and a batch that needs more."""
+    """A worker that may have 1.6 GB, and a batch that needs more."""
     long = "order parcel " * 700
     turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": long}]
     data = tmp_path / "long.jsonl"
@@ -415,7 +415,7 @@ def test_a_job_without_memory_says_what_needs_less(
     command += ["--set", "engine=trl"]
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (2_500_000_000, 2_500_000_000))
+        resource.setrlimit(resource.RLIMIT_DATA, (1_600_000_000, 1_600_000_000))
 
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 100 and "Memory ran out: " in done.stderr, done.stderr
