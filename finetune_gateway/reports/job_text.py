@@ -330,8 +330,7 @@ def _fits(table: str) -> bool:
 
 def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
     name = "(removed)" if record.removed else record.name
-    method = "" if record.spec.method == "sft" else f", {record.spec.method}"
-    names = f"{_shorten(record.spec.model, model)}{method}", _shorten(name, data)
+    names = _shorten(record.spec.model, model), _shorten(name, data)
     status = "queued here" if record.waits_here else record.status
     return record.id, status, record.display_name, *names, format_age(record.created_at)
 

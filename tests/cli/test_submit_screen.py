@@ -178,8 +178,9 @@ def test_a_list_fits_a_narrow_screen(
 
 
 def test_a_list_tells_methods_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of jobs on one model: sft goes without saying."""
+    """Of jobs on one model: in a column, which a list of one method has not."""
     monkeypatch.setenv("COLUMNS", "80")
     specs = [TrainingSpec(model="acme/x"), TrainingSpec(model="acme/x", method="dpo")]
-    rows = job_list_text([record(spec=spec) for spec in specs]).splitlines()[1:]
-    assert "acme/x " in rows[0] and "sft" not in rows[0] and "acme/x, dpo " in rows[1]
+    head, *rows = job_list_text([record(spec=spec) for spec in specs]).splitlines()
+    assert head.split()[2] == "METHOD" and [row.split()[2] for row in rows] == ["sft", "dpo"]
+    assert "METHOD" not in job_list_text([record(spec=specs[1])])
