@@ -32,6 +32,8 @@ from _common import (
     versions,
 )
 
+from finetune_gateway.validation.parallel import count_workers
+
 COOKBOOK = Path(__file__).with_name("_cookbook_loop.py")
 WRITE = """\
 import sys
@@ -48,11 +50,11 @@ import json, resource, sys, time
 from finetune_gateway.tokens.encodings import DEFAULT_ENCODING, preload
 preload(DEFAULT_ENCODING)  # as the command line does
 from pathlib import Path
-from finetune_gateway.validation import parallel, run
+from finetune_gateway.validation import run
 from finetune_gateway import Dataset
 from finetune_gateway.tokens.counter import HostedCounter
 data, few = Path(sys.argv[1]), Path(sys.argv[2])
-workers, near = int(sys.argv[3]) or None, sys.argv[4] == "near"
+workers, near = int(sys.argv[3]), sys.argv[4] == "near"
 def check(path):
     began, counter = time.perf_counter(), HostedCounter(None)
     report = run.validate(Dataset(path), counter=counter, workers=workers, near_duplicates=near)
@@ -63,8 +65,8 @@ if sys.argv[5] == "ready":
 report, seconds = check(data)
 own, child = (resource.getrusage(who).ru_maxrss for who in
               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-others = (workers or parallel.count_workers()) - 1
-found = {"ok": report.ok, "rows": report.rows, **report.tokens, "peak": own + others * child}
+peak = own + (workers - 1) * child
+found = {"ok": report.ok, "rows": report.rows, **report.tokens, "peak": peak}
 found["seconds"] = seconds
 print(json.dumps({**found, "findings": sorted({f.code for f in report.findings})}))
 """
@@ -87,7 +89,8 @@ for line in open(sys.argv[2], "rb"):
 print(json.dumps({"rows": read, "differ": differ}))
 """
 BEFORE = "147924c"
-PASSES = {"": ("0", "exact"), "_alone": ("1", "exact"), "_near": ("0", "near")}
+ALL = str(count_workers())
+PASSES = {"": (ALL, "exact"), "_alone": ("1", "exact"), "_near": (ALL, "near")}
 FEW = 100  # rows that a process is made ready with
 AS_BEFORE = 1.05  # of the CPU seconds: as before, within the noise of a busy machine
 WHOLE = 500_000  # rows from which on starting up is little of a whole process: 1 GB
@@ -116,7 +119,7 @@ def main() -> int:
             for side, code in (("ours", here), ("before", earlier))
         }
         sides |= {
-            "ready": partial(run, [*ours, "0", "exact", "ready"], here),
+            "ready": partial(run, [*ours, ALL, "exact", "ready"], here),
             "ready_alone": partial(run, [*ours, "1", "exact", "ready"], here),
             "cookbook": partial(run, [sys.executable, str(COOKBOOK), str(data)]),
         }
