@@ -48,6 +48,7 @@ PROMPT = 0.35  # of a row's tokens
 # Of the peak of TRL's defaults, at most.
 PEAK = 0.25
 TRL, BEST, OURS = "trl", "trl_best", "ours"
+NUMBERS = count()  # of the runs: each has a folder of its own
 
 
 def main() -> int:
@@ -91,9 +92,8 @@ def main() -> int:
 
 def compare(bench: Bench, case: str, given: dict[str, Any], runs: int) -> None:
     """Measure the three sides of a case. The bounds are those of a CPU with bf16."""
-    numbers = count()
     sides: dict[str, Callable[[], tuple[Process, dict[str, Any]]]] = {
-        side: partial(trained, {**given, "side": side}, numbers) for side in (OURS, TRL, BEST)
+        side: partial(trained, {**given, "side": side}) for side in (OURS, TRL, BEST)
     }
     found = alternate(sides, runs)
 
@@ -126,10 +126,7 @@ def exact(bench: Bench, given: dict[str, Any]) -> None:
     apart after the first step."""
     model = built(given["folder"] / "small", 128, 4, 1152)
     same = {**given, "model": model, "options": {"bf16": False}}
-    numbers = count()
-    ours, best = (
-        [mean(trained({**same, "side": side}, numbers)[1]["losses"])] for side in (OURS, BEST)
-    )
+    ours, best = ([mean(trained({**same, "side": side})[1]["losses"])] for side in (OURS, BEST))
     bench.figure("dpo_lora_loss_in_fp32", ours, best, "nats", at_most=1.0001, at_least=0.9999)
 
 
@@ -148,9 +145,8 @@ def converge(bench: Bench, folder: Path, asked: Any) -> None:
             "method": "sft", "kind": "full", "train": train, "rate": 1e-3, "model": model,
             "steps": asked.converge, "batch": asked.batch, "folder": folder, "side": OURS,
         }  # fmt: skip
-        numbers = count()
         sides = {
-            str(bf16): partial(trained, {**given, "options": {"bf16": bf16}}, numbers)
+            str(bf16): partial(trained, {**given, "options": {"bf16": bf16}})
             for bf16 in (True, False)
         }
         found = alternate(sides, asked.runs)
@@ -163,10 +159,10 @@ def converge(bench: Bench, folder: Path, asked: Any) -> None:
         )  # fmt: skip
 
 
-def trained(given: dict[str, Any], numbers: Iterator[int]) -> tuple[Process, dict[str, Any]]:
+def trained(given: dict[str, Any]) -> tuple[Process, dict[str, Any]]:
     """Train one side, and return its process and what it said."""
     case = "-".join((given["side"], given["train"].stem, given["kind"]))
-    output = given["folder"] / f"{case}-{next(numbers)}"
+    output = given["folder"] / f"{case}-{next(NUMBERS)}"
     asked = {name: value for name, value in given.items() if name != "folder"}
     asked |= {"output": str(output), "model": str(given["model"]), "train": str(given["train"])}
     done = run([sys.executable, str(SIDE), json.dumps(asked)], session=True)
