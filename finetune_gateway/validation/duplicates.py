@@ -10,6 +10,7 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 from typing import NamedTuple
 from zlib import adler32, crc32
 
@@ -18,6 +19,8 @@ from finetune_gateway.data.row_content import both_digests, folded_text, outline
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation.dataset.row_text import parse_leniently
 from finetune_gateway.validation.file_bytes import read_line
+
+Roles = tuple[str, ...]  # of the messages of a plain row
 
 _SLOTS = 256
 # Non-ASCII characters that fold to ASCII ones; all others are dropped.
@@ -79,10 +82,24 @@ class DuplicateFinder:
 
     def add(self, outlines: Iterable[str], lines: Sequence[int], offsets: Sequence[int]) -> None:
         """Add rows in the order of the file: the outline, line and offset of each."""
-        sum_of = _near_sum if self.near else _exact_sum
+        self._add_sums(map(_near_sum if self.near else _exact_sum, outlines), lines, offsets)
+
+    def add_plain(
+        self,
+        roles: Sequence[Roles],
+        texts: Sequence[str],
+        lines: Sequence[int],
+        offsets: Sequence[int],
+    ) -> None:
+        """Do the same for plain rows: the roles of each, and the texts of all of them in order."""
+        if self.near:
+            self.add(_outlines(roles, texts), lines, offsets)
+        else:
+            self._add_sums(_exact_sums(roles, texts), lines, offsets)
+
+    def _add_sums(self, sums: Iterable[int], lines: Sequence[int], offsets: Sequence[int]) -> None:
         keys, all_lines, all_offsets = self._keys, self._lines, self._offsets
-        for text, line, offset in zip(outlines, lines, offsets, strict=True):
-            checksum = sum_of(text)
+        for checksum, line, offset in zip(sums, lines, offsets, strict=True):
             slot = checksum & 255
             keys[slot].append(checksum)
             all_lines[slot].append(line)
@@ -193,3 +210,24 @@ def _near_sum(text: str) -> int:
 def _exact_sum(text: str) -> int:
     """Return a 32-bit checksum that equal texts share."""
     return crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def _exact_sums(orders: Sequence[Roles], texts: Iterable[str]) -> Iterator[int]:
+    """Yield that of the outline of each plain row, which is not put together: nearly all texts are
+    ASCII, but one letter that is not makes a text of two or four bytes a character of all."""
+    before = {roles: _exact_sum("".join(roles)) for roles in set(orders)}
+    remaining = iter(texts)
+    for roles in orders:
+        checksum = before[roles]
+        for text in islice(remaining, len(roles)):
+            checksum = crc32(text.encode(), checksum)
+        yield checksum
+
+
+def _outlines(orders: Sequence[Roles], texts: Sequence[str]) -> Iterator[str]:
+    """Yield the outline of each plain row."""
+    at = 0
+    for roles in orders:
+        end = at + len(roles)
+        yield "".join([*roles, *texts[at:end]])
+        at = end

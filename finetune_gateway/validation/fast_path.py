@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, takewhile
 from operator import itemgetter
 from typing import Literal
@@ -46,6 +47,7 @@ _BLANK = (
 )
 _UNUSUAL = (_DUPLICATE_KEY, _BLANK, NEW_LETTERS)
 _CHAT_ENDS = (b'"}]}', b'"}]}\r')
+_is_utf8 = searcher(r"\A")  # without a copy of the text, as decoding it makes one
 USUAL = 2  # what the prefilter says of a line that is not flagged
 
 
@@ -74,6 +76,7 @@ class PlainRows:
     texts: list[str] = field(default_factory=list)
 
 
+Search = Callable[[str | bytes], bool]
 Group = tuple[Sequence[int], bytes]  # places of lines, and their texts as one
 
 
@@ -85,11 +88,25 @@ class Prefilter:
     """
 
     def __init__(self, regions: Regions = ()) -> None:
-        self._searches = [searcher(*patterns) for patterns in (*prefilters(regions), LEFT)]
-        self._written, self._numbers, _, self._left = self._searches
+        self._regions = regions
         written, base64, digits = quick_prefilters()
-        self._quick = [searcher(*patterns) for patterns in ((*written, *LEFT), base64, digits)]
+        self._base64, self._digits = searcher(*base64), searcher(*digits)
         self._written_or_unusual = searcher(*written, *HINTS_WITHOUT_CALLS, *_UNUSUAL)
+        self._left = searcher(*LEFT)
+
+    # Compiled in up to 6 ms each, and not needed by every file.
+
+    @cached_property
+    def _written(self) -> Search:
+        return searcher(*prefilters(self._regions)[0])
+
+    @cached_property
+    def _numbers(self) -> Search:
+        return searcher(*prefilters(self._regions)[1])
+
+    @cached_property
+    def _written_or_left(self) -> Search:
+        return searcher(*quick_prefilters()[0], *LEFT)
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
         """Return for each line FLAGGED if something may be found in it, LEFTOVERS if that can only
@@ -97,15 +114,16 @@ class Prefilter:
         from the fast path, as far as a search can tell; else 0."""
         flags = bytearray(len(lines))
         chats, others = (list(self._groups_of(some, lines, flags)) for some in _by_ending(lines))
-        written, base64, digits = self._quick
         for place in chain.from_iterable(places for places, _ in chats):
             flags[place] = USUAL
-        for search, groups in ((self._written_or_unusual, chats), (written, others)):
-            for place in _matching(search, groups, lines):
-                flags[place] = self._flag_of(lines[place])
-        for place in _matching(base64, chats + others, lines):
+        found = _matching(self._written_or_unusual, chats, lines)
+        if others:
+            found += _matching(self._written_or_left, others, lines)
+        for place in found:
+            flags[place] = self._flag_of(lines[place])
+        for place in _matching(self._base64, chats + others, lines):
             flags[place] = FLAGGED
-        for place in self._with_numbers(_matching(digits, chats + others, lines), lines):
+        for place in self._with_numbers(_matching(self._digits, chats + others, lines), lines):
             flags[place] = FLAGGED
         return flags
 
@@ -125,8 +143,9 @@ class Prefilter:
                 yield some, text
                 continue
             for place in some:
-                found = any(search(lines[place]) for search in self._searches)
-                flags[place] = found or not _is_searchable(lines[place])
+                line = lines[place]
+                found = self._flag_of(line) or self._base64(line) or not _is_searchable(line)
+                flags[place] = FLAGGED if found else 0
 
     def _with_numbers(self, places: Sequence[int], lines: Sequence[bytes]) -> Iterator[int]:
         """Yield the places of lines with a number. Short rows with many digits are rarely searched
@@ -147,9 +166,7 @@ def _by_ending(lines: Sequence[bytes]) -> tuple[list[int], list[int]]:
     return chats, others
 
 
-def _matching(
-    search: Callable[[bytes], bool], groups: Sequence[Group], lines: Sequence[bytes]
-) -> list[int]:
+def _matching(search: Search, groups: Sequence[Group], lines: Sequence[bytes]) -> list[int]:
     """Return the places of lines in which a search finds something."""
     hits = [places for places, text in groups if search(text)]
     return [place for places in hits for place in places if search(lines[place])]
@@ -157,11 +174,7 @@ def _matching(
 
 def _is_searchable(text: bytes) -> bool:
     """Return True if a search reads a text: it finds nothing in what is not UTF-8."""
-    if len(text) > GROUP * MAX_ROW:
-        return False  # too rare to be worth the time
-    with contextlib.suppress(UnicodeDecodeError):
-        return text.isascii() or text.decode() is not None
-    return False
+    return len(text) <= GROUP * MAX_ROW and _is_utf8(text)  # longer ones are rare
 
 
 class FastPath:
@@ -229,25 +242,29 @@ class FastPath:
         """Return the first of these decoded rows, up to one that may have a defect."""
         roles: list[Roles] = [tuple([message.role for message in row.messages]) for row in rows]
         unsure = [raw for raw, flag in zip(raws[: len(rows)], flags, strict=False) if flag != USUAL]
-        if (
-            LEFTOVERS in flags
-            or not all(map(self._is_ordered, roles))
-            or (unsure and self._is_unusual(b"\n".join(unsure)))
+        if not all(map(self._is_ordered, roles)) or (
+            unsure and self._is_unusual(b"\n".join(unsure))
         ):
-            fine = map(self._is_fine, raws, flags, rows, roles)
+            fine = (
+                self._is_ordered(order) and (flag == USUAL or not self._is_unusual(raw))
+                for raw, flag, order in zip(raws, flags, roles, strict=False)
+            )
             count = sum(1 for _ in takewhile(bool, fine))
+            rows, roles = rows[:count], roles[:count]
+        if LEFTOVERS in flags:
+            count = self._before_leftovers(raws, flags, rows)
             rows, roles = rows[:count], roles[:count]
         return PlainRows(roles, [message.content for row in rows for message in row.messages])
 
-    def _is_fine(self, raw: bytes, flag: int, row: _Row, roles: Roles) -> bool:
-        """Return True if a row has no defect for certain."""
-        if not self._is_ordered(roles) or (flag != USUAL and self._is_unusual(raw)):
-            return False
-        if flag != LEFTOVERS:
-            return True
-        found = _has_leftovers(raw, row)
-        self._left = max(0, self._left + (1 if found else -1))
-        return not found
+    def _before_leftovers(self, raws: Sequence[bytes], flags: bytearray, rows: list[_Row]) -> int:
+        """Return the number of rows before the first in which an export left something."""
+        for place, (flag, row) in enumerate(zip(flags, rows, strict=False)):
+            if flag == LEFTOVERS:
+                found = _has_leftovers(raws[place], row)
+                self._left = max(0, self._left + (1 if found else -1))
+                if found:
+                    return place
+        return len(rows)
 
     def _is_ordered(self, roles: Roles) -> bool:
         known = self._orders.get(roles)

@@ -29,7 +29,7 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.detectors import text_defects
 from finetune_gateway.validation.duplicates import DuplicateFinder
-from finetune_gateway.validation.fast_path import GROUP, FastPath, PlainRows, Prefilter, Roles
+from finetune_gateway.validation.fast_path import GROUP, FastPath, PlainRows, Prefilter
 from finetune_gateway.validation.file_bytes import (
     FLAGGED,
     HEAD,
@@ -182,8 +182,8 @@ class Scan:
             count = self._count_plain(rows)
             self.system_prompt.add_plain(rows.roles[:count], rows.texts)
             source.at = taken = at + count
-            outlines = _outlines(rows.roles[:count], rows.texts)
-            self.duplicates.add(outlines, source.numbers[at:taken], source.offsets[at:taken])
+            numbers, offsets = source.numbers[at:taken], source.offsets[at:taken]
+            self.duplicates.add_plain(rows.roles[:count], rows.texts, numbers, offsets)
             self._note_taken(source.chunk[at:taken])
             if taken < stop:
                 self.batch = GROUP if count else 1
@@ -428,12 +428,3 @@ class Scan:
             tokens=self.counter.stats().summary() if self.counter else None,
             findings=listed,
         )
-
-
-def _outlines(orders: Sequence[Roles], texts: Sequence[str]) -> Iterator[str]:
-    """Yield the outline of each plain row."""
-    at = 0
-    for roles in orders:
-        end = at + len(roles)
-        yield "".join([*roles, *texts[at:end]])
-        at = end

@@ -55,9 +55,12 @@ _NOT_ARGUMENTS = "(?:[^s]|[^t]s|[^n]ts|[^e]nts|[^m]ents|[^u]ments|[^g]uments|[^r
 _NO_CALL = rf'(?:[\[,]|{_NOT_ARGUMENTS}"[ \t\r]*:)[ \t\r]*"{_UNBROKEN}'
 
 
+_UNFILLED = rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<(?:{_CAPITALS})>|{_INSERT}"
+
+
 def _hints(line_break: str) -> tuple[str, ...]:
     return (
-        rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<(?:{_CAPITALS})>|{_INSERT}",
+        _UNFILLED,
         _ENTITY,
         line_break,
         rf'"(?:\\n| )*{_SPEAKER}',
@@ -146,8 +149,9 @@ def _asked(messages: list[tuple[str, Json]]) -> str:
 
 
 def _may_be_unfilled(text: str) -> bool:
-    """Return False for a text without a character that each placeholder and entity has."""
-    return "{" in text or "<" in text or "[" in text or "&" in text
+    """Return False for a text that certainly has no placeholder and no entity: half a surrogate
+    pair, which no search reads, is read as a question mark."""
+    return searcher(_UNFILLED, _ENTITY)(text.encode("utf-8", "replace"))
 
 
 def _may_reason(text: str) -> bool:
