@@ -23,9 +23,8 @@ from finetune_gateway.text.pii import Regions
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.encodings import NEW_LETTERS
 from finetune_gateway.validation.detectors import prefilters, quick_prefilters
-from finetune_gateway.validation.file_bytes import FLAGGED, LEFTOVERS
+from finetune_gateway.validation.file_bytes import FLAGGED, UNSURE
 from finetune_gateway.validation.rows.chat import chat_defects
-from finetune_gateway.validation.rows.leftovers import HINTS as LEFT
 from finetune_gateway.validation.rows.leftovers import HINTS_WITHOUT_CALLS, leftover_defects
 
 GROUP = 16  # rows searched as one text
@@ -89,12 +88,14 @@ class Prefilter:
 
     def __init__(self, regions: Regions = ()) -> None:
         self._regions = regions
-        written, base64, digits = quick_prefilters()
+        _, base64, digits = quick_prefilters()
         self._base64, self._digits = searcher(*base64), searcher(*digits)
-        self._written_or_unusual = searcher(*written, *HINTS_WITHOUT_CALLS, *_UNUSUAL)
-        self._left = searcher(*LEFT)
 
     # Compiled in up to 6 ms each, and not needed by every file.
+
+    @cached_property
+    def _written_or_unusual(self) -> Search:
+        return searcher(*quick_prefilters()[0], *HINTS_WITHOUT_CALLS, *_UNUSUAL)
 
     @cached_property
     def _written(self) -> Search:
@@ -105,20 +106,20 @@ class Prefilter:
         return searcher(*prefilters(self._regions)[1])
 
     @cached_property
-    def _written_or_left(self) -> Search:
-        return searcher(*quick_prefilters()[0], *LEFT)
+    def _written_quick(self) -> Search:
+        return searcher(*quick_prefilters()[0])
 
     def flags_of(self, lines: Sequence[bytes]) -> bytearray:
-        """Return for each line FLAGGED if something may be found in it, LEFTOVERS if that can only
-        be what an export has left half done; else USUAL if it also has nothing of what keeps a row
-        from the fast path, as far as a search can tell; else 0."""
+        """Return for each line FLAGGED if something may be found in it; else USUAL if it also has
+        nothing of what keeps a row from the fast path, and nothing that an export has left half
+        done, as far as a search can tell; else UNSURE."""
         flags = bytearray(len(lines))
         chats, others = (list(self._groups_of(some, lines, flags)) for some in _by_ending(lines))
-        for place in chain.from_iterable(places for places, _ in chats):
-            flags[place] = USUAL
-        found = _matching(self._written_or_unusual, chats, lines)
-        if others:
-            found += _matching(self._written_or_left, others, lines)
+        for groups, flag in ((chats, USUAL), (others, UNSURE)):
+            for place in chain.from_iterable(places for places, _ in groups):
+                flags[place] = flag
+        found = _matching(self._written_or_unusual, chats, lines) if chats else []
+        found += _matching(self._written_quick, others, lines) if others else []
         for place in found:
             flags[place] = self._flag_of(lines[place])
         for place in _matching(self._base64, chats + others, lines):
@@ -128,9 +129,7 @@ class Prefilter:
         return flags
 
     def _flag_of(self, line: bytes) -> int:
-        if self._written(line) or self._numbers(line):
-            return FLAGGED
-        return LEFTOVERS if self._left(line) else 0
+        return FLAGGED if self._written(line) or self._numbers(line) else UNSURE
 
     def _groups_of(
         self, places: Sequence[int], lines: Sequence[bytes], flags: bytearray
@@ -144,8 +143,8 @@ class Prefilter:
                 continue
             for place in some:
                 line = lines[place]
-                found = self._flag_of(line) or self._base64(line) or not _is_searchable(line)
-                flags[place] = FLAGGED if found else 0
+                found = self._base64(line) or not _is_searchable(line)
+                flags[place] = FLAGGED if found else self._flag_of(line)
 
     def _with_numbers(self, places: Sequence[int], lines: Sequence[bytes]) -> Iterator[int]:
         """Yield the places of lines with a number. Short rows with many digits are rarely searched
@@ -174,7 +173,9 @@ def _matching(search: Search, groups: Sequence[Group], lines: Sequence[bytes]) -
 
 def _is_searchable(text: bytes) -> bool:
     """Return True if a search reads a text: it finds nothing in what is not UTF-8."""
-    return len(text) <= GROUP * MAX_ROW and _is_utf8(text)  # longer ones are rare
+    if len(text) > GROUP * MAX_ROW:
+        return False  # too rare to be worth the time
+    return text.isascii() or _is_utf8(text)
 
 
 class FastPath:
@@ -197,7 +198,7 @@ class FastPath:
         prefilter says of them, if it was asked before."""
         known = self.prefilter.flags_of(raws) if flags is None else flags
         if self._left > GROUP:  # as where each answer begins with its reasoning
-            known = known.replace(bytes([LEFTOVERS]), bytes([FLAGGED]))
+            known = known.replace(bytes([UNSURE]), bytes([FLAGGED]))
         count = known.find(FLAGGED)
         clean = raws if count < 0 else raws[:count]
         rows = PlainRows()
@@ -251,7 +252,7 @@ class FastPath:
             )
             count = sum(1 for _ in takewhile(bool, fine))
             rows, roles = rows[:count], roles[:count]
-        if LEFTOVERS in flags:
+        if UNSURE in flags:
             count = self._before_leftovers(raws, flags, rows)
             rows, roles = rows[:count], roles[:count]
         return PlainRows(roles, [message.content for row in rows for message in row.messages])
@@ -259,7 +260,7 @@ class FastPath:
     def _before_leftovers(self, raws: Sequence[bytes], flags: bytearray, rows: list[_Row]) -> int:
         """Return the number of rows before the first in which an export left something."""
         for place, (flag, row) in enumerate(zip(flags, rows, strict=False)):
-            if flag == LEFTOVERS:
+            if flag == UNSURE:
                 found = _has_leftovers(raws[place], row)
                 self._left = max(0, self._left + (1 if found else -1))
                 if found:

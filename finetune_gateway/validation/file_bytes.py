@@ -20,8 +20,8 @@ from finetune_gateway.findings import Defect
 
 OnProgress = Callable[[int, int], None]  # called with the bytes done and the bytes in total
 _PLACES = 16  # of a sample
-# What ``look`` says of a line in which a detector may find something, or only ``leftovers`` may.
-FLAGGED, LEFTOVERS = 1, 3
+# What ``look`` says of a line in which a detector may find something, or only other rules may.
+FLAGGED, UNSURE = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Lines(Iterator[Line]):
 def _line(number: int, offset: int, raw: bytes, end: bytes, flag: int) -> Line:
     body = raw.rstrip(b"\r\n")
     end, flagged = raw[len(body) :] + end, flag == FLAGGED
-    return Line(number, offset, body, False, end, flagged, flagged or flag == LEFTOVERS)
+    return Line(number, offset, body, False, end, flagged, flagged or flag == UNSURE)
 
 
 def _all_flagged(lines: list[bytes]) -> bytearray:
