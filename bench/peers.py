@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 from _common import Bench, Process, alternate, arguments, run, say, versions
 from _peer_setup import attempt, installed
 from _rows import write
-from train_speed import OURS, built, chat_rows, trained
+from train_speed import NUMBERS, OURS, built, chat_rows, trained
 
 from finetune_gateway.estimation.engine import cpu_has_bf16
 
@@ -55,12 +54,11 @@ def main() -> int:
         }  # fmt: skip
         ours = common | {"side": OURS, "method": "sft", "kind": "lora", "train": chats}
         theirs = common | {"train": encoded(model, chats), "bf16": cpu_has_bf16()}
-        numbers = count()
-        sides: dict[str, Callable[[], Result | None]] = {OURS: partial(trained, ours, numbers)}
+        sides: dict[str, Callable[[], Result | None]] = {OURS: partial(trained, ours)}
         for peer, python in pythons.items():
             if python is None:
                 continue
-            train = partial(trained_by, python, theirs | {"side": peer}, numbers)
+            train = partial(trained_by, python, theirs | {"side": peer})
             sides[peer] = partial(attempt, reasons, peer, train)
         found = alternate(sides, asked.runs)
     for peer, version in PEERS.items():
@@ -106,11 +104,11 @@ def named(peer: str, theirs: dict[str, str]) -> dict[str, str]:
     }
 
 
-def trained_by(python: str, given: dict[str, Any], numbers: Iterator[int]) -> Result:
+def trained_by(python: str, given: dict[str, Any]) -> Result:
     """Train by a peer, and return its process and what it said. Raises SystemExit if it failed, or
     ended before its last step."""
     folder = given["folder"]
-    output = folder / f"{given['side']}-{next(numbers)}"
+    output = folder / f"{given['side']}-{next(NUMBERS)}"
     output.mkdir()
     asked = {name: value for name, value in given.items() if name != "folder"}
     asked |= {"output": str(output), "model": str(given["model"]), "train": str(given["train"])}
