@@ -60,7 +60,7 @@ fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers
 	@$(BIN)/python tests/fuzz/rows.py parser $(FUZZ_SECONDS)
 	@$(BIN)/python tests/fuzz/rows.py gate $(FUZZ_SECONDS)
 	@$(BIN)/python tests/fuzz/hosted.py $(FUZZ_SECONDS)
-	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py tests/validation/test_all_formats.py --hypothesis-profile=deep --timeout 7200
+	@$(BIN)/python -m pytest -q tests/preparation/test_round_trips.py tests/validation/test_all_formats.py -n 2 --dist worksteal --hypothesis-profile=deep --timeout 7200
 
 trust: $(VENV)/.dev ## each test of docs/trust.md on the commit before its change, where it has to fail, and today
 	@$(BIN)/python tests/trust.py
