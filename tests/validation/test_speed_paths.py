@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from support.rule_sets import LOCAL
 
 from finetune_gateway import Dataset, Gateway, TrainingSpec, cli
-from finetune_gateway.data.row_access import blank
+from finetune_gateway.data.row_access import blank, dumped
 from finetune_gateway.data.row_content import folded_text, outline
 from finetune_gateway.findings import Report
 from finetune_gateway.tokens import encodings
@@ -611,7 +611,30 @@ def test_ranges_give_the_lines_of_the_file(chunk: int, raw: bytes, tmp_path: Pat
         assert list(Lines(file.fileno(), Range(0, sys.maxsize, gaps=True))) == rows
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.text(max_size=6), min_size=2, max_size=4), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_plain_rows_are_compared_as_all_rows_are(rows: list[list[str]], near: bool) -> None:
+    """By the texts alone, wherever one ends and the next begins."""
+    orders = [("user", "assistant", "user", "assistant")[: len(texts)] for texts in rows]
+    places = range(len(rows))
+    plain, others = DuplicateFinder(near), DuplicateFinder(near)
+    plain.add_plain(orders, [text for texts in rows for text in texts], places, places)
+    messages = [
+        [{"role": role, "content": text} for role, text in zip(order, texts, strict=True)]
+        for order, texts in zip(orders, rows, strict=True)
+    ]
+    others.add([outline({"messages": one}) for one in messages], places, places)
+    rows_written = [dumped({"messages": one}).encode() for one in [*messages, messages[0]]]
+    for finder in (plain, others):  # a copy of the first row, by the full check
+        finder.add([outline({"messages": messages[0]})], [len(rows)], [len(rows)])
+    found = [sorted(one.iter_duplicates(rows_written.__getitem__)) for one in (plain, others)]
+    assert found[0] == found[1] and len(rows) in [one.line for one in found[0]]
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS | st.text(max_size=6), max_size=8), st.randoms(use_true_random=False))
 def test_repeats_are_those_of_the_same_texts(texts: list[str], chance: random.Random) -> None:
     """Rows with one text, or equal apart from case and spaces, are found, and no others, as by
