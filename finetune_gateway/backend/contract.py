@@ -1,58 +1,28 @@
-"""The contract of a backend, and every type it uses: the one import of a plug-in.
-
-A backend has short calls, each of which returns at once. Waiting, retrying and storing are in
-``jobs``, once for all backends.
-"""
+"""The contract of a backend: short calls, each of which returns at once."""
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
-
-from finetune_gateway import methods
-from finetune_gateway.chat import ChatModel, ChatReply, ChatStream, Usage
+from finetune_gateway.backend.capabilities import Capabilities
+from finetune_gateway.backend.handle_data import HandleData
+from finetune_gateway.chat import ChatModel
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import (
-    AuthenticationError,
-    BackendError,
-    NotFoundError,
-    SpecError,
-    UnsupportedError,
-)
-from finetune_gateway.estimation.estimate import Estimate, Range
-from finetune_gateway.estimation.profiles import LifeCycle
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, Snapshot
-from finetune_gateway.methods import LORA
-from finetune_gateway.model import Model
+from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.events import Checkpoint, Result, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
+from finetune_gateway.tokens.counter import TokenCounter
 from finetune_gateway.tokens.stats import TokenStats
 
 if TYPE_CHECKING:
     # The type checker alone: previews bring jinja2.
     from finetune_gateway.tokens.masks.preview import PreviewRenderer
-
-__all__ = [
-    "AuthenticationError", "Backend", "BackendError", "Capabilities", "ChatModel", "ChatReply",
-    "ChatStream", "Checkpoint", "DataFile", "Dataset", "Estimate", "Event", "HandleData",
-    "HostedCounter", "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range",
-    "Result", "Settings", "Snapshot", "SpecError", "TakesMetadata", "TokenCounter", "TokenStats",
-    "TrainingSpec", "UnsupportedError", "Usage",
-]  # fmt: skip
 
 # Seconds until a new job is in the lists of its host; our allowance, no host states one.
 LIST_LAG = 10.0
@@ -63,76 +33,6 @@ JOB_TAG = "ftg_job_id"  # the key in a host's metadata that holds our id of the 
 NOT_SETTLED = "not_settled"
 # The code with which a host refuses a chat with a model that has no deployment; Azure's word.
 NOT_DEPLOYED = "DeploymentNotFound"
-
-# Settings that say what to train rather than how: every backend understands them.
-NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a backend can do, as data, so that a job is refused before any work."""
-
-    hosted: bool  # True if the data leave this machine
-    methods: frozenset[str]
-    rules: str | Mapping[str, str] = "common"  # a family of data rules, or codes -> severities
-    priced: frozenset[str] = frozenset()  # methods it can price but not run
-    training_types: frozenset[str] = frozenset()
-    options: frozenset[str] = frozenset()  # spec fields it honours in addition to NEUTRAL
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # those it honours at one value alone
-    min_rows: int = 1
-    max_file_bytes: int | None = None
-    max_context: int | None = None  # tokens per example; longer examples are cut at the end
-    no_new_jobs_after: date | None = None
-    life_cycle: LifeCycle | None = None  # dates of the model, where one is named
-    unknown_model_reason: str = ""  # why this backend certainly lacks the model; "" if it may not
-    notes: tuple[str, ...] = ()
-    resumes: frozenset[JobStatus] = frozenset()  # states that ``Backend.resume`` leads out of
-    poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest wait between polls
-    settle_seconds: float = 0.0  # how long a sent create may still take effect
-    takes_metadata: bool = False  # True if it is a TakesMetadata
-    longest_wait: float | None = None  # seconds to wait at most when asked to; None: the setting
-    deletes: frozenset[Literal["file", "model"]] = frozenset()  # what the host deletes when asked
-
-    def require(self, backend: str, spec: TrainingSpec) -> None:
-        """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
-        if spec.method not in self.methods | self.priced:
-            raise UnsupportedError(
-                f"Backend {backend!r} cannot do method {spec.method!r}; it does: "
-                f"{', '.join(sorted(self.methods)) or 'none that we know of'}.",
-                hint="Use --backend local." if spec.method in methods.TRAINERS else "",
-                backend=backend,
-                option="method",
-            )
-        if spec.training_type and spec.training_type not in self.training_types:
-            can = ", ".join(sorted(self.training_types)) or "it chooses itself"
-            other = "use one of these" if self.training_types else "use --backend local"
-            raise UnsupportedError(
-                f"Backend {backend!r} cannot do training_type {spec.training_type!r} ({can}).",
-                hint=f"Leave training_type out, or {other}.",
-                backend=backend,
-                option="training_type",
-            )
-        fixed = {name for name, value in self.fixed.items() if getattr(spec, name) == value}
-        refused = sorted(spec.chosen - NEUTRAL - self.options - fixed - {"training_type"})
-        if refused:
-            honoured = f"It honours: {', '.join(sorted(self.options | NEUTRAL))}."
-            named = "It trains on from a model of its own that is named as model, like ft:..."
-            raise UnsupportedError(
-                f"Backend {backend!r} cannot honour {', '.join(refused)}.",
-                hint=named if self.hosted and refused[0] == "continue_from" else honoured,
-                backend=backend,
-                option=refused[0],
-            )
-        if not spec.chosen <= NEUTRAL:
-            methods.require(spec)
-        unused = sorted(spec.chosen & LORA) if spec.training_type == "full" else []
-        if unused:
-            raise UnsupportedError(
-                f"training_type 'full' has no adapter, so it cannot honour {', '.join(unused)}.",
-                hint="Leave it out, or use training_type='lora'.",
-                backend=backend,
-                option=unused[0],
-            )
 
 
 @dataclass(frozen=True)
@@ -162,66 +62,6 @@ class Intent:
     # False if the key at hand may belong to another account than the job: then only our tag shows
     # that a job is this one.
     same_account: bool = True
-
-
-class HandleData(Model):
-    """A fine-tuned model: where it is and what it was made from. JSON in and out.
-
-    It keeps the *name* of the key's environment variable, never its value.
-    """
-
-    model_config = ConfigDict(extra="forbid", defer_build=True, protected_namespaces=())
-
-    handle_version: Literal[1] = 1
-    kind: Literal["hosted", "adapter", "merged", "reward"]
-    model: str  # hosted model id, or absolute folder
-    base_model: str
-    base_revision: str | None = None
-    base_sha256: str | None = None  # of the weights of a base in a folder; a hub's has a revision
-    base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
-    backend: str
-    backend_options: dict[str, Any] = Field(default_factory=dict)
-    base_url: str | None = None
-    api_key_env: str | None = None
-    template_hash: str | None = None  # sha256 of the chat template it was trained with
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)  # switches, as in training
-    system_prompt: str | None = None  # of the training data, if all rows have the same one
-    job_id: str | None = None
-    step: int | None = None  # of a checkpoint of the job
-    # The base and the trainings before the job's own: ["builtin/tiny", "sft ftg-7kq3@200"].
-    continued_from: list[str] = Field(default_factory=list)
-    dataset_sha256: str | None = None
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    warnings: list[str] = Field(default_factory=list)  # why it may be of no use, from its training
-    created_at: float = Field(default_factory=time.time)  # seconds since the epoch
-    ready_at: float | None = None  # when it first answered a chat
-    first_answer: str | None = None
-    retires_on: str | None = None  # YYYY-MM-DD, from the provider's dated profile
-    deploy: str | None = None  # the command that deploys it; None where it answers, or may
-    deployment: dict[str, Any] = Field(default_factory=dict)  # that we made for it
-    _allows_changed_base: bool = PrivateAttr(default=False)
-
-    @property
-    def allows_changed_base(self) -> bool:
-        """True if the caller wants an answer on a base that has changed since training. Never
-        stored: no file can say it."""
-        return self._allows_changed_base
-
-    @property
-    def ready(self) -> bool:
-        """True once the model has answered a chat."""
-        return self.ready_at is not None
-
-    @model_serializer(mode="wrap")
-    def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is empty and came later: versions that do not know it read the rest."""
-        fields: dict[str, Any] = write(self)
-        later = (
-            *("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings", "step"),
-            "continued_from",
-        )
-        unused = [name for name in later if not getattr(self, name)]
-        return {name: value for name, value in fields.items() if name not in unused}
 
 
 class Backend(ABC):

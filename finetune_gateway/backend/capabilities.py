@@ -1,0 +1,85 @@
+"""What a backend can do, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+from finetune_gateway import methods
+from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.estimation.profiles import LifeCycle
+from finetune_gateway.events import JobStatus
+from finetune_gateway.methods import LORA
+from finetune_gateway.spec import TrainingSpec
+
+# Settings that say what to train rather than how: every backend understands them.
+NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do, as data, so that a job is refused before any work."""
+
+    hosted: bool  # True if the data leave this machine
+    methods: frozenset[str]
+    rules: str | Mapping[str, str] = "common"  # a family of data rules, or codes -> severities
+    priced: frozenset[str] = frozenset()  # methods it can price but not run
+    training_types: frozenset[str] = frozenset()
+    options: frozenset[str] = frozenset()  # spec fields it honours in addition to NEUTRAL
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # those it honours at one value alone
+    min_rows: int = 1
+    max_file_bytes: int | None = None
+    max_context: int | None = None  # tokens per example; longer examples are cut at the end
+    no_new_jobs_after: date | None = None
+    life_cycle: LifeCycle | None = None  # dates of the model, where one is named
+    unknown_model_reason: str = ""  # why this backend certainly lacks the model; "" if it may not
+    notes: tuple[str, ...] = ()
+    resumes: frozenset[JobStatus] = frozenset()  # states that ``Backend.resume`` leads out of
+    poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest wait between polls
+    settle_seconds: float = 0.0  # how long a sent create may still take effect
+    takes_metadata: bool = False  # True if it is a TakesMetadata
+    longest_wait: float | None = None  # seconds to wait at most when asked to; None: the setting
+    deletes: frozenset[Literal["file", "model"]] = frozenset()  # what the host deletes when asked
+
+    def require(self, backend: str, spec: TrainingSpec) -> None:
+        """Raise UnsupportedError for the first thing in ``spec`` that this backend cannot do."""
+        if spec.method not in self.methods | self.priced:
+            raise UnsupportedError(
+                f"Backend {backend!r} cannot do method {spec.method!r}; it does: "
+                f"{', '.join(sorted(self.methods)) or 'none that we know of'}.",
+                hint="Use --backend local." if spec.method in methods.TRAINERS else "",
+                backend=backend,
+                option="method",
+            )
+        if spec.training_type and spec.training_type not in self.training_types:
+            can = ", ".join(sorted(self.training_types)) or "it chooses itself"
+            other = "use one of these" if self.training_types else "use --backend local"
+            raise UnsupportedError(
+                f"Backend {backend!r} cannot do training_type {spec.training_type!r} ({can}).",
+                hint=f"Leave training_type out, or {other}.",
+                backend=backend,
+                option="training_type",
+            )
+        fixed = {name for name, value in self.fixed.items() if getattr(spec, name) == value}
+        refused = sorted(spec.chosen - NEUTRAL - self.options - fixed - {"training_type"})
+        if refused:
+            honoured = f"It honours: {', '.join(sorted(self.options | NEUTRAL))}."
+            named = "It trains on from a model of its own that is named as model, like ft:..."
+            raise UnsupportedError(
+                f"Backend {backend!r} cannot honour {', '.join(refused)}.",
+                hint=named if self.hosted and refused[0] == "continue_from" else honoured,
+                backend=backend,
+                option=refused[0],
+            )
+        if not spec.chosen <= NEUTRAL:
+            methods.require(spec)
+        unused = sorted(spec.chosen & LORA) if spec.training_type == "full" else []
+        if unused:
+            raise UnsupportedError(
+                f"training_type 'full' has no adapter, so it cannot honour {', '.join(unused)}.",
+                hint="Leave it out, or use training_type='lora'.",
+                backend=backend,
+                option=unused[0],
+            )
