@@ -76,6 +76,14 @@ def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
     return bool(reads)
 
 
+def require_key_of(store: Store, record: JobRecord, backend: Backend) -> None:
+    """Raise BackendError unless the key at hand is known to be of the account of a job that is
+    about to be sent: with another one it would be bought twice, or for somebody else."""
+    key = backend.account()
+    if key is not None and _is_strange(store, key, record):
+        raise not_proven(record)
+
+
 @contextmanager
 def reading(store: Store, record: JobRecord, backend: Backend) -> Iterator[None]:
     """Wrap a request about a job by its provider's id, which shows whose key is at hand.

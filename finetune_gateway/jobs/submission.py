@@ -214,8 +214,9 @@ class Submitter:
                 return held
         with self._classify_failure(record, backend, first):
             if not first:
-                record = self.adopt(record, backend)
+                # Before the look: what it does not find at the last moment is still in doubt.
                 left = max(self.seconds_left(record, backend), record.seconds_to_wait)
+                record = self.adopt(record, backend)
                 if not record.unsent:
                     return record
                 if record.step in ("uploading", "creating") and left > 0:
@@ -231,6 +232,7 @@ class Submitter:
                     account = accounts.of(self.store, backend)
                     accounts.require_only(self.store, record, account)
                     record = self.store.set_account(record.id, account)
+                accounts.require_key_of(self.store, record, backend)
             backend.connect()
             self._commit_sent(record, self._create(record, backend))
         return self.store.get(record.id)

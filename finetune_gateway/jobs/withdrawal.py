@@ -50,6 +50,8 @@ def _adopt_if_known(
     keeps nobody from ending it."""
     try:
         runner = backend()
+        # Before the look: what it does not find at the last moment is still in doubt.
+        left = submitter.seconds_left(record, runner)
         found = submitter.adopt(record, runner)
         if found.unsent and found.refused:
             found = _look_again(submitter, found, runner, on_wait)
@@ -57,7 +59,6 @@ def _adopt_if_known(
         if record.refused or not budgets.never_created(record):
             raise
         return record
-    left = submitter.seconds_left(found, runner)
     if found.unsent and found.step == "creating" and left > 0:
         raise not_yet(found, f"{found.display_name} may still get it, for {left:.0f} s")
     return found
