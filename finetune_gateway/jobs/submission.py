@@ -246,14 +246,16 @@ class Submitter:
 
     def adopt(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Store the provider's id if the provider shows the job. Raises BackendError if that cannot
-        be known, unless a sent request may still take effect: then a later look tells."""
-        if not record.unsent or record.settled:
+        be known, unless a sent request may still take effect: then a later look tells; or a person
+        said that it is not there. What that person saw may be older than the job: the home may
+        have been restored from a copy."""
+        if not record.unsent:
             return record
         try:
             provider_id = self._find(record, backend)
         except BackendError as exc:
             waiting = record.step == "creating" and self.seconds_left(record, backend) > 0
-            if exc.code != NOT_SETTLED or not waiting:
+            if exc.code != NOT_SETTLED or not (waiting or record.settled):
                 raise
             return record
         return self.store.set_sent(record.id, provider_id) if provider_id else record

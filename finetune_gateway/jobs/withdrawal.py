@@ -46,17 +46,17 @@ def withdraw(
 def _adopt_if_known(
     submitter: Submitter, record: JobRecord, backend: Callable[[], Backend], on_wait: OnWait
 ) -> JobRecord:
-    """Adopt the job. Raises only if it may have been created: else a backend that cannot be asked
-    keeps nobody from ending it."""
+    """Adopt the job. Raises only if it may have been created, and no person said that it was not:
+    else a backend that cannot be asked keeps nobody from ending it."""
     try:
         runner = backend()
         # Before the look: what it does not find at the last moment is still in doubt.
         left = submitter.seconds_left(record, runner)
         found = submitter.adopt(record, runner)
-        if found.unsent and found.refused:
+        if found.unsent and found.refused and not found.settled:
             found = _look_again(submitter, found, runner, on_wait)
     except GatewayError:
-        if record.refused or not budgets.never_created(record):
+        if not record.settled and (record.refused or not budgets.never_created(record)):
             raise
         return record
     if found.unsent and found.step == "creating" and left > 0:

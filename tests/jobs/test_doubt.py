@@ -155,6 +155,26 @@ def test_a_wrong_id_settles_nothing(home: Path, train_file: Path, named: str) ->
         assert Gateway().job(job.id).provider_id is None
 
 
+@pytest.mark.parametrize("metadata", ["kept", "null"])
+def test_what_a_person_said_ends_with_what_the_host_shows(
+    metadata: str, home: Path, train_file: Path
+) -> None:
+    """A home that is restored from a copy still has the word of a person from before the job was
+    sent: it is looked for all the same, and not bought twice."""
+    with Provider(metadata=metadata) as provider:
+        job = lost(provider, train_file, "reset_before")
+        assert job.settle(created=None).record.settled
+        copy = home.with_name("copy")
+        job.store.close()
+        shutil.copytree(home, copy)
+        sent = Gateway().job(job.id).wait(20).provider_id
+        shutil.rmtree(home)
+        shutil.copytree(copy, home)
+        again = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
+        assert (again.id, again.provider_id) == (job.id, sent)
+        assert len(provider.jobs) == 1
+
+
 def _app(name: str) -> Any:
     from finetune_gateway.cli.run import build_app
 
