@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from support.training import a_run
 
 from finetune_gateway.backends.local import fourbit, worker
 from finetune_gateway.backends.local.imports import OF_TRL, UNUSED, blocked, without_collections
+from finetune_gateway.backends.local.read_ahead import BLOCK, read_ahead, read_missing
 from finetune_gateway.spec import TrainingSpec
 
 
@@ -83,3 +85,39 @@ def test_imports_leave_out_what_is_not_used() -> None:
     TRL."""
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
     assert done.stdout == "scipy datasets pandas\n", done.stderr
+
+
+def _evicted(path: Path, size: int) -> bool:
+    """Write a file, and let the system forget it; False where it does not."""
+    path.write_bytes(b"\1" * size)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux says what is in its cache")
+def test_weights_are_read_while_the_worker_imports(tmp_path: Path) -> None:
+    """From the disk alone: what the system has in memory is not read again."""
+    weights = tmp_path / "model.safetensors"
+    if not _evicted(weights, 3 * BLOCK + 7):
+        pytest.skip("this file system keeps all files in memory")
+    (tmp_path / "config.json").write_text("{}")
+    read_ahead(str(tmp_path)).join()
+    with weights.open("rb") as file:
+        for at in range(0, 3 * BLOCK + 7, BLOCK):
+            assert os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) == 1
+    assert read_missing(weights) == 0
+
+
+def test_reading_ahead_leaves_errors_to_who_loads(tmp_path: Path) -> None:
+    """A folder without weights, a name that the hub's cache lacks, an index that cannot be read."""
+    (tmp_path / "model.safetensors.index.json").write_text("[")
+    for model in (str(tmp_path), str(tmp_path / "gone"), "acme/unknown", "builtin/unknown"):
+        thread = read_ahead(model)
+        thread.join()
+        assert not thread.is_alive()

@@ -45,7 +45,7 @@ def small_files(model: str, settings: Settings) -> Path:
             settings.create()
             builtin.ensure_tokenizer(folder)
         return folder
-    folder = _folder(model) or hub.fetch(model)
+    folder = folder_of(model) or hub.fetch(model)
     if not (folder / "config.json").exists():  # say what it is, rather than what it lacks
         bases.require_weights(model, folder, _names(model, folder))
     return folder
@@ -65,7 +65,7 @@ def with_weights(
             return folder
         with locking(settings.create().locks / folder.name):  # one builder at a time
             return builtin.ensure_model(folder, report)
-    local = _folder(model)
+    local = folder_of(model)
     if local is None:
         report(f"downloading {model}")
     folder = local or hub.fetch(model, revision=revision)
@@ -185,7 +185,7 @@ def _names(model: str, folder: Path) -> set[str]:
 
 
 def _is_at_hub(model: str) -> bool:
-    return model != builtin.NAME and _folder(model) is None
+    return model != builtin.NAME and folder_of(model) is None
 
 
 def _readable(folder: Path) -> Path:
@@ -200,7 +200,7 @@ def _readable(folder: Path) -> Path:
     return folder
 
 
-def _folder(model: str) -> Path | None:
+def folder_of(model: str) -> Path | None:
     """Return the folder of a model that is given as a path; None for an id of the hub."""
     path = os.path.expanduser(model)
     if model.startswith("builtin/"):

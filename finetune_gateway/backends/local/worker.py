@@ -20,6 +20,7 @@ from types import FrameType
 from finetune_gateway.backends.local import out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
+from finetune_gateway.backends.local.read_ahead import read_ahead
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, packages_of
@@ -130,6 +131,7 @@ def train(run: Run) -> tuple[Result, int | None]:
     if run.spec.report_to != "none":
         name, folder = run.spec.report_to, run.folder
         run.event(trackers.prepare(name, folder, run.id, run.file.tracker) + ".")
+    read_ahead(run.spec.model, run.base_revision)
     # Torch: not before there is a slot.
     packages = packages_of(run.spec)
     import_training(
