@@ -13,6 +13,7 @@ from finetune_gateway.backend import Backend
 from finetune_gateway.data.columns import mapped
 from finetune_gateway.data.dataset import Dataset as _Dataset
 from finetune_gateway.data.dataset import Source
+from finetune_gateway.data.memory import is_row
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.findings import Report
 from finetune_gateway.gateway import Gateway
@@ -67,7 +68,7 @@ def preview(
     data: Source | dict[str, Any], *, model: str, **options: Unpack[PreviewOptions]
 ) -> Preview | list[Preview]:
     """Return rows as the model will see them: token by token, with what is trained. Offline."""
-    if isinstance(data, dict):  # one row
+    if is_row(data):
         return _default().preview([data], model=model, **options)[0]
     return _default().preview(data, model=model, **options)
 

@@ -65,6 +65,17 @@ class GatewayError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process with all attributes, whatever ``__init__`` takes."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[GatewayError], args: tuple[Any, ...]) -> GatewayError:
+    """Return an error without its attributes, which pickle and copy set next."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
 
 class DataError(GatewayError, ValueError):
     """The dataset cannot be used as it is; ``report`` lists lines and fixes, ``command`` shows all

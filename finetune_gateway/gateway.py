@@ -327,7 +327,7 @@ class Gateway(HomeJobs, HomeEvaluations):
             require_bool(f"allow_{name}", value)
         require_bool("again", again)
         tags = check_metadata(metadata)
-        self.settle_latest(data, model, backend, options, again=again)
+        data = self.settle_latest(data, model, backend, options, again=again)
         if not model or options.get("continue_from"):
             model = self.model_to_train(model, options)
         if backend is None:

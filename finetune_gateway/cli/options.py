@@ -33,7 +33,7 @@ _MAPPED = re.compile(r'(?:"[^"]*"|[^,"])+')  # a pair of --map, whose column may
 # What cannot be read is refused when it is opened, as in Python: readable=False.
 Data = Annotated[
     Path,
-    typer.Argument(metavar="DATA", help="JSONL file.", show_default=False, readable=False),
+    typer.Argument(metavar="DATA", help="JSONL file or URL.", show_default=False, readable=False),
 ]
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="Id, its beginning, or 'latest'.", show_default=False)

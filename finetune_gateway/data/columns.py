@@ -33,7 +33,10 @@ KEYS = (
 )  # fmt: skip
 _EXAMPLE = "--map question=prompt,answer=completion, or columns={'question': 'prompt', ...}"
 _SHOWN = 12  # columns in a message
-_TYPED = ("csv", "excel", "parquet", "datasets-folder", "datasets", "pandas")
+_TYPED = (
+    "csv", "excel", "parquet", "datasets-folder",
+    "datasets", "pandas", "polars", "arrow", "columns",
+)  # fmt: skip
 _ABOUT_NAMES = ("header_unknown", "header_missing")  # answered by a map
 
 # Columns whose names say what they are, the surest first.
@@ -205,8 +208,9 @@ def mapped(
             lambda digest: f"{Path(dataset.name).stem}-{digest[:16]}.jsonl",
             fsync=False,
         )
-    source = dataset.source or dataset.path
-    made = type(dataset)(path, dataset.name, dataset.container, source, digest, renaming.done())
+    made = type(dataset)(
+        path, dataset.name, dataset.container, dataset.source, digest, renaming.done()
+    )
     if not stays:
         made.for_a_while()
     made.given = dataset

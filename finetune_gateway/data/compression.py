@@ -47,8 +47,7 @@ def _inside(dataset: Dataset, name: str, opener: Callable[..., Any]) -> Dataset:
             lambda digest: f"{digest[:16]}{suffix}",
             fsync=False,
         )
-    source = dataset.source or dataset.path
-    return Dataset(path, inner.name, "jsonl", source, digest).for_a_while()
+    return Dataset(path, inner.name, "jsonl", dataset.source, digest).for_a_while()
 
 
 def _chunks(file: IO[bytes], dataset: Dataset, name: str) -> Iterator[bytes]:

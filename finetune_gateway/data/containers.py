@@ -1,5 +1,5 @@
-"""Containers of rows other than JSON lines: a JSON array, CSV, Parquet, a ``datasets`` folder, a
-data frame, rows in memory. Each is read as lines of JSON, one row at a time.
+"""Files of rows other than JSON lines: a JSON array, CSV, Parquet, a ``datasets`` folder. Each is
+read as lines of JSON, one row at a time.
 
 Rows of Arrow lose keys whose value is null: Arrow pads every object with the keys of all others,
 and padding cannot be distinguished from data.
@@ -8,26 +8,30 @@ and padding cannot be distinguished from data.
 from __future__ import annotations
 
 import codecs
-import datetime
-import decimal
 import json
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from finetune_gateway.data import content
 from finetune_gateway.data.content import Content
+from finetune_gateway.data.memory import (
+    Placed,
+    dump_rows,
+    require_unique,
+    unplaced,
+    with_lists,
+    without_nulls,
+)
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import dumped, loads_strict
-from finetune_gateway.errors import DataError, MissingDependency, shown
+from finetune_gateway.errors import DataError, MissingDependency
 from finetune_gateway.settings import files
 from finetune_gateway.text.quoting import hidden, quoted
 
 # Imported where they are needed: what reads one container. Most files are JSON lines.
 
 Json = dict[str, Any]
-Placed = Iterator[tuple[int, str]]  # line in the user's file, or 0 for the next; the row as JSON
 
 CHUNK = 1 << 20  # bytes read at a time
 MAX_PIECE = 64 << 20  # bytes of one line that are looked at
@@ -44,6 +48,9 @@ NAMES = {
     "datasets-folder": "a folder of the datasets library",
     "datasets": "a datasets.Dataset",
     "pandas": "a pandas frame",
+    "polars": "a polars frame",
+    "arrow": "an Arrow table",
+    "columns": "a dict of columns",
     "rows": "rows in memory",
 }
 
@@ -95,7 +102,7 @@ def rows_of(path: Path, container: str, encoding: str, reading: Reading) -> Plac
     if container in ("parquet", "datasets-folder"):
         reading.numbering = "row"
         rows = _parquet([path]) if container == "parquet" else _folder(path)
-        return _unplaced(_dump_rows(_with_lists(rows, reading), path.name))
+        return unplaced(dump_rows(with_lists(rows, reading), path.name))
     if container == "excel":
         from finetune_gateway.data.workbook import workbook_rows
 
@@ -150,41 +157,6 @@ def _lines(path: Path, encoding: str, *, is_json: bool) -> Placed:
         for number, line in enumerate(json_files.lines_of(file), 1):
             if text := line.rstrip("\r\n"):
                 yield number, text if is_json else dumped({"text": text})
-
-
-def container_of_object(source: Any) -> str:
-    """Return the container of an object in memory, by its attributes: no library is imported."""
-    if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        return "pandas"
-    return "datasets" if hasattr(source, "features") else "rows"
-
-
-def object_rows(source: Any, container: str, reading: Reading) -> Placed:
-    """Yield the rows of a frame, a ``datasets.Dataset`` or an iterable of dicts as JSON.
-
-    Raises DataError for anything else.
-    """
-    if isinstance(source, dict):
-        raise DataError(
-            "A single dict is not a dataset.",
-            hint="Pass a list of rows, or one split of a DatasetDict: data['train'].",
-        )
-    if not hasattr(source, "__iter__"):
-        hint = "Pass a path, rows or a Dataset."
-        raise DataError(f"{shown(source)} is not a dataset.", hint=hint)
-    if container == "pandas":
-        _require_unique(list(source.columns), "frame")
-        frame = source.to_dict(orient="records")
-        rows = ({k: v for k, v in row.items() if not _is_missing(v)} for row in frame)
-        return _unplaced(_dump_rows(_with_lists(rows, reading), "frame"))
-    if container == "datasets":
-        found = _with_lists((_without_nulls(row) for row in source), reading)
-        return _unplaced(_dump_rows(found, "dataset"))
-    return _unplaced(_dump_rows(source, "rows"))
-
-
-def _unplaced(rows: Iterable[str]) -> Placed:
-    return ((0, row) for row in rows)
 
 
 class OutOfLine(Exception):
@@ -305,13 +277,19 @@ def _parquet(paths: list[Path]) -> Iterator[Json]:
     for path in paths:
         try:
             with parquet.ParquetFile(path) as file:
-                _require_unique(file.schema_arrow.names, path.name)
+                require_unique(file.schema_arrow.names, path.name)
                 for batch in file.iter_batches(batch_size=256):
-                    yield from map(_without_index, map(_without_nulls, batch.to_pylist()))
+                    yield from map(_without_index, map(without_nulls, batch.to_pylist()))
         except DataError:
             raise
         except (ArrowException, ArithmeticError, OSError, ValueError) as exc:
             raise _unreadable(path, str(exc).partition("\n")[0]) from None
+
+
+def _without_index(row: Json) -> Json:
+    """Return a row without the number that pandas gave it."""
+    row.pop("__index_level_0__", None)
+    return row
 
 
 def _folder(path: Path) -> Iterator[Json]:
@@ -328,8 +306,8 @@ def _folder(path: Path) -> Iterator[Json]:
         for name in names:
             with memory_map(str(path / Path(name["filename"]).name)) as source:
                 for batch in ipc.open_stream(source):
-                    _require_unique(batch.schema.names, path.name)
-                    yield from map(_without_nulls, batch.to_pylist())
+                    require_unique(batch.schema.names, path.name)
+                    yield from map(without_nulls, batch.to_pylist())
     except DataError:
         raise
     except (
@@ -342,79 +320,6 @@ def _folder(path: Path) -> Iterator[Json]:
         ValueError,
     ) as exc:
         raise _unreadable(path, str(exc).partition("\n")[0]) from None
-
-
-# -- rows --------------------------------------------------------------------------------------
-
-
-def _without_nulls(value: Any) -> Any:
-    """Return a value without the null and NaN keys of its objects, most of which are padding by
-    Arrow and pandas."""
-    if isinstance(value, dict):
-        kept = ((key, inner) for key, inner in value.items() if not _is_missing(inner))
-        return {key: _without_nulls(inner) for key, inner in kept}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _without_index(row: Json) -> Json:
-    """Return a row without the number that pandas gave it."""
-    row.pop("__index_level_0__", None)
-    return row
-
-
-def _with_lists(rows: Iterable[Json], reading: Reading) -> Iterator[Json]:
-    """Yield rows with the lists of messages that are written as texts."""
-    from finetune_gateway.data.cells import MESSAGES, cell_value
-
-    for number, row in enumerate(rows, 1):
-        for key in MESSAGES & row.keys():
-            if isinstance(row[key], str):
-                row[key], is_python = cell_value(key, row[key])
-                if is_python:
-                    reading.note("cell_python", number, path=key)
-        yield row
-
-
-def _require_unique(names: list[Any], name: str) -> None:
-    """Raise DataError for two columns of one name: one would be lost."""
-    twice = next((one for at, one in enumerate(names) if one in names[:at]), None)
-    if twice is not None:
-        raise DataError(
-            f"{name} cannot be read: two columns are named {quoted(twice)}.",
-            hint="Rename one of them, or remove it.",
-        )
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _dump_rows(rows: Iterable[Any], name: str) -> Iterator[str]:
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{name}: row {number} is a {type(row).__name__}, not a dict.",
-                hint="Pass rows such as {'messages': [...]}, or a path.",
-            )
-        try:
-            yield dumped(row, default=_plain)
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise DataError(
-                f"{name}: row {number} cannot be written as JSON: {exc}.",
-                hint="Rows may hold dicts, lists, strings, numbers, booleans and None.",
-            ) from None
-
-
-def _plain(value: Any) -> Any:
-    """Return arrays and numbers of NumPy as lists and numbers, dates and decimals as texts. Raises
-    TypeError for others."""
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal | datetime.timedelta):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def _unreadable(path: Path, reason: str) -> DataError:

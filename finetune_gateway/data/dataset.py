@@ -10,25 +10,30 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import msgspec
 
 from finetune_gateway.data import containers, content
 from finetune_gateway.data.column_names import with_path
 from finetune_gateway.data.content import Content
+from finetune_gateway.data.locations import existing, is_dataset, not_there, url_of
+from finetune_gateway.data.memory import container_of_object, object_rows
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import loads_strict
-from finetune_gateway.errors import DataError, NotFoundError
+from finetune_gateway.data.streams import Stream, stream_of
+from finetune_gateway.errors import DataError
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.spool import new_folder, remove_with
 
 Kind = Literal["chat", "preference", "unpaired_preference", "prompt_completion", "text", "unknown"]
-Rows = Iterable[dict[str, Any]]
+Rows = Iterable[dict[str, Any]] | Mapping[str, Sequence[Any]]  # or a dict of columns
+Bytes = IO[bytes] | IO[str] | bytes | bytearray | memoryview
 Rewrite = Callable[[dict[str, Any]], dict[str, Any]]
 
 BOM = b"\xef\xbb\xbf"
@@ -84,7 +89,7 @@ class Dataset:
     """A JSONL file of examples.
 
     ``container``: the form the rows came in: jsonl, json-array, json-object, csv, excel, text,
-    parquet, datasets-folder, datasets, pandas or rows; ``reading``: more on that.
+    parquet, datasets-folder, datasets, pandas, polars, arrow, columns or rows; ``reading``: more.
 
     >>> Dataset.open("train.jsonl").fingerprint        # sha256 of the bytes
     >>> Dataset.open([{"messages": [...]}, ...])       # rows from memory, spooled to a file
@@ -104,7 +109,8 @@ class Dataset:
         self.name = name or path.name  # for messages
         self.container = container
         self.reading = reading or Reading(container)
-        self.source = source or (path if container == "jsonl" else None)  # the user's file
+        # The user's file, if they have one: a copy has a name, and its file is named too.
+        self.source = source or (path if container == "jsonl" and name is None else None)
         # Called with the bytes read and the size of the file while lines are read.
         self.on_progress: Callable[[int, int], None] | None = None
         self._reads: Dataset | None = None  # whose file this is, while anything reads it
@@ -113,21 +119,22 @@ class Dataset:
     @classmethod
     def open(
         cls,
-        source: str | os.PathLike[str] | Rows | Dataset,
+        source: Source,
         *,
         spool: Path | None = None,
         folder: Path | None = None,
     ) -> Self:
-        """Open a path, or rows in memory: an iterable of dicts, a ``datasets.Dataset``, a pandas
-        frame.
+        """Open a path or the URL of an object store, an open file or bytes, or rows in memory: an
+        iterable of dicts, a dict of columns, a ``datasets.Dataset``, a frame, an Arrow table.
 
         A file is read as what it holds, whatever its name; only one named ``.jsonl`` is taken at
         its word, so that a check says what is wrong with it.
         Other forms than JSON lines are first written as JSON lines below ``spool`` (default: the
-        home folder), for as long as there is a Dataset that reads them; so is what comes through a
-        pipe, which can be read only once. ``folder``: write them there instead, and leave them.
+        home folder), for as long as there is a Dataset that reads them; so is what can be read only
+        once: an open file, from where it stands, an iterator, a pipe, a download. ``folder``: write
+        them there instead, and leave them.
         Raises NotFoundError if there is no such file, DataError if it cannot be read,
-        MissingDependency where the extra for its container is not installed.
+        MissingDependency where the extra for its container or its store is not installed.
         """
         if isinstance(source, cls):
             return source
@@ -138,10 +145,10 @@ class Dataset:
             same._reads, same.given = source, source.given
             return same
         held = JSON_LINES
-        if isinstance(source, str | os.PathLike):
+        if isinstance(source, str | os.PathLike) and (_is_file(source) or url_of(source) is None):
             if source == "":
                 raise DataError("The path of the data is empty.", hint="Name the JSONL file.")
-            path = _existing(Path(source))
+            path = Path(source) if _is_file(source) else existing(Path(source))
             held = _content(path)
             if (not held.container or held in _AS_LINES) and path.is_file():
                 reading = containers.reading_of(path, held) if held != JSON_LINES else None
@@ -151,29 +158,51 @@ class Dataset:
         return cls._written(source, new_folder(spool or Settings.load().spool), held).for_a_while()
 
     @classmethod
-    def _written(cls, source: str | os.PathLike[str] | Rows, folder: Path, held: Content) -> Self:
-        """Write rows that are not a file of JSON lines to ``folder``."""
+    def _written(cls, source: Any, folder: Path, held: Content) -> Self:
+        """Write to ``folder`` what is not a file of JSON lines."""
+        if stream := stream_of(source, folder):
+            return cls._streamed(stream, folder)
         if not isinstance(source, str | os.PathLike):
-            reading = Reading(containers.container_of_object(source), numbering="row")
-            rows = containers.object_rows(source, reading.container, reading)
-            written, digest = containers.spooled(rows, folder, "rows", by_line=False)
+            reading = Reading(container_of_object(source), numbering="row")
+            with closing(object_rows(source, reading.container, reading)) as rows:
+                written, digest = containers.spooled(rows, folder, "rows", by_line=False)
             return cls(written, None, reading.container, sha256=digest, reading=reading)
         path = Path(source)
         if held.container and held not in _AS_LINES:
-            return cls._of(containers.written(path, held, path, folder), path)
+            return cls._of(containers.written(path, held, path, folder), path.name, path)
         copy = cls(path).copied(files.folder(folder))  # of a pipe
         held = content.content_of(copy.path, path)
         if not held.container or held in _AS_LINES:
             return copy
         try:
-            return cls._of(containers.written(copy.path, held, path, folder), path)
+            return cls._of(containers.written(copy.path, held, path, folder), path.name, path)
         finally:
             copy.path.unlink(missing_ok=True)
 
     @classmethod
-    def _of(cls, written: tuple[Path, str, Reading], source: Path) -> Self:
+    def _streamed(cls, stream: Stream, folder: Path) -> Self:
+        name = Path(stream.name)
+        with files.storing("The data cannot be written", folder), closing(stream.chunks) as chunks:
+            path, digest = files.write_by_content(
+                files.folder(folder),
+                chunks,
+                lambda digest: f"{name.stem[:40]}-{digest[:16]}{name.suffix[:12] or '.jsonl'}",
+                fsync=False,
+            )
+        is_named = name.suffix.lower() in content.JSON_LINES
+        held = JSON_LINES if is_named else content.content_of(path, name)
+        if not held.container or held in _AS_LINES:
+            reading = None if is_named else containers.reading_of(name, held)
+            return cls(path, stream.name, "jsonl", stream.file, digest, reading)
+        try:
+            return cls._of(containers.written(path, held, name, folder), stream.name, stream.file)
+        finally:
+            path.unlink(missing_ok=True)
+
+    @classmethod
+    def _of(cls, written: tuple[Path, str, Reading], name: str, source: Path | None) -> Self:
         path, digest, reading = written
-        return cls(path, source.name, reading.container, source, digest, reading)
+        return cls(path, name, reading.container, source, digest, reading)
 
     def by_content(self, spool: Path | None = None) -> Dataset:
         """Return the dataset of a file read as what it holds, even if its name promises JSON lines;
@@ -186,8 +215,8 @@ class Dataset:
         if held == Content("json-array"):  # --fix takes it from there
             return self
         folder = new_folder(spool or Settings.load().spool)
-        source = self._shown
-        return self._of(containers.written(self.path, held, source, folder), source).for_a_while()
+        written = containers.written(self.path, held, self._shown, folder)
+        return self._of(written, self.name, self.source).for_a_while()
 
     def for_a_while(self) -> Self:
         """Remove the file when nothing reads it any more; return this dataset."""
@@ -272,8 +301,7 @@ class Dataset:
         DataError or NotFoundError when the file cannot be read any more.
         """
         path, digest = self._write(folder, self._readable(refused))
-        source = self.source or self.path
-        return type(self)(path, self.name, self.container, source, digest, self.reading)
+        return type(self)(path, self.name, self.container, self.source, digest, self.reading)
 
     def rewritten(self, folder: Path, rewrite: Rewrite) -> Dataset:
         """Return a copy in ``folder`` with each row of this copy, a validated one, rewritten.
@@ -296,7 +324,7 @@ class Dataset:
                 while chunk := file.read(CHUNK):
                     yield chunk
         except FileNotFoundError:
-            raise _not_there(self._shown) from None
+            raise not_there(self._shown) from None
         except OSError as exc:
             raise DataError(
                 f"{str(self._shown)!r} cannot be read: {exc.strerror or exc}.",
@@ -341,32 +369,35 @@ class Dataset:
         return data
 
     def _refused(self, number: int, why: str) -> DataError:
-        hint = f"Run: ftg validate {shlex.quote(str(self._shown))}"
+        hint = "Validate it: the report has all lines that are wrong."
+        if self.source is not None:
+            hint = f"Run: ftg validate {shlex.quote(str(self.source))}"
         return DataError(f"{self._shown}: line {number} {why}.", hint=hint)
 
     @property
     def _shown(self) -> Path:
-        """The user's file, for messages."""
-        return self.source or self.path
+        """The user's file, for messages; what has none has a name."""
+        return self.source or Path(self.name)
 
     def __repr__(self) -> str:
         return f"Dataset({str(self.path)!r})"
 
 
-Source = str | os.PathLike[str] | Rows | Dataset
+Source = str | os.PathLike[str] | Bytes | Rows | Dataset
+
+
+def _is_file(path: str | os.PathLike[str]) -> bool:
+    """Return True for the path of a file that can be read, as most data are."""
+    return os.path.isfile(path) and os.access(path, os.R_OK)
 
 
 def _content(path: Path) -> Content:
     """Return what a file or folder is read as."""
     if path.is_dir():
-        return Content("datasets-folder" if _is_dataset(path) else "")
+        return Content("datasets-folder" if is_dataset(path) else "")
     if not path.is_file() or path.suffix.lower() in content.JSON_LINES:
         return JSON_LINES
     return content.content_of(path)
-
-
-def _is_dataset(folder: Path) -> bool:
-    return (folder / "state.json").exists() or any(folder.glob("*.parquet"))
 
 
 def kind_of(row: dict[str, Any]) -> Kind:
@@ -417,32 +448,3 @@ def system_prompt_of(row: dict[str, Any]) -> str | None:
         return None
     content = first.get("content")
     return content if isinstance(content, str) else None
-
-
-def _existing(path: Path) -> Path:
-    try:
-        there = path.exists()
-    except PermissionError:
-        raise DataError(
-            f"{str(path)!r} cannot be read: permission denied.",
-            hint=f"Ask for rights on the folder {path.parent}.",
-        ) from None
-    except OSError:  # the name is too long
-        there = False
-    if not there:
-        raise _not_there(path)
-    if path.is_dir() and not _is_dataset(path):
-        raise DataError(
-            f"{str(path)!r} is a folder, not a file.", hint="Name the JSONL file in it."
-        )
-    if not os.access(path, os.R_OK):
-        raise DataError(
-            f"{str(path)!r} cannot be read: permission denied.", hint=f"Run: chmod u+r {path}"
-        )
-    return path
-
-
-def _not_there(path: Path) -> NotFoundError:
-    return NotFoundError(
-        f"There is no file {str(path)!r}.", hint=f"You are in {os.getcwd()}; check the path."
-    )

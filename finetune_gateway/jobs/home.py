@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.data.dataset import Source
+from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.jobs import (
     charges,
@@ -91,15 +91,16 @@ class HomeJobs(ABC):
 
     def settle_latest(
         self, data: Source, model: str | None, place: Any, options: Any, *, again: bool
-    ) -> None:
+    ) -> Source:
         """If the newest job is what an equal submit has made of ``latest``, name in ``options`` the
         job that was the newest then: else a submit that is repeated would train on from its own
-        job. ``again``: that is wanted."""
+        job. ``again``: that is wanted. Return the data, as a Dataset where they had to be read."""
         if again or options.get("continue_from") not in model_names.LATEST:
-            return  # and leave no home behind, should the rest be refused
+            return data  # and leave no home behind, should the rest be refused
         newest = continuing.may_have_made(options, self.store)
         if newest is None:
-            return
+            return data
+        data = Dataset.open(data, spool=self.settings.spool)  # it may be one that is read once
         before: Any = {**options, "continue_from": newest.spec.continue_from}
         # What keeps this from being planned is said of the submit itself, if it is in its way too.
         with suppress(GatewayError), planning.copies_folder(self.settings) as folder:
@@ -107,6 +108,7 @@ class HomeJobs(ABC):
             job = self.equal_job(self._plan(data, base, place, folder, {**before}))
             if job is not None and job.id == newest.id:
                 options["continue_from"] = newest.spec.continue_from
+        return data
 
     def equal_job(self, plan: Plan) -> Job | None:
         """Return the job that is running or has succeeded with the same data, spec and backend: a
