@@ -125,6 +125,10 @@ def load(name: str, options: dict[str, Any] | None = None) -> Backend:
     except TypeError as exc:
         stray = str(exc).rpartition("unexpected keyword argument ")[2]
         raise SpecError(f"Backend {name!r} does not take these options: {stray}.") from None
+    except GatewayError:
+        raise
+    except Exception as exc:  # whatever the constructor of a plug-in raises
+        raise _unusable(name, "built", exc) from exc
 
 
 def restore(name: str, options: dict[str, Any]) -> Backend:
@@ -139,12 +143,25 @@ def _load_plugin(name: str) -> type[Backend]:
     require_known(name)
     try:
         loaded: type[Backend] = _plugins()[name].load()
-    except (ImportError, AttributeError) as exc:
+    except Exception as exc:  # whatever a module of others raises when it is imported
+        raise _unusable(name, "imported", exc) from exc
+    # Imported here: 'ftg --help' and 'ftg validate' read names alone.
+    from finetune_gateway.backend import Backend
+
+    if not isinstance(loaded, type) or not issubclass(loaded, Backend):
         raise GatewayError(
-            f"Backend {name!r} of {origin(name)} cannot be imported: {exc}.",
+            f"Backend {name!r} of {origin(name)} is {shown(loaded)}, no class of a Backend.",
             hint="Reinstall that package, or choose another backend.",
-        ) from exc
+        )
     return loaded
+
+
+def _unusable(name: str, verb: str, exc: Exception) -> GatewayError:
+    why = str(exc) if isinstance(exc, ImportError) else f"{type(exc).__name__}: {exc}"
+    return GatewayError(
+        f"Backend {name!r} of {origin(name)} cannot be {verb}: {why}.",
+        hint="Reinstall that package, or choose another backend.",
+    )
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.handle_data import HandleData
+from finetune_gateway.backend.seam import guard_calls
 from finetune_gateway.chat import ChatModel
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import UnsupportedError
@@ -73,6 +74,10 @@ class Backend(ABC):
 
     name: ClassVar[str]
     restored: bool = False  # built from what a job or a handle says, not by a call of the user
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        guard_calls(cls, Backend)
 
     @property
     def display_name(self) -> str:

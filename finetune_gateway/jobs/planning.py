@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backend import Backend
+from finetune_gateway.backend.seam import name_of, time_limit
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import Dataset
@@ -32,7 +33,7 @@ from finetune_gateway.errors import (
 from finetune_gateway.estimation.estimate import Estimate, RowCounts
 from finetune_gateway.estimation.hosted import at_train_price
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import records
+from finetune_gateway.jobs import plugins, records
 from finetune_gateway.jobs.file_checks import Candidate, FileChecks, OnProgress
 from finetune_gateway.jobs.job_files import Files
 from finetune_gateway.jobs.records import JobRecord, StoredFile
@@ -158,7 +159,18 @@ def side_by_side(
     on_progress: OnProgress | None = None,
 ) -> list[Option]:
     """Return an option for each pair of backend and spec, in their order. An error takes the place
-    of its option and leaves the others."""
+    of its option and leaves the others; so does a call of a plug-in that hangs."""
+    with time_limit():
+        return _side_by_side(pairs, load, files, train_price, on_progress)
+
+
+def _side_by_side(
+    pairs: Sequence[tuple[str | Backend, TrainingSpec]],
+    load: Callable[[str | Backend], Backend],
+    files: Files,
+    train_price: Decimal | None,
+    on_progress: OnProgress | None,
+) -> list[Option]:
     checks = FileChecks(shared=len(pairs) > 1, on_progress=on_progress)
     options: dict[int, Option] = {}
     candidates: dict[int, Candidate] = {}
@@ -197,7 +209,10 @@ def _as_ours(backend: str | Backend, exc: Exception) -> GatewayError:
 def _name(backend: str | Backend) -> str:
     if isinstance(backend, str):
         return backend
-    return records.display_name(backend.name, backend.options())
+    try:
+        return records.display_name(name_of(backend), backend.options())
+    except GatewayError:  # it is one that cannot say even this
+        return name_of(backend)
 
 
 # -- from the plan to the job ------------------------------------------------------------
@@ -282,6 +297,7 @@ def intent(
     ``allowed``: the private data that it may send.
     Raises StoreError if the files cannot be put on the disk.
     """
+    plugins.require_restorable(plan.backend)
     with storing("The data cannot be kept", folder):
         for file in _own_files(plan):
             sync(Path(file.path))

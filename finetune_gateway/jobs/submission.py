@@ -215,7 +215,8 @@ class Submitter:
         with self._classify_failure(record, backend, first):
             if not first:
                 # Before the look: what it does not find at the last moment is still in doubt.
-                left = max(self.seconds_left(record, backend), record.seconds_to_wait)
+                waits = (record.seconds_to_wait, self._pause(record, backend))
+                left = max(self.seconds_left(record, backend), *waits)
                 record = self.adopt(record, backend)
                 if not record.unsent:
                     return record
@@ -304,6 +305,14 @@ class Submitter:
         if passed < 0:
             self.store.begin_step_again(record.id)
         return backend.capabilities().settle_seconds - max(0.0, passed)
+
+    def _pause(self, record: JobRecord, backend: Backend) -> float:
+        """Return how long a job still waits before its next try. Each try doubles it: a backend
+        that answers with nonsense at once, and finds nothing, is not asked again at once."""
+        first, longest = backend.capabilities().poll_seconds
+        pause = min(first * (2 ** (record.tries - 1) - 1), turns.LONGEST_PAUSE * longest)
+        passed = seconds_since(record.step_at, record.step_clock)
+        return pause - passed if record.tries and passed >= 0 else 0.0
 
     def _reserve_again(self, record: JobRecord) -> None:
         """Reserve the share of a job whose submitter died: other jobs may have taken it in the

@@ -7,6 +7,8 @@ from datetime import date
 from typing import Any
 
 from finetune_gateway import registry
+from finetune_gateway.backend import Capabilities
+from finetune_gateway.backend.seam import within_time
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.methods import TRAINERS
@@ -27,7 +29,7 @@ def backend_document(name: str) -> Document:
     """Return the capabilities of a backend, or why it cannot be loaded."""
     document: Document = {"name": name, "origin": registry.origin(name)}
     try:
-        capabilities = registry.load(name).capabilities()
+        capabilities = _capabilities(name)
     except GatewayError as exc:
         return {**document, "usable": False, "error": str(exc)}
     return {
@@ -41,6 +43,13 @@ def backend_document(name: str) -> Document:
         "no_new_jobs_after": capabilities.no_new_jobs_after,
         "notes": list(capabilities.notes),
     }
+
+
+def _capabilities(name: str) -> Capabilities:
+    """Return what a backend can do; of a plug-in that hangs, BackendError."""
+    if registry.origin(name) == "built in":
+        return registry.load(name).capabilities()
+    return within_time(f"Backend {name!r}", lambda: registry.load(name).capabilities())
 
 
 def backends_text(backends: Sequence[Document]) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import psutil
 
 from finetune_gateway import registry
+from finetune_gateway.backend.seam import within_time
 from finetune_gateway.backends.local import fourbit
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
@@ -379,11 +380,28 @@ def _age_warning(stale: list[profiles.LifeCycle], today: date) -> str:
 
 def check_backend(name: str, options: Mapping[str, Any] | None = None) -> Check:
     """Load a backend; ask a host with OpenAI's API for its models."""
+    if name not in registry.BUILTIN and name not in registry.HOSTS:
+        return _check_plugin(name, options)
     try:
         backend = registry.load(name, dict(options) if options else None)
         backend.bind(Settings.load())
         if name == "openai" or name in registry.HOSTS:
             return _check_endpoint(name, backend)
+    except GatewayError as exc:
+        return Check(name, "error", exc.message, exc.hint)
+    return Check(name, "ok", f"can be loaded ({registry.origin(name)})")
+
+
+def _check_plugin(name: str, options: Mapping[str, Any] | None) -> Check:
+    """Build a backend of another package, and ask it what it can do; one that hangs is cut off."""
+
+    def look() -> None:
+        backend = registry.load(name, dict(options) if options else None)
+        backend.bind(Settings.load())
+        backend.capabilities()
+
+    try:
+        within_time(f"Backend {name!r}", look)
     except GatewayError as exc:
         return Check(name, "error", exc.message, exc.hint)
     return Check(name, "ok", f"can be loaded ({registry.origin(name)})")

@@ -1,0 +1,368 @@
+"""What each call of a backend may return: a check for each, which gives the answer as we use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Set
+from decimal import Decimal
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_gateway.backend.capabilities import Capabilities
+from finetune_gateway.errors import shown, validation_error_text
+from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
+from finetune_gateway.model import MOST, Model
+from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.counter import TokenCounter
+
+Arguments = tuple[Any, ...]
+Check = Callable[[Any, Any, Arguments, dict[str, Any]], Any]
+
+MAX_EVENTS = 10_000  # of one poll; the rest comes with the next ones
+LONGEST_ID = 1000  # characters; names of resources at clouds have up to 300
+LONGEST_SETTLE = 7 * 24 * 3600.0  # seconds; a job in doubt keeps its share of the budget so long
+DEEPEST = 20  # levels of JSON in the data of an event
+PART = "ftg-events:"  # begins a cursor of ours: so many events of the backend's own are taken
+
+
+class Wrong(Exception):
+    """An answer breaks the contract; says how."""
+
+
+# -- ids ---------------------------------------------------------------------------------
+
+
+def _identifier(value: Any, *_: Any) -> str:
+    if not isinstance(value, str):
+        raise Wrong(f"must return the provider's id as a text, not {shown(value)}")
+    if not value.strip() or not value.isprintable() or len(value) > LONGEST_ID:
+        raise Wrong(
+            f"returned {shown(value)}, which is no id: a line of 1 to {LONGEST_ID} characters"
+        )
+    return value
+
+
+def _identifier_or_none(value: Any, *_: Any) -> str | None:
+    return None if value is None else _identifier(value)
+
+
+def _identifiers(value: Any, *_: Any) -> list[str]:
+    if not isinstance(value, list | tuple):
+        raise Wrong(f"must return a list of ids, not {shown(value)}")
+    return [_identifier(one) for one in value]
+
+
+def _text(value: Any, *_: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_ID:
+        raise Wrong(f"must be a short text, not {shown(value)}")
+    return value
+
+
+def _text_or_none(value: Any, *_: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+# -- what it can do ----------------------------------------------------------------------
+
+
+def _capabilities(value: Any, *_: Any) -> Capabilities:
+    if not isinstance(value, Capabilities):
+        raise Wrong(f"must return a Capabilities, not {shown(value)}")
+    if not isinstance(value.hosted, bool):
+        raise Wrong(f"must say with hosted=True or False where data go, not {shown(value.hosted)}")
+    for name in ("methods", "priced", "training_types", "options", "resumes", "deletes"):
+        if not isinstance(given := getattr(value, name), Set):
+            raise Wrong(f"must give {name} as a frozenset, not {shown(given)}")
+    if not isinstance(value.rules, str | Mapping) or not isinstance(value.fixed, Mapping):
+        raise Wrong("must give rules as a text or a mapping, and fixed as a mapping")
+    _check_seconds(value)
+    for name in ("min_rows", "max_file_bytes", "max_context"):
+        limit = getattr(value, name)
+        if limit is not None and not (_is_number(limit) and isinstance(limit, int) and limit >= 0):
+            raise Wrong(f"must give {name} as a whole number from 0, not {shown(limit)}")
+    return value
+
+
+def _check_seconds(value: Capabilities) -> None:
+    _seconds("settle_seconds", value.settle_seconds, LONGEST_SETTLE)
+    if value.longest_wait is not None:
+        _seconds("longest_wait", value.longest_wait, MOST)
+    if not isinstance(value.poll_seconds, tuple | list) or len(value.poll_seconds) != 2:
+        raise Wrong(f"must give poll_seconds as two numbers, not {shown(value.poll_seconds)}")
+    for number in value.poll_seconds:
+        _seconds("poll_seconds", number, LONGEST_SETTLE)
+
+
+def _seconds(name: str, value: Any, most: float) -> None:
+    if not _is_number(value) or not 0 <= value <= most:
+        raise Wrong(f"must give {name} in seconds from 0 to {most:,.0f}, not {shown(value)}")
+
+
+def _lifetime(value: Any, *_: Any) -> float | None:
+    if value is not None:
+        _seconds("the lifetime", value, MOST)
+    return value  # type: ignore[no-any-return]
+
+
+def _is_number(value: Any) -> bool:
+    """Return True for a finite number; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return False
+    return isfinite(value)
+
+
+def _json(value: Any, *_: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise Wrong(f"must return a dict with texts as keys, not {shown(value)}")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise Wrong(f"must return plain JSON: {exc}") from None
+    return value
+
+
+# -- before a job ------------------------------------------------------------------------
+
+
+def _instance(wanted: type) -> Check:
+    def check(value: Any, *_: Any) -> Any:
+        if not isinstance(value, wanted):
+            raise Wrong(f"must return a {wanted.__name__}, not {shown(value)}")
+        return value
+
+    return check
+
+
+def _estimate(value: Any, backend: Any, args: Arguments, kwargs: dict[str, Any]) -> Estimate:
+    """Return an estimate with finite amounts that are not negative. The capabilities say whether
+    the data leave the machine, whatever it says."""
+    if not isinstance(value, Estimate):
+        raise Wrong(f"must return an Estimate, not {shown(value)}")
+    for path, amount in _amounts("", value):
+        if not _is_number(amount) or amount < 0:
+            raise Wrong(f"gives {path} as {shown(amount)}: an amount is a finite number from 0")
+    _validate(Estimate, value)
+    spec = kwargs.get("spec", args[0] if args else None)
+    model = getattr(spec, "model", None)
+    hosted = backend.capabilities().hosted or backend.capabilities(model).hosted
+    if hosted and not value.data_leaves_machine:
+        return value.model_copy(update={"data_leaves_machine": True})
+    return value
+
+
+def _amounts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every number of an estimate with its name; of a range all three, whatever they are."""
+    if isinstance(value, Range):
+        yield from (
+            (f"{path}.{name}", getattr(value, name)) for name in ("low", "expected", "high")
+        )
+    elif isinstance(value, Model):
+        for name in type(value).model_fields:
+            yield from _amounts(f"{path}.{name}".lstrip("."), getattr(value, name, None))
+    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        yield path, value
+
+
+def _validate(model: type[Model], value: Model) -> Model:
+    """Read the fields of a model again: one that was made without checks may hold anything."""
+    try:
+        return model.model_validate(dict(value.__dict__))
+    except ValidationError as exc:
+        wrong = validation_error_text(exc)
+        raise Wrong(f"returned a {model.__name__} that is none: {wrong}") from None
+
+
+# -- the job -----------------------------------------------------------------------------
+
+
+def given_cursor(cursor: str | None) -> str | None:
+    """Return the backend's own cursor: ours says too how many of its events are taken."""
+    return _parts(cursor)[1]
+
+
+def _parts(cursor: str | None) -> tuple[int, str | None]:
+    if cursor is None or not cursor.startswith(PART):
+        return 0, cursor
+    taken, _, own = cursor.removeprefix(PART).partition(":")
+    return int(taken), own.removeprefix("=") if own else None
+
+
+def _poll(value: Any, backend: Any, args: Arguments, kwargs: dict[str, Any]) -> Snapshot:
+    """Return the next ``MAX_EVENTS`` events of a snapshot, and what else it says. While there are
+    more, the job has not ended: an ended one is not polled again."""
+    snapshot, cursor = _snapshot(value), args[1]
+    taken, own = _parts(cursor)
+    end = taken + MAX_EVENTS
+    if taken == 0 and len(snapshot.events) <= MAX_EVENTS:
+        return snapshot
+    events = snapshot.events[taken:end]
+    if len(snapshot.events) <= end:
+        return snapshot.model_copy(update={"events": events})
+    changes: dict[str, Any] = {"events": events, "cursor": f"{PART}{end}:{_marked(own)}"}
+    if snapshot.status.final:
+        changes |= {"status": JobStatus.RUNNING, "result": None, "error": None}
+    return snapshot.model_copy(update=changes | {"finished_at": None})
+
+
+def _marked(cursor: str | None) -> str:
+    return "" if cursor is None else f"={cursor}"
+
+
+def _snapshot(value: Any) -> Snapshot:
+    """Return a snapshot that can be stored, with figures that can be."""
+    if not isinstance(value, Snapshot):
+        raise Wrong(f"must return a Snapshot, not {shown(value)}")
+    fields = dict(value.__dict__)
+    status = fields.get("status")
+    if isinstance(status, str) and JobStatus.parse(status) is JobStatus.UNKNOWN:
+        fields |= {"status": JobStatus.UNKNOWN, "raw_status": fields.get("raw_status") or status}
+    for name in ("trained_tokens", "seconds", "finished_at"):
+        number: Any = fields.get(name)
+        if not _is_number(number) or not 0 <= number <= MOST:
+            fields[name] = None
+    for name, model in (("events", Event), ("checkpoints", Checkpoint)):
+        given = fields.get(name)
+        if not isinstance(given, list) or not all(isinstance(one, model) for one in given):
+            raise Wrong(f"must give {name} as a list of {model.__name__}")
+    fields["events"] = [_event(one) for one in fields["events"]]
+    fields["checkpoints"] = [_checkpoint(one) for one in fields["checkpoints"]]
+    if isinstance(cursor := fields.get("cursor"), str) and cursor.startswith(PART):
+        raise Wrong(f"returned the cursor {shown(cursor)}: {PART!r} begins ours alone")
+    if isinstance(result := fields.get("result"), Result):
+        fields["result"] = _result(result)
+    try:
+        return Snapshot.model_validate(fields)
+    except ValidationError as exc:
+        raise Wrong(f"returned a Snapshot that is none: {validation_error_text(exc)}") from None
+
+
+def _event(event: Event) -> Any:
+    """Return an event whose data are plain JSON: what is not is left out."""
+    fields = dict(event.__dict__)
+    if not _is_number(fields.get("created_at")):
+        fields.pop("created_at", None)
+    if isinstance(data := fields.get("data"), dict):
+        fields["data"] = _plain(data, DEEPEST)
+    return _validated(Event, fields)
+
+
+def _checkpoint(point: Checkpoint) -> Any:
+    fields = dict(point.__dict__)
+    if isinstance(metrics := fields.get("metrics"), dict):
+        fields["metrics"] = _plain(metrics, DEEPEST)
+    return _validated(Checkpoint, fields)
+
+
+def _result(value: Any, *_: Any) -> Result:
+    if not isinstance(value, Result):
+        raise Wrong(f"must return a Result, not {shown(value)}")
+    fields = dict(value.__dict__)
+    if isinstance(metrics := fields.get("metrics"), dict):
+        fields["metrics"] = _plain(metrics, DEEPEST)
+    result: Result = _validated(Result, fields)
+    if not result.model.strip():
+        raise Wrong("returned a Result without the name of a model")
+    return result
+
+
+def _validated(model: type[Any], fields: dict[str, Any]) -> Any:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as exc:
+        wrong = validation_error_text(exc)
+        raise Wrong(f"returned a {model.__name__} that is none: {wrong}") from None
+
+
+_LEFT_OUT = object()
+
+
+def _plain(value: Any, levels: int) -> Any:
+    """Return a value without what no JSON has: NaN, infinity, objects, keys that are no text."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int | float):
+        return value if isfinite(value) and abs(value) <= MOST else _LEFT_OUT
+    if levels == 0 or not isinstance(value, dict | list | tuple):
+        return _LEFT_OUT
+    if isinstance(value, dict):
+        pairs = ((name, _plain(one, levels - 1)) for name, one in value.items())
+        return {k: one for k, one in pairs if isinstance(k, str) and one is not _LEFT_OUT}
+    return [one for one in (_plain(one, levels - 1) for one in value) if one is not _LEFT_OUT]
+
+
+def _statuses(value: Any, backend: Any, args: Arguments, kwargs: Any) -> dict[str, Snapshot]:
+    """Return the snapshots of the jobs that were asked for. What is none says nothing of its
+    job, which is polled then."""
+    if not isinstance(value, dict):
+        raise Wrong(f"must return a dict of ids and snapshots, not {shown(value)}")
+    asked = {*(args[0] if args else kwargs["provider_ids"])}
+    found = {}
+    for provider_id, snapshot in value.items():
+        if provider_id in asked and isinstance(snapshot, Snapshot):
+            try:
+                found[provider_id] = _snapshot(snapshot)
+            except Wrong:
+                continue
+    return found
+
+
+# -- the model, and files ----------------------------------------------------------------
+
+
+def _chat_model(value: Any, *_: Any) -> Any:
+    if not any(callable(getattr(value, name, None)) for name in ("chat", "scores")):
+        raise Wrong(f"must return an object with chat and stream, not {shown(value)}")
+    return value
+
+
+def _path_or_none(value: Any, *_: Any) -> Path | None:
+    return None if value is None else _path(value)
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, os.PathLike):
+        raise Wrong(f"must give a Path, not {shown(value)}")
+    return Path(value)
+
+
+def _files(value: Any, *_: Any) -> list[Path]:
+    """Return files that are deleted with a job: never a folder that holds the user's own."""
+    if not isinstance(value, list | tuple):
+        raise Wrong(f"must return a list of paths, not {shown(value)}")
+    paths = [_path(one) for one in value]
+    home = Path.home().resolve()
+    for path in paths:
+        whole = path.resolve()
+        if not path.is_absolute() or whole == home or whole in home.parents:
+            raise Wrong(f"names {str(path)!r}, which holds more than one job: it is not deleted")
+    return paths
+
+
+CHECKS: dict[str, Check] = {
+    "capabilities": _capabilities,
+    "options": _json,
+    "identity": _json,
+    "place": _json,
+    "account": _text_or_none,
+    "display_name": _text,
+    "resolve": _instance(TrainingSpec),
+    "counter": _instance(TokenCounter),
+    "estimate": _estimate,
+    "upload": _identifier_or_none,
+    "upload_lifetime": _lifetime,
+    "find_upload": _identifier_or_none,
+    "find_uploads": _identifiers,
+    "start": _identifier,
+    "find": _identifier_or_none,
+    "poll": _poll,
+    "statuses": _statuses,
+    "checkpoint": _result,
+    "open": _chat_model,
+    "log_path": _path_or_none,
+    "kept_files": _files,
+}

@@ -1,0 +1,229 @@
+"""The seam: every call into a backend passes here, and so does every answer.
+
+Code of others stands behind it. An exception that is not ours becomes a ``BackendError`` that names
+the backend, the method and its package; a doubtful one where something may have been bought. What
+comes back has the promised type and sane figures, or is such an error too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from traceback import extract_tb
+from typing import Any, TypeVar
+
+from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
+from finetune_gateway.errors import BackendError, GatewayError
+from finetune_gateway.text.redaction import redact
+
+# Calls that may have taken effect, and cost money, when they broke.
+BUYS = frozenset({"start", "upload"})
+CALLS = (
+    *("capabilities", "options", "identity", "place", "account", "display_name"),
+    *("bind", "remember", "resolve", "check_model", "check", "connect"),
+    *("counter", "estimate", "preview_renderer"),
+    *("upload", "upload_lifetime", "find_upload", "find_uploads", "start", "find"),
+    *("poll", "statuses", "cancel", "resume", "rewind", "checkpoint"),
+    *("open", "log_path", "kept_files", "delete_file", "delete_model"),
+)
+SCREEN_SECONDS = 5.0  # for one call of a plug-in, on screens that show other things too
+LONGEST_TEXT = 300  # characters of an exception of others in a message
+
+Returned = TypeVar("Returned")
+
+_seconds: ContextVar[float | None] = ContextVar("seconds for a call of a plug-in", default=None)
+_running = threading.local()  # .objects: ids of the backends that this thread is in a call of
+
+
+def guard_calls(cls: type, contract: type) -> None:
+    """Let each call of the contract that a class has of its own, or from a class that is no
+    backend, pass the seam."""
+    for name in CALLS:
+        owner = next(one for one in cls.__mro__ if name in vars(one))
+        if owner is cls or not issubclass(owner, contract):
+            setattr(cls, name, _guarded(name, vars(owner)[name]))
+
+
+def _guarded(name: str, attribute: Any) -> Any:
+    if isinstance(attribute, property):
+        return property(lambda self: _call(self, name, partial(_get, attribute, self), (), {}))
+
+    @wraps(getattr(attribute, "__func__", attribute))
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = attribute.__get__(self, type(self)) if hasattr(attribute, "__get__") else attribute
+        if name == "poll" and not _inside(self):
+            return _poll(self, bound, *args, **kwargs)
+        return _call(self, name, lambda: bound(*args, **kwargs), args, kwargs)
+
+    return call
+
+
+def _get(attribute: property, backend: Any) -> Any:
+    return attribute.__get__(backend, type(backend))
+
+
+def _poll(backend: Any, bound: Callable[..., Any], provider_id: str, cursor: str | None) -> Any:
+    """Poll from the cursor that the backend has given; ours may count events of it too."""
+    given = given_cursor(cursor)
+    return _call(backend, "poll", lambda: bound(provider_id, given), (provider_id, cursor), {})
+
+
+def _call(
+    backend: Any, name: str, ask: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return the checked answer of a call. A call that a backend makes of itself is its own
+    matter."""
+    if _inside(backend):
+        return ask()
+
+    def run() -> Any:
+        _running.objects = objects = getattr(_running, "objects", frozenset()) | {id(backend)}
+        try:
+            return ask()
+        finally:
+            _running.objects = objects - {id(backend)}
+
+    seconds = _seconds.get() if is_plugin(type(backend)) else None
+    try:
+        answer = run() if seconds is None else _within(seconds, run)
+    except GatewayError:
+        raise
+    except Exception as exc:  # whatever a plug-in raises
+        raise _broken(backend, name, exc) from exc
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise _refused(backend, name, "is async: it must return its answer, not a coroutine")
+    check = CHECKS.get(name)
+    try:
+        return check(answer, backend, args, kwargs) if check else answer
+    except Wrong as exc:
+        raise _refused(backend, name, str(exc)) from None
+
+
+def _inside(backend: Any) -> bool:
+    return id(backend) in getattr(_running, "objects", ())
+
+
+# -- time --------------------------------------------------------------------------------
+
+
+@contextmanager
+def time_limit() -> Iterator[None]:
+    """Give each call of a plug-in ``SCREEN_SECONDS`` in this block: one that hangs is an error.
+
+    The call goes on in a thread that ends with the process.
+    """
+    token = _seconds.set(SCREEN_SECONDS)
+    try:
+        yield
+    finally:
+        _seconds.reset(token)
+
+
+def within_time(what: str, make: Callable[[], Returned]) -> Returned:
+    """Return what ``make`` does of a plug-in that is not there yet: its import and constructor.
+    ``what``: who that is. Raises BackendError after ``SCREEN_SECONDS``, and for what it raises."""
+    try:
+        found: Returned = _within(SCREEN_SECONDS, make)
+    except GatewayError:
+        raise
+    except Exception as exc:  # whatever a plug-in raises
+        did = "gave" if isinstance(exc, _TooSlow) else "broke:"
+        raise BackendError(
+            f"{what} {did} {_words(exc)}.", hint=f"Report it to its author{_where(exc)}."
+        ) from exc
+    return found
+
+
+class _TooSlow(Exception):
+    """A call did not return in time."""
+
+
+class _Ended(Exception):
+    """A call wanted to end the process."""
+
+
+def _within(seconds: float, run: Callable[[], Any]) -> Any:
+    answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put((run(), None))
+        except SystemExit as exc:
+            answers.put((None, _Ended(f"sys.exit({exc.code!r})")))
+        except BaseException as exc:  # raised again in the caller's thread
+            answers.put((None, exc))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except Empty:
+        raise _TooSlow(f"no answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return answer
+
+
+# -- errors ------------------------------------------------------------------------------
+
+
+def is_plugin(cls: type) -> bool:
+    """Return True for the class of a backend that is not in this package."""
+    return not f"{cls.__module__}.".startswith("finetune_gateway.")
+
+
+def name_of(backend: Any) -> str:
+    """Return the name of a backend for a message, whatever it has in place of one."""
+    name = getattr(type(backend), "name", None)
+    return name if isinstance(name, str) and name.strip() else type(backend).__name__
+
+
+def _broken(backend: Any, name: str, exc: Exception) -> BackendError:
+    """Return our error for one of others."""
+    lost = isinstance(exc, ConnectionError | TimeoutError | _TooSlow)
+    what = "gave" if isinstance(exc, _TooSlow) else "broke:"
+    return BackendError(
+        f"{name}() of backend {name_of(backend)!r} {what} {_words(exc)}.",
+        hint=_hint(backend, name, _where(exc)),
+        backend=name_of(backend),
+        maybe_applied=name in BUYS,
+        retryable=lost,
+    )
+
+
+def _refused(backend: Any, name: str, wrong: str) -> BackendError:
+    """Return the error for an answer that breaks the contract."""
+    return BackendError(
+        f"{name}() of backend {name_of(backend)!r} {wrong}.",
+        hint=_hint(backend, name),
+        backend=name_of(backend),
+        maybe_applied=name in BUYS,
+    )
+
+
+def _hint(backend: Any, name: str, where: str = "") -> str:
+    package = type(backend).__module__.partition(".")[0]
+    return f"Report it to the author of {package}: {type(backend).__name__}.{name}{where}."
+
+
+def _words(exc: Exception) -> str:
+    """Return an exception of others in words, in one line, without what looks like a key."""
+    if isinstance(exc, _TooSlow | _Ended):
+        return str(exc)
+    try:
+        text = redact(" ".join(str(exc).split()))[:LONGEST_TEXT].rstrip(".")
+    except Exception:  # its own text is broken too
+        text = "it cannot be shown"
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _where(exc: Exception) -> str:
+    """Return the line that raised it: ``, acme.py line 42``."""
+    frames = extract_tb(exc.__traceback__)
+    return f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""

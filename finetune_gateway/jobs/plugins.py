@@ -1,0 +1,113 @@
+"""What a backend must be like before anything is bought there: another process has to find it again
+by what is stored, which holds no key."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_gateway import registry
+from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.backend.seam import is_plugin, name_of
+from finetune_gateway.errors import BackendError, GatewayError, shown
+from finetune_gateway.text import pii, redaction
+
+
+def require_restorable(backend: Backend) -> None:
+    """Raise BackendError, before a job is stored, for a backend that no other process can build
+    again, whose options hold a key, or that does not say how long a sent create may take effect."""
+    if not is_plugin(type(backend)):
+        return
+    limits, options = backend.capabilities(), backend.options()
+    _require_name(backend)
+    _require_settle_seconds(backend, limits, options)
+    _require_no_secret(backend, options)
+    _require_equal(backend, options)
+
+
+def _require_name(backend: Backend) -> None:
+    name: object = getattr(backend, "name", None)
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise _error(backend, f"has the name {shown(name)}: it must be a text")
+
+
+def _require_settle_seconds(
+    backend: Backend, limits: Capabilities, options: dict[str, Any]
+) -> None:
+    """Refuse a host that may create a job after ``find`` has not seen it: it would be bought twice.
+    Zero that the user has chosen stands in the options."""
+    if limits.hosted and limits.settle_seconds == 0 and "settle_seconds" not in options:
+        raise _error(
+            backend,
+            "is hosted and its capabilities() have no settle_seconds: a create whose answer was "
+            "lost could be sent twice",
+            "Its author sets settle_seconds to the seconds that a sent request may still take "
+            "effect: the longest time-out, and 10 for the host's list.",
+        )
+
+
+def _require_no_secret(backend: Backend, options: dict[str, Any]) -> None:
+    """Refuse options with the value of a variable that they name, or with what looks like a key:
+    they are stored and shown."""
+    shown_of = {"options()": options, "identity()": backend.identity()}
+    found = [pair for where, value in shown_of.items() for pair in _texts(where, value)]
+    keys = [os.environ.get(name) for _, name in found if name.isidentifier()]
+    for path, text in found:
+        raw = text.encode(errors="replace")
+        looks = any(code == "secret" for code, _ in pii.find_pii(text, ()))
+        if looks or any(redaction.holds(raw, key) for key in keys):
+            raise _error(
+                backend,
+                f"has a key or password in {path}, and that is stored and shown",
+                "Its author keeps the name of the key's variable there, like "
+                "api_key_env='ACME_API_KEY', never its value.",
+            )
+
+
+def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from _texts(f"{path}[{name!r}]", one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(path, one)
+
+
+def _require_equal(backend: Backend, options: dict[str, Any]) -> None:
+    """Build the backend again as another process does, and compare."""
+    stored = json.loads(json.dumps(options))
+    try:
+        again = _built(backend, stored).options()
+    except Exception as exc:  # whatever the constructor of a plug-in raises
+        why = exc.message if isinstance(exc, GatewayError) else f"{type(exc).__name__}: {exc}"
+        raise _error(
+            backend,
+            f"cannot be built again from its options(), by another process: {why.rstrip('.')}",
+        ) from exc
+    if json.loads(json.dumps(again)) != stored:
+        names = sorted(name for name in {*stored, *again} if stored.get(name) != again.get(name))
+        raise _error(
+            backend,
+            "is another one when it is built again from its options(), by another process: not the "
+            f"same {', '.join(names)}",
+        )
+
+
+def _built(backend: Backend, options: dict[str, Any]) -> Backend:
+    """Return the backend that a stored job of this one gets: the class that is known by its name;
+    where none is, its own."""
+    known = backend.name in registry.BUILTIN or backend.name in registry.names()
+    return registry.load(backend.name, options) if known else type(backend)(**options)
+
+
+def _error(backend: Backend, wrong: str, hint: str = "") -> BackendError:
+    package = type(backend).__module__.partition(".")[0]
+    return BackendError(
+        f"Backend {name_of(backend)!r} {wrong}. Nothing was sent.",
+        hint=hint or f"Report it to the author of {package}: {type(backend).__name__}.",
+        backend=name_of(backend),
+    )

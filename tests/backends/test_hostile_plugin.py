@@ -1,0 +1,298 @@
+"""A plug-in that breaks its contract in every way: nothing is bought twice, no share of the budget
+stays reserved, and the error names the backend and the method."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.hostile import USD, Honest, Misbehaviour, breaking
+
+from finetune_gateway import Gateway, GatewayError
+from finetune_gateway.backend import Event, JobStatus, Range, Result, SpecError
+from finetune_gateway.jobs.submission import MAX_TRIES
+
+KEY = "acme-Jx83kfQpZ1mmR7"
+
+
+class Unspeakable(Exception):
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def returns(value: Any) -> Misbehaviour:
+    return lambda backend, honest: value
+
+
+def raises(error: BaseException) -> Misbehaviour:
+    def misbehave(backend: Any, honest: Any) -> Any:
+        raise error
+
+    return misbehave
+
+
+def then(value: Any) -> Misbehaviour:
+    """Do the work, and return something else."""
+
+    def misbehave(backend: Any, honest: Any) -> Any:
+        honest()
+        return value
+
+    return misbehave
+
+
+def then_raises(error: BaseException) -> Misbehaviour:
+    def misbehave(backend: Any, honest: Any) -> Any:
+        honest()
+        raise error
+
+    return misbehave
+
+
+def with_fields(**fields: Any) -> Misbehaviour:
+    """The honest answer with these in it, unchecked."""
+
+    def misbehave(backend: Any, honest: Any) -> Any:
+        answer = honest()
+        if hasattr(answer, "model_copy"):
+            return answer.model_copy(update=fields)
+        return replace(answer, **fields)
+
+    return misbehave
+
+
+def in_a_coroutine(backend: Any, honest: Any) -> Any:
+    honest()
+    return asyncio.sleep(0)
+
+
+def other_each_time(backend: Any, honest: Any) -> Any:
+    return {"seed": time.perf_counter_ns()}
+
+
+def usd(low: Any, high: Any) -> Range[Decimal]:
+    return Range[Decimal].model_construct(low=low, expected=high, high=high)
+
+
+# The broken method, and what it does. None of them may buy twice.
+STARTS: dict[str, Misbehaviour] = {
+    "None": then(None),
+    "None, and nothing was bought": returns(None),
+    "empty": then(""),
+    "blank": then(" \t"),
+    "two lines": then("job-1\njob-2"),
+    "endless": then("j" * 100_000),
+    "a number": then(7),
+    "bytes": then(b"job-1"),
+    "True": then(True),
+    "a list": then(["job-1"]),
+    "a coroutine": in_a_coroutine,
+    "RuntimeError": then_raises(RuntimeError("boom")),
+    "KeyError before": raises(KeyError("id")),
+    "TimeoutError": then_raises(TimeoutError("read")),
+    "ConnectionError": then_raises(ConnectionResetError(104, "reset")),
+    "RecursionError": then_raises(RecursionError("deep")),
+    "MemoryError": then_raises(MemoryError()),
+    "StopIteration": then_raises(StopIteration()),
+    "cannot be shown": then_raises(Unspeakable()),
+    "one of ours": then_raises(SpecError("start() of backend 'hostile' does not like it.")),
+}
+OTHERS: dict[str, dict[str, Misbehaviour]] = {
+    "capabilities": {
+        "None": returns(None),
+        "KeyError": raises(KeyError("methods")),
+        "hosted is None": with_fields(hosted=None),
+        "methods is a list": with_fields(methods=["sft"]),
+        "settles never": with_fields(settle_seconds=float("inf")),
+        "settles at NaN": with_fields(settle_seconds=float("nan")),
+        "negative pause": with_fields(poll_seconds=(-1.0, 1.0)),
+        "one pause": with_fields(poll_seconds=2.0),
+        "rules is None": with_fields(rules=None),
+        "forgets settle_seconds": with_fields(settle_seconds=0.0),
+    },
+    "options": {
+        "None": returns(None),
+        "a key": returns({"api_key_env": "ACME_API_KEY", "token": KEY}),
+        "looks like a key": returns({"token": "sk-proj-4fJ2kLm9QwErTy7UiOp3AsDfGh5JkLz8"}),
+        "a set": returns({"regions": {"eu"}}),
+        "NaN": returns({"rate": float("nan")}),
+        "others each time": other_each_time,
+        "more than it takes": returns({"region": "eu"}),
+        "RuntimeError": raises(RuntimeError("no options")),
+    },
+    "identity": {"a key": returns({"where": KEY, "api_key_env": "ACME_API_KEY"}), "7": returns(7)},
+    "account": {"a number": returns(7)},
+    "resolve": {"None": returns(None)},
+    "check": {"ValueError": raises(ValueError("no"))},
+    "connect": {"OSError": raises(OSError("no route"))},
+    "counter": {"None": returns(None), "ImportError": raises(ImportError("acme_tokens"))},
+    "estimate": {
+        "None": returns(None),
+        "negative": with_fields(cost_usd=usd(Decimal(-5), Decimal(-5))),
+        "NaN": with_fields(cost_usd=usd(Decimal("NaN"), Decimal("NaN"))),
+        "endless": with_fields(seconds=Range(low=0.0, expected=1.0, high=float("inf"))),
+        "a text": with_fields(cost_usd=usd("4", "4")),
+        "ZeroDivisionError": raises(ZeroDivisionError()),
+    },
+    "upload": {"a number": returns(7), "empty": returns(""), "KeyError": raises(KeyError("id"))},
+    "poll": {
+        "None": returns(None),
+        "a dict": returns({"status": "succeeded"}),
+        "KeyError": raises(KeyError("status")),
+        "no status": with_fields(status=None),
+        "events are None": with_fields(events=None),
+        "events are dicts": with_fields(events=[{"id": "1"}]),
+        "cursor is a number": with_fields(cursor=5),
+        "result is a text": with_fields(result="tuned"),
+        "a model without a name": with_fields(result=Result(kind="hosted", model=" ")),
+    },
+    "open": {"None": returns(None), "RuntimeError": raises(RuntimeError("no socket"))},
+}  # fmt: skip
+TABLE = [
+    *(("start", case, how) for case, how in STARTS.items()),
+    *((method, case, how) for method, cases in OTHERS.items() for case, how in cases.items()),
+]
+
+
+def texts_of(gateway: Gateway, backend: Honest, data: Path) -> list[str]:
+    """Everything that the user gets to read of a submit and a wait."""
+    said: list[str] = []
+    try:
+        job = gateway.submit(data, model="m", backend=backend)
+        said.append(job.phase)
+        job.wait(timeout=0.02)
+        job.result()
+    except GatewayError as exc:
+        said.append(str(exc))
+    return said + [str(one.error) for one in gateway.jobs()] + [one.phase for one in gateway.jobs()]
+
+
+@pytest.mark.parametrize(
+    ("method", "how"), [pytest.param(m, how, id=f"{m}: {case}") for m, case, how in TABLE]
+)
+def test_a_broken_call_buys_once_and_keeps_no_share(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch, method: str, how: Misbehaviour
+) -> None:
+    """The error names backend and method. Once the plug-in is mended the job comes to its end, is
+    there once, and a job that was not bought leaves its share of the month to the next."""
+    monkeypatch.setenv("ACME_API_KEY", KEY)
+    gateway = Gateway(home, monthly_usd=USD)
+    backend: Any = breaking({method: how})
+    said = texts_of(gateway, backend, train_file)
+    named = [one for one in said if "'hostile'" in one and f"{method}()" in one]
+    assert named or any(f"{method}()" in one for one in said), said
+    assert not [one for one in said if KEY in one]
+    assert backend.market.starts <= MAX_TRIES and len(backend.market.bought) <= 1
+
+    type(backend).mended = True
+    for job in gateway.jobs():
+        gateway._job(job.record, backend).wait(timeout=30)
+        assert gateway.job(job.id).status.final
+    if not backend.market.bought:
+        gateway.submit(train_file, model="m", backend=backend).wait(timeout=30)
+    assert len(backend.market.bought) == 1
+
+
+LOST: dict[str, Misbehaviour] = {
+    "a number": returns(0),
+    "False": returns(False),
+    "empty": returns(""),
+    "a coroutine": in_a_coroutine,
+    "KeyError": raises(KeyError("jobs")),
+    "TimeoutError": raises(TimeoutError("read")),
+}
+
+
+@pytest.mark.parametrize("how", LOST.values(), ids=LOST)
+def test_a_search_that_says_nonsense_says_nothing(
+    home: Path, train_file: Path, how: Misbehaviour
+) -> None:
+    """The answer to the create is lost, and the search is broken: nothing is sent again."""
+    gateway = Gateway(home, monthly_usd=USD)
+    backend: Any = breaking({"start": then(None), "find": how})
+    said = texts_of(gateway, backend, train_file)
+    assert any("find() of backend 'hostile'" in one for one in said), said
+    assert backend.market.starts == 1
+    type(backend).mended = True
+    [job] = gateway.jobs()
+    assert gateway._job(job.record, backend).wait(timeout=30).status is JobStatus.SUCCEEDED
+    assert backend.market.starts == 1
+
+
+def test_a_start_that_buys_nothing_is_tried_ten_times(home: Path, train_file: Path) -> None:
+    """It returns None for ever, and nothing is found: the job fails, and its share is free."""
+    gateway = Gateway(home, monthly_usd=USD)
+    starts: list[float] = []
+
+    def nothing(backend: Any, honest: Any) -> None:
+        starts.append(time.monotonic())
+
+    backend: Any = breaking({"start": nothing})
+    job = gateway.submit(train_file, model="m", backend=backend)
+    assert job.wait(timeout=60).status is JobStatus.FAILED
+    assert 2 <= len(starts) <= MAX_TRIES and "and it is not there" in str(job.error)
+    type(backend).mended = True
+    gateway.submit(train_file, model="m", backend=backend, again=True)
+
+
+# -- answers that are mended at the seam --------------------------------------------------
+
+
+def polled(home: Path, train_file: Path, **fields: Any) -> Any:
+    """A job whose poll has these fields in its snapshot."""
+    backend = breaking({"poll": with_fields(**fields)})
+    return Gateway(home).submit(train_file, model="m", backend=backend)
+
+
+def test_figures_that_cannot_be_are_left_out(home: Path, train_file: Path) -> None:
+    """NaN and negative figures, and data that no JSON has; the rest is stored."""
+    data = {"step": 1, "loss": float("nan"), "at": object(), "all": [1, float("inf"), {7: 1}]}
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+    events = [Event(id="1", data=data), Event(id="2", data=endless), Event(id="3", data={"n": 1})]
+    job = polled(
+        home, train_file, events=events, trained_tokens=-5, seconds=float("nan"),
+        finished_at=float("inf"),
+    )  # fmt: skip
+    assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
+    assert (job.record.trained_tokens, job.record.seconds) == (None, None)
+    stored = job.events()
+    assert stored[0].data == {"step": 1, "all": [1, {}]} and stored[2].data == {"n": 1}
+
+
+def test_a_word_that_is_no_status_is_unknown(home: Path, train_file: Path) -> None:
+    """It is shown as it is, and the job goes on."""
+    job = polled(home, train_file, status="warming_up", result=None)
+    job.refresh()
+    assert (job.status, job.record.raw_status) == (JobStatus.VALIDATING_FILES, "warming_up")
+
+
+def test_very_many_events_come_in_parts(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll stores a bounded number of them, and none is lost: the job ends with the last part."""
+    monkeypatch.setattr("finetune_gateway.backend.answers.MAX_EVENTS", 40)
+    job = polled(home, train_file, events=[Event(id=str(n), message=f"{n}") for n in range(100)])
+    job.refresh()
+    assert (len(job.events()), job.status) == (40, JobStatus.RUNNING)
+    assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
+    assert [event.message for event in job.events()] == [str(n) for n in range(100)]
+
+
+def test_the_estimate_does_not_decide_what_leaves_the_machine(home: Path, tmp_path: Path) -> None:
+    """A hosted backend says of private rows that they stay: they are refused all the same."""
+    data = tmp_path / "private.jsonl"
+    row = '{"messages": [{"role": "user", "content": "Mail ann.lee%d@gmail.com"},'
+    row += ' {"role": "assistant", "content": "Done %d."}]}\n'
+    data.write_text("".join(row % (n, n) for n in range(12)), encoding="utf-8")
+    backend = breaking({"estimate": with_fields(data_leaves_machine=False)})
+    with pytest.raises(GatewayError, match="personal data would go to hostile"):
+        Gateway(home).submit(data, model="m", backend=backend)
+    assert not backend.market.starts
