@@ -39,6 +39,7 @@ from finetune_gateway.preparation import fix as fixing
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.preparation.convert import Conversion
 from finetune_gateway.preparation.fix import FixReport
+from finetune_gateway.settings.deadlines import Stop
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import AnyMethod
 
@@ -168,9 +169,10 @@ def wait_for_jobs(
     timeout: float | None = None,
     *,
     on_change: Callable[[Job], object] | None = None,
+    stop: Stop | None = None,
 ) -> list[Failure]:
-    """Block until these jobs have ended, or ``timeout`` seconds have passed."""
-    return _default().wait(jobs, timeout, on_change=on_change)
+    """Block until these jobs have ended, ``timeout`` seconds have passed, or ``stop`` is set."""
+    return _default().wait(jobs, timeout, on_change=on_change, stop=stop)
 
 
 @like(Gateway.remove)

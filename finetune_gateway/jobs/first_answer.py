@@ -12,16 +12,20 @@ import tenacity
 from finetune_gateway.backend import NOT_DEPLOYED, Backend, ChatReply
 from finetune_gateway.errors import BackendError, asked_wait
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
+from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed
 
 # OpenAI's guide: a new model can answer "model not found" or time out for some minutes.
 READY_SECONDS = 600.0
 
 
 def first_answer(
-    handle: ModelHandle, backend: Backend, longest_wait: Callable[[], float]
+    handle: ModelHandle, backend: Backend, longest_wait: Callable[[], float], deadline: Deadline
 ) -> ChatReply:
     """Chat once with the system prompt of the training data; retry while the provider is still
-    starting the model. ``longest_wait``: returns how long the host may let us wait, in seconds."""
+    starting the model. ``longest_wait``: returns how long the host may let us wait, in seconds.
+
+    Raises BackendError, DeadlinePassed after the deadline: nobody waits for the answer any more.
+    """
     first, longest = backend.capabilities().poll_seconds
     backoff = tenacity.wait_exponential(multiplier=first, exp_base=1.5, max=longest)
     jitter = tenacity.wait_random(0, first / 4)
@@ -34,9 +38,15 @@ def first_answer(
         asked = asked_wait(exc)
         return _may_be_starting(exc) and (not asked or asked <= longest_wait())
 
+    def sleep(seconds: float) -> None:
+        deadline.sleep(seconds)
+        if deadline.over:
+            raise DeadlinePassed
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(may_be_starting),
         wait=wait,
+        sleep=sleep,
         stop=tenacity.stop_after_delay(READY_SECONDS),
         reraise=True,
     )

@@ -35,6 +35,7 @@ from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.settings import config
+from finetune_gateway.settings.deadlines import Stop
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingOptions, TrainingSpec
 
@@ -150,12 +151,14 @@ class HomeJobs(ABC):
         timeout: float | None = None,
         *,
         on_change: Callable[[Job], object] | None = None,
+        stop: Stop | None = None,
     ) -> list[Failure]:
-        """Block until these jobs have ended, whatever their status, or ``timeout`` seconds have
-        passed; return those that have not ended, and why. A job that is certainly not at its
-        backend is sent. ``on_change`` is called with each job that has moved.
+        """Block until these jobs have ended, whatever their status, ``timeout`` seconds have
+        passed, also where a host does not answer, or ``stop``, a ``threading.Event()``, is set;
+        return those that have not ended, and why. A job that is certainly not at its backend is
+        sent. ``on_change`` is called with each job that has moved.
         """
-        return many.wait(jobs, timeout, on_change)
+        return many.wait(jobs, timeout, on_change, stop)
 
     def remove(self, jobs: Iterable[Job]) -> list[Removed]:
         """Remove every text of these jobs from this machine, and return what went: data, prompts,

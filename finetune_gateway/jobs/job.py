@@ -1,20 +1,20 @@
 """A job: refresh it, watch it, wait for it, take its result, cancel it.
 
-Waiting is written here, once, with the short calls of any backend. Each answer is stored at once,
-so another process can continue from there.
+Each answer of the backend is stored at once, so another process can continue from there. How a job
+is waited for is in ``waiting``.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from finetune_gateway.backend import NOT_DEPLOYED, NOT_SETTLED, Backend
+from finetune_gateway.backend import NOT_DEPLOYED, Backend
 from finetune_gateway.errors import (
-    AuthenticationError,
     BackendError,
     GatewayError,
     JobCancelled,
@@ -23,7 +23,7 @@ from finetune_gateway.errors import (
     NotFoundError,
 )
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_by_step
-from finetune_gateway.jobs import accounts, removal, results, resumption, settling, turns
+from finetune_gateway.jobs import accounts, removal, results, resumption, settling, turns, waiting
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
@@ -32,12 +32,10 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
 from finetune_gateway.renderers import Pictured
+from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed, Stop
 from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
-
-PATIENCE_SECONDS = 600.0  # wait() continues so long while the provider cannot be reached
-JITTER = 0.2  # share by which a pause between two polls may be shorter
 
 
 class Job(Pictured):
@@ -54,6 +52,7 @@ class Job(Pictured):
         self._load = load
         self._submitter = submitter
         self.trouble: GatewayError | None = None  # why the last poll of a wait told nothing
+        self.running: Future[Any] | None = None  # a call of a wait that had ended before it
 
     @cached_property
     def backend(self) -> Backend:
@@ -157,39 +156,46 @@ class Job(Pictured):
         timeout: float | None = None,
         *,
         send: bool = False,
+        stop: Stop | None = None,
         on_poll: Callable[[Job], object] | None = None,
     ) -> Iterator[Event]:
-        """Yield events as they come, until the job has ended or ``timeout`` seconds have passed.
+        """Yield events as they come, until the job has ended, ``timeout`` seconds have passed, or
+        ``stop``, a ``threading.Event()``, is set.
 
         ``send``: send a job that has not been sent, as ``wait`` does; else raise JobNotFinished
         for such a job. ``on_poll`` is called with the job after each poll, also when there is no
         event. If the provider cannot be reached, keep trying for 10 minutes.
         """
+        return self._watch(Deadline(timeout, stop), send, on_poll)
+
+    def _watch(
+        self, deadline: Deadline, send: bool, on_poll: Callable[[Job], object] | None
+    ) -> Iterator[Event]:
         last = 0
-        for _ in self._polls(timeout, send=send):
+        for _ in waiting.polls(self, deadline, send=send):
             if on_poll:
                 on_poll(self)
             events = self._store.events(self.id, last)
             yield from (event for _, event in events)
             last = events[-1][0] if events else last
 
-    def wait(self, timeout: float | None = None) -> Job:
+    def wait(self, timeout: float | None = None, *, stop: Stop | None = None) -> Job:
         """Block until the job has ended, whatever its status, and return self. A job that is
         certainly not at its backend is sent.
 
-        Raises JobNotFinished after ``timeout`` seconds, and if the provider says that the job has
-        ended but with a status that is not known here. The job continues.
+        Raises JobNotFinished after ``timeout`` seconds, also where the provider does not answer;
+        within a second after ``stop``, a ``threading.Event()``, was set; and if the provider says
+        that the job has ended but with a status that is not known here. The job continues.
         """
-        for _ in self._polls(timeout, send=True):
+        return self._wait(Deadline(timeout, stop))
+
+    def _wait(self, deadline: Deadline) -> Job:
+        for _ in waiting.polls(self, deadline, send=True):
             pass
         if self.record.ended_otherwise:
             raise self.ended_otherwise()
         if not self.status.final:
-            raise JobNotFinished(
-                f"Job {self.id} is still {self.status} after {timeout:g} s.",
-                hint=self.record.outlook or f"It continues. Run: ftg watch {self.id}",
-                job_id=self.id,
-            )
+            raise waiting.not_finished(self, deadline)
         return self
 
     def ended_otherwise(self) -> JobNotFinished:
@@ -201,64 +207,14 @@ class Job(Pictured):
             job_id=self.id,
         )
 
-    def _polls(self, timeout: float | None, *, send: bool) -> Iterator[None]:
-        """Refresh until the job has ended; wait longer while nothing changes. Who may send shows
-        that the job is waited for: these are sent in order."""
-        with turns.awaiting(self._store, self.id) as show:
-            yield from self._refreshes(timeout, show if send else None)
-
-    def _refreshes(self, timeout: float | None, show: Callable[[], None] | None) -> Iterator[None]:
-        send = show is not None
-        first, longest = self.backend.capabilities().poll_seconds
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause, before, failing_since = first, None, None
-        while True:
-            asked = 0.0
-            if show and self.record.unsent:
-                show()
-            try:
-                self.refresh(send=send)
-                self.trouble = failing_since = None
-            except BackendError as exc:
-                self.trouble, failing_since = exc, failing_since or time.monotonic()
-                asked = self._wait_after(exc, time.monotonic() - failing_since)
-                failing_since = None if asked else failing_since
-            yield
-            if not send and failing_since is None:
-                self._require_on_its_way()
-            if self.status.final or self.record.ended_otherwise:
-                return
-            if deadline is not None and time.monotonic() >= deadline:
-                return
-            now = (self.record.cursor, self.status, self.phase)
-            pause = first if now != before else min(pause * 1.5, longest)
-            before = now
-            # Jitter: processes that follow the same job do not all poll at once.
-            wait = max(pause * random.uniform(1 - JITTER, 1), asked)
-            if send and self.record.seconds_to_wait:
-                turns.require_short(self.record, self._longest_wait())
-                wait = max(asked, self.record.seconds_to_wait)
-            left = wait if deadline is None else deadline - time.monotonic()
-            time.sleep(max(0.0, min(wait, left)))
-
-    def _wait_after(self, exc: BackendError, failing: float) -> float:
-        """Return the seconds that the host asks to wait, 0 if it does not. Raises what lasts, has
-        lasted for too long, or asks for a longer wait than is allowed."""
-        lasting = exc.code == NOT_SETTLED or isinstance(exc, AuthenticationError)
-        lasting = lasting or not (exc.retryable or exc.maybe_applied)
-        asked = exc.retry_after or 0.0
-        too_long = asked > self._longest_wait() if asked else failing > PATIENCE_SECONDS
-        if lasting or too_long:
-            raise exc
-        return asked
-
-    def _longest_wait(self) -> float:
-        return turns.longest_wait(self._store, self.backend.capabilities())
-
-    def _require_on_its_way(self) -> None:
+    def require_on_its_way(self) -> None:
         """Raise JobNotFinished for a job that only a command would send now."""
         if self.record.unsent and not self._submitter.may_come(self.record, self.backend):
             raise JobNotFinished(self.record.outlook, job_id=self.id)
+
+    def longest_wait(self) -> float:
+        """Return how long its host may let us wait, in seconds."""
+        return turns.longest_wait(self._store, self.backend.capabilities())
 
     # -- the end -------------------------------------------------------------------------
 
@@ -266,11 +222,14 @@ class Job(Pictured):
         self,
         timeout: float | None = None,
         *,
+        stop: Stop | None = None,
         model: str | None = None,
         step: results.StepName | None = None,
     ) -> ModelHandle:
         """Wait for the model and return it once it has answered a chat. One that must be deployed
         first is returned as it is: its ``deploy`` says how, and it is not ``ready``.
+
+        ``timeout``, ``stop``: the end of all of that, as for ``wait``.
 
         ``model``: its name, for a job that has succeeded at a host that does not give it; or the
         name of its deployment, which is kept once it has answered.
@@ -279,10 +238,19 @@ class Job(Pictured):
         Raises JobFailed or JobCancelled if there will be no model, JobNotFinished after
         ``timeout`` seconds, NotFoundError for a deployment or a step that is not there.
         """
-        if step is not None:
-            return self._at_step(step)
-        if not self.status.final:
-            self.wait(timeout)
+        deadline = Deadline(timeout, stop)
+        try:
+            if step is not None:
+                return waiting.in_time(self, deadline, lambda job: job._at_step(step))
+            if not self.status.final:
+                self._wait(deadline)
+            self._require_model()
+            return waiting.in_time(self, deadline, lambda job: job._answering(model, deadline))
+        except DeadlinePassed:
+            raise waiting.no_answer(self, deadline) from None
+
+    def _require_model(self) -> None:
+        """Raise JobFailed, JobCancelled or JobRemoved if there will be no model."""
         removal.require_kept(self.reload().record)
         if self.status is JobStatus.FAILED:
             raise JobFailed(
@@ -296,7 +264,6 @@ class Job(Pictured):
                 hint=f"Run: ftg resume {self.id}" if self.resumable else "Submit it again.",
                 job_id=self.id,
             )
-        return self._ready(self._handle(model))
 
     def cancel(self, *, on_wait: Callable[[str], object] = lambda reason: None) -> Job:
         """Ask the job to stop and return self. An ended job stays as it is.
@@ -371,6 +338,15 @@ class Job(Pictured):
         self.record = settling.settle(self._store, self.id, created, lambda: self.backend)
         return self
 
+    def _answering(self, model: str | None, deadline: Deadline) -> ModelHandle:
+        """Return the handle of an ended job, once its model has answered."""
+        try:
+            return self._ready(self._handle(model), deadline)
+        except BackendError:
+            if deadline.over:  # it has cut off the answer
+                raise DeadlinePassed from None
+            raise
+
     def _handle(self, model: str | None) -> ModelHandle:
         record = self.record = self._store.get(self.id)  # another process may have a handle by now
         if record.handle is not None:
@@ -427,7 +403,7 @@ class Job(Pictured):
             f"ftg chat {self.id} --model NAME",
         )
 
-    def _ready(self, handle: ModelHandle) -> ModelHandle:
+    def _ready(self, handle: ModelHandle, deadline: Deadline) -> ModelHandle:
         """Return the handle once its model has answered; the backend may have an answer already."""
         if not handle.ready:
             accounts.proven(self._store, self.record, self.backend)
@@ -437,7 +413,7 @@ class Job(Pictured):
                 # Imported here: only a job that has succeeded needs tenacity.
                 from finetune_gateway.jobs.first_answer import first_answer
 
-                reply = first_answer(handle, self.backend, self._longest_wait)
+                reply = first_answer(handle, self.backend, self.longest_wait, deadline)
                 handle.first_answer, handle.ready_at = reply.said, time.time()
             except BackendError as exc:
                 if exc.code != NOT_DEPLOYED:

@@ -6,7 +6,6 @@ what it says of a job is checked by a poll, and what it does not say means nothi
 
 from __future__ import annotations
 
-import heapq
 import json
 import random
 import threading
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from functools import partial
 
 from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
 from finetune_gateway.errors import (
@@ -26,14 +25,16 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.events import JobStatus, later
 from finetune_gateway.jobs import accounts, turns
-from finetune_gateway.jobs.job import JITTER, PATIENCE_SECONDS, Job
+from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.passes import Passes
 from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.waiting import JITTER, PATIENCE_SECONDS
+from finetune_gateway.settings.deadlines import Deadline, Stop
 
 SINGLES = 100  # jobs of a host that one pass polls because the host's list does not tell of them
 STALE_SECONDS = 600.0  # after so long without a poll of its own, a job may get one: lists can lie
 MOVES = 20  # if more jobs of a host go on in another status, only that is stored, without events
 SHOWN = 8  # unsent jobs of a host that keep their place before those of other processes
-THREADS = 16  # hosts that are asked at the same time
 
 
 @dataclass
@@ -54,14 +55,31 @@ class Group:
     asked: set[str] = field(default_factory=set)  # of those that its list does not tell of
     failing: dict[str, float] = field(default_factory=dict)  # since when, by job
     shown: dict[str, ExitStack] = field(default_factory=dict)  # unsent jobs, see show_waiting
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: bool = False
 
     @property
     def hosted(self) -> bool:
         return self.backend.capabilities().hosted
 
+    def close(self) -> None:
+        """Close the connections of this thread to the stores of its jobs."""
+        for store in {job.store for job in self.jobs}:
+            store.close()
+
     def show_waiting(self, unsent: list[Job]) -> None:
         """Let other processes see that we wait for the first of these jobs, and for no other."""
-        first = {job.id: job for job in unsent[:SHOWN]}
+        with self._lock:
+            self._show([] if self._ended else unsent[:SHOWN])
+
+    def end(self) -> None:
+        """Show that we wait for none, whatever a pass does that has not ended."""
+        with self._lock:
+            self._ended = True
+            self._show([])
+
+    def _show(self, unsent: list[Job]) -> None:
+        first = {job.id: job for job in unsent}
         for one in self.shown.keys() - first.keys():
             self.shown.pop(one).close()
         for one in first.keys() - self.shown.keys():
@@ -87,7 +105,7 @@ def refresh(jobs: Iterable[Job]) -> list[Failure]:
         if answer.left:
             failures.append(Failure(answer.left, _too_many(answer.left)))
 
-    _Passes(groups, after, send=False).run()
+    Passes(groups, partial(_ask, send=False), after, Deadline()).run()
     return failures
 
 
@@ -95,22 +113,23 @@ def wait(
     jobs: Iterable[Job],
     timeout: float | None = None,
     on_change: Callable[[Job], object] | None = None,
+    stop: Stop | None = None,
 ) -> list[Failure]:
-    """Block until these jobs have ended or ``timeout`` seconds have passed; return those that have
-    not ended, and why. A job that is certainly not at its backend is sent.
+    """Block until these jobs have ended, ``timeout`` seconds have passed or ``stop`` is set; return
+    those that have not ended, and why. A job that is certainly not at its backend is sent.
 
     ``on_change`` is called with each job whose status or phase has changed, or that has news.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = Deadline(timeout, stop)
     groups, failures = _grouped(jobs)
     waiting = _Wait(groups, failures, on_change or (lambda job: None))
     try:
-        _Passes(groups, waiting.after, send=True, deadline=deadline).run()
+        Passes(groups, partial(_ask, send=True), waiting.after, deadline).run()
     finally:
         for group in groups:
-            group.show_waiting([])
+            group.end()
     if late := [job for group in groups for job in group.jobs if not job.status.final]:
-        failures.append(Failure(late, _not_finished(late, timeout or 0.0)))
+        failures.append(Failure(late, _not_finished(late, deadline)))
     return failures
 
 
@@ -157,7 +176,7 @@ def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
 # -- one pass ----------------------------------------------------------------------------
 
 
-def _ask(group: Group, deadline: float | None, *, send: bool) -> Answer:
+def _ask(group: Group, deadline: Deadline, *, send: bool) -> Answer:
     """Ask the backend of a group for all its jobs, and poll those that have changed."""
     live = [job for job in group.jobs if not job.reload().status.final]
     unsent = [job for job in live if job.provider_id is None]
@@ -251,13 +270,13 @@ def _take_turns(group: Group, unlisted: list[Job]) -> tuple[list[Job], list[Job]
 
 
 def _poll_each(
-    jobs: list[Job], deadline: float | None, *, send: bool
+    jobs: list[Job], deadline: Deadline, *, send: bool
 ) -> list[tuple[Job, GatewayError]]:
     """Refresh each job, up to the deadline or an error that the others would meet too; return the
     errors."""
     failed: list[tuple[Job, GatewayError]] = []
     for place, job in enumerate(jobs):
-        if deadline is not None and time.monotonic() >= deadline and place:
+        if deadline.stopped or (deadline.over and place):
             return failed
         try:
             job.refresh(send=send)
@@ -278,74 +297,6 @@ def _is_of_host(error: GatewayError) -> bool:
 
 
 # -- many passes -------------------------------------------------------------------------
-
-
-class _Passes:
-    """Runs the passes of all groups; ``after`` says in how many seconds the next one of a group is
-    due, or None for no other.
-
-    Each hosted group is asked in a thread of its own if there are several; ``after`` is called in
-    the caller's thread. Ends at ``deadline``, whatever still runs: threads end with the process.
-    """
-
-    def __init__(
-        self,
-        groups: list[Group],
-        after: Callable[[Group, Answer], float | None],
-        *,
-        send: bool,
-        deadline: float | None = None,
-    ) -> None:
-        self.after = after
-        self.send = send
-        self.deadline = deadline
-        self.alone = len(groups) == 1
-        self.running = 0
-        self.started = len(groups)
-        self.due = [(0.0, place, group) for place, group in enumerate(groups)]  # a heap
-        self.answers: SimpleQueue[tuple[Group, Answer | BaseException]] = SimpleQueue()
-
-    def run(self) -> None:
-        while self.due or self.running:
-            self._start_due()
-            try:
-                group, answer = self.answers.get(timeout=self._seconds())
-            except Empty:
-                if self.deadline is not None and time.monotonic() >= self.deadline:
-                    return
-                continue
-            self.running -= 1
-            if isinstance(answer, BaseException):
-                raise answer
-            if (pause := self.after(group, answer)) is not None:
-                self.started += 1
-                heapq.heappush(self.due, (time.monotonic() + pause, self.started, group))
-
-    def _start_due(self) -> None:
-        while self.due and self.due[0][0] <= time.monotonic() and self.running < THREADS:
-            group = heapq.heappop(self.due)[2]
-            self.running += 1
-            if self.alone or not group.hosted:
-                self.answers.put((group, _ask(group, self.deadline, send=self.send)))
-            else:
-                threading.Thread(target=self._ask_beside, args=(group,), daemon=True).start()
-
-    def _ask_beside(self, group: Group) -> None:
-        try:
-            with ExitStack() as connections:  # of this thread
-                for store in {job.store for job in group.jobs}:
-                    connections.callback(store.close)
-                answer = _ask(group, self.deadline, send=self.send)
-            self.answers.put((group, answer))
-        except BaseException as exc:  # raised again in the caller's thread
-            self.answers.put((group, exc))
-
-    def _seconds(self) -> float | None:
-        """Return how long to wait for an answer: until a pass is due, or until the deadline."""
-        ends = [] if self.deadline is None else [self.deadline]
-        if self.due and self.running < THREADS:
-            ends.append(self.due[0][0])
-        return max(0.0, min(ends) - time.monotonic()) if ends else None
 
 
 class _Wait:
@@ -429,10 +380,10 @@ def _is_lasting(error: GatewayError) -> bool:
     return error.code == NOT_SETTLED or not (error.retryable or error.maybe_applied)
 
 
-def _not_finished(jobs: list[Job], seconds: float) -> JobNotFinished:
-    count = f"{len(jobs)} jobs are" if len(jobs) > 1 else f"Job {jobs[0].id} is"
+def _not_finished(jobs: list[Job], deadline: Deadline) -> JobNotFinished:
+    count = f"{len(jobs)} jobs were" if len(jobs) > 1 else f"Job {jobs[0].id} was"
     return JobNotFinished(
-        f"{count} not finished after {seconds:g} s.",
+        f"{count} not finished {deadline.how}.",
         hint="They continue. See: ftg list" if len(jobs) > 1 else "It continues.",
         job_id=jobs[0].id,
     )

@@ -68,7 +68,9 @@ class Handler(Answering):
         if fault and kind in NOT_APPLIED:
             return self.fail_before(fault)
         if fault and kind == "slow":
+            self.provider.sleeping += 1
             time.sleep(fault.seconds)
+            self.provider.sleeping -= 1
         status, body = self.applied(endpoint)
         if fault:
             return self.fail_after(fault, status, body)

@@ -33,6 +33,7 @@ class Host:
         self.random = random.Random(seed)
         self.fault_seconds = fault_seconds
         self.requests: list[Any] = []
+        self.sleeping = 0  # requests that meet the fault ``slow`` now
         self.sent = 0  # bytes of answers without an end
         self.lock = threading.Lock()
         bound = type("BoundHandler", (handler,), {"provider": self})

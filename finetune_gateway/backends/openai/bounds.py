@@ -8,6 +8,7 @@ then, and no body without an end. These bounds are for a whole request and its w
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +18,7 @@ from typing import Any, Protocol, Self
 
 import httpx2
 
+from finetune_gateway.settings.deadlines import end_of_reads
 from finetune_gateway.text.quoting import duration
 
 # Bytes of a body, unpacked. A page of 100 jobs has about 0.1 MB; 8,000 jobs of a host that ignores
@@ -79,9 +81,12 @@ class Client(httpx2.Client):
             pacer.wait()
         longest = _longest(request.url.path)
         clock = _Clock(READS * request.extensions["timeout"]["read"], longest, _bounds.get())
+        if request.method == "GET" or request.url.path.endswith(CHAT):
+            clock.end = end_of_reads()  # nothing else is cut off: it may have taken effect
         _clock.set(clock)
         request.extensions["trace"] = _watch
         clock.check()
+        request.extensions["timeout"] = clock.shortened(request.extensions["timeout"])
         answer = super().send(request, stream=True, **options)
         if pacer:
             pacer.look(answer.status_code, answer.headers)
@@ -219,16 +224,24 @@ class _Clock:
         self.seconds = seconds
         self.longest = longest
         self._bounds = bounds
+        self.end = math.inf  # after which nobody waits for the answer
         self._sent_by = time.monotonic() + seconds
         self._began: float | None = None
 
     def check(self) -> None:
         """Raise Endless if the time of the question is over, or the answer's own."""
         now = time.monotonic()
+        if now > self.end:
+            raise Endless("the time that was left to wait")
         if self._bounds and now > self._bounds.end:
             raise Endless(duration(self._bounds.seconds))
         if self._began is not None and now - self._began > self.seconds:
             raise Endless(duration(self.seconds))
+
+    def shortened(self, seconds: Mapping[str, float]) -> dict[str, float]:
+        """Return the time-outs of a request, none of them beyond the time that is left."""
+        left = max(0.001, self.end - time.monotonic())
+        return {name: min(longest, left) for name, longest in seconds.items()}
 
     def check_answer(self) -> None:
         self._began = self._began or time.monotonic()

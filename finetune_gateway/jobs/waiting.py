@@ -1,0 +1,158 @@
+"""Waiting for one job: polls and pauses until it has ended, the time is up, or it is stopped.
+
+Written once, with the short calls of any backend. A poll that hangs holds up no wait that has an
+end: it goes on in a thread, and the next wait for the job begins with it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from copy import copy
+from typing import Any, Protocol, TypeVar
+
+from finetune_gateway.backend import NOT_SETTLED, Backend
+from finetune_gateway.errors import AuthenticationError, BackendError, GatewayError, JobNotFinished
+from finetune_gateway.events import JobStatus
+from finetune_gateway.jobs import turns
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed
+
+PATIENCE_SECONDS = 600.0  # a wait continues so long while the provider cannot be reached
+JITTER = 0.2  # share by which a pause between two polls may be shorter
+
+
+class Job(Protocol):
+    """The part of a job that is used here."""
+
+    record: JobRecord
+    trouble: GatewayError | None
+    running: Future[Any] | None
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def status(self) -> JobStatus: ...
+
+    @property
+    def phase(self) -> str: ...
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def backend(self) -> Backend: ...
+
+    def refresh(self, *, send: bool = False) -> Any: ...
+
+    def reload(self) -> Any: ...
+
+    def longest_wait(self) -> float: ...
+
+    def require_on_its_way(self) -> None: ...
+
+
+J = TypeVar("J", bound=Job)
+T = TypeVar("T")
+
+
+def polls(job: Job, deadline: Deadline, *, send: bool) -> Iterator[None]:
+    """Refresh until the job has ended; wait longer while nothing changes. Who may send shows that
+    the job is waited for: these are sent in order."""
+    with turns.awaiting(job.store, job.id) as show:
+        yield from _refreshes(job, deadline, show if send else None)
+
+
+def _refreshes(job: Job, deadline: Deadline, show: Callable[[], None] | None) -> Iterator[None]:
+    send = show is not None
+    first, longest = job.backend.capabilities().poll_seconds
+    pause, before, failing_since = first, None, None
+    while not deadline.stopped:
+        asked = 0.0
+        if show and job.record.unsent:
+            show()
+        try:
+            in_time(job, deadline, lambda one: one.refresh(send=send))
+            job.trouble = failing_since = None
+        except DeadlinePassed:
+            job.reload()
+            return
+        except BackendError as exc:
+            job.trouble, failing_since = exc, failing_since or time.monotonic()
+            asked = _wait_after(job, exc, time.monotonic() - failing_since)
+            failing_since = None if asked else failing_since
+        yield
+        if not send and failing_since is None:
+            job.require_on_its_way()
+        if job.status.final or job.record.ended_otherwise or deadline.over:
+            return
+        now = (job.record.cursor, job.status, job.phase)
+        pause = first if now != before else min(pause * 1.5, longest)
+        before = now
+        # Jitter: processes that follow the same job do not all poll at once.
+        wait = max(pause * random.uniform(1 - JITTER, 1), asked)
+        if send and job.record.seconds_to_wait:
+            turns.require_short(job.record, job.longest_wait())
+            wait = max(asked, job.record.seconds_to_wait)
+        deadline.sleep(wait)
+
+
+def in_time(job: J, deadline: Deadline, function: Callable[[J], T]) -> T:
+    """Call a function with the job, or raise DeadlinePassed at the end of a wait.
+
+    Where the wait has an end, the call is made in a thread, with a twin: one that goes on changes
+    no job that its caller has. Of a job one such call runs at a time, so a backend that hangs
+    holds one thread, however often it is waited for.
+    """
+    if not deadline.bounded:
+        return function(job)
+    if job.running is not None:
+        deadline.join(job.running)
+    twin = copy(job)
+
+    def call() -> T:
+        try:
+            return function(twin)
+        finally:
+            twin.store.close()  # the connection of this thread
+
+    running = job.running = deadline.begin(call)
+    deadline.join(running)
+    job.running, job.record = None, twin.record
+    value: T = running.result()
+    return value
+
+
+def _wait_after(job: Job, exc: BackendError, failing: float) -> float:
+    """Return the seconds that the host asks to wait, 0 if it does not. Raises what lasts, has
+    lasted for too long, or asks for a longer wait than is allowed."""
+    lasting = exc.code == NOT_SETTLED or isinstance(exc, AuthenticationError)
+    lasting = lasting or not (exc.retryable or exc.maybe_applied)
+    asked = exc.retry_after or 0.0
+    too_long = asked > job.longest_wait() if asked else failing > PATIENCE_SECONDS
+    if lasting or too_long:
+        raise exc
+    return asked
+
+
+def not_finished(job: Job, deadline: Deadline) -> JobNotFinished:
+    """Return the error for a wait that has ended before its job."""
+    why = f": {job.trouble.message}" if job.trouble else "."
+    return JobNotFinished(
+        f"Job {job.id} was still {job.status} {deadline.how}{why}",
+        hint=job.record.outlook or f"It continues. Run: ftg watch {job.id}",
+        job_id=job.id,
+    )
+
+
+def no_answer(job: Job, deadline: Deadline) -> JobNotFinished:
+    """Return the error for a wait that has ended before the model of its job had answered."""
+    return JobNotFinished(
+        f"The model of job {job.id} had not answered {deadline.how}.",
+        hint=f"Its host may still be starting it. Ask again, or run: ftg chat {job.id}",
+        job_id=job.id,
+    )
