@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from finetune_gateway.migration.archived import Archive
     from finetune_gateway.migration.inventory import FineTune, Inventory
     from finetune_gateway.migration.outcome import Migration
+    from finetune_gateway.settings.client_options import KeyRequest
     from finetune_gateway.spec import TrainingOptions, TrainingSpec
     from finetune_gateway.tokens.masks.preview import Preview, Sequence, Token
 
@@ -135,6 +136,7 @@ _MODULES = {
     "estimation.estimate": ["Estimate"],
     "jobs.ledger": ["Ledger"],
     "jobs.many": ["Failure"],
+    "settings.client_options": ["KeyRequest"],
     "spec": ["TrainingOptions", "TrainingSpec"],
     "jobs.budget": ["Actual", "Budget"],
     "migration.archived": ["Archive"],
@@ -174,6 +176,7 @@ __all__ = [
     "JobNotFinished",
     "JobRemoved",
     "JobStatus",
+    "KeyRequest",
     "Ledger",
     "LocalBackend",
     "Metric",

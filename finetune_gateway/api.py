@@ -140,9 +140,9 @@ def migrate(model: str, to: str, **options: Unpack[MigrateOptions]) -> Migration
 
 
 @like(Gateway.job)
-def get_job(name: str) -> Job:
+def get_job(name: str, *, backend: str | Backend | None = None) -> Job:
     """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``."""
-    return _default().job(name)
+    return _default().job(name, backend=backend)
 
 
 @like(Gateway.jobs)

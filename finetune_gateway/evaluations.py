@@ -34,7 +34,10 @@ OnWait = Callable[[float, str], object]
 class HomeEvaluations(ABC):
     """What a Gateway does with data and models beside jobs."""
 
-    settings: Settings
+    @property
+    @abstractmethod
+    def settings(self) -> Settings:
+        """The home folder."""
 
     @property
     @abstractmethod

@@ -6,7 +6,6 @@ through its short calls (``backend.Backend``). ``api`` has the same verbs as fun
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -29,9 +28,6 @@ from finetune_gateway.jobs.home import HomeJobs
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.job_files import Files
 from finetune_gateway.jobs.planning import Backends, ModelNames, Option, Plan
-from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.jobs.store import Store
-from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.keywords import (
     Money,
     PlanOptions,
@@ -43,7 +39,6 @@ from finetune_gateway.keywords import (
     verb,
 )
 from finetune_gateway.settings import config
-from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import AnyMethod, TrainingSpec
 from finetune_gateway.validation import pipeline
@@ -63,26 +58,6 @@ class Gateway(HomeJobs, HomeEvaluations):
     >>> job = gateway.submit("train.jsonl", model="gpt-4.1-mini-2025-04-14", max_cost_usd=20)
     >>> job.result().chat("Where is my parcel?").text
     """
-
-    def __init__(
-        self,
-        home: str | os.PathLike[str] | None = None,
-        *,
-        monthly_usd: Decimal | float | None = None,
-    ) -> None:
-        """``home``: the folder with its jobs, by default FTG_HOME. ``monthly_usd``: what all jobs
-        of a month may cost, by default ``budget.monthly_usd`` of the settings."""
-        self.settings = Settings.load(home)
-        self._monthly_usd = monthly_usd
-        self._store: Store | None = None
-        self._backends: dict[str, Backend] = {}
-
-    @property
-    def store(self) -> Store:
-        """Opened on first use: ``validate`` and ``estimate`` write nothing."""
-        if self._store is None:
-            self._store = Store(self.settings)
-        return self._store
 
     # -- before anything is sent ---------------------------------------------------------
 
@@ -330,7 +305,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         data = self.settle_latest(data, model, backend, options, again=again)
         if not model or options.get("continue_from"):
             model = self.model_to_train(model, options)
-        if backend is None:
+        if backend is None and "openai" not in self._backends.configured:
             registry.refuse_unknown(model)
         with planning.copies_folder(self.settings) as folder:
             plan = self._plan(data, model, backend, folder, options)
@@ -351,6 +326,7 @@ class Gateway(HomeJobs, HomeEvaluations):
             else:  # nothing to pay, so nothing to ask
                 plan.backend.remember()
                 record = self._submitter.rejoin(record, intent, plan.backend, keep)
+        self._backends.keep(plan.backend)
         return self._job(record, plan.backend)
 
     def _plan(
@@ -400,22 +376,6 @@ class Gateway(HomeJobs, HomeEvaluations):
         records = self.store.jobs(status=status, backend=backend, metadata=tags, limit=limit)
         return [self._job(record) for record in records]
 
-    @property
-    def monthly_usd(self) -> Decimal | None:
-        """What all jobs of a month may cost, in USD; None is no limit. Raises SpecError for a
-        setting that is not an amount."""
-        return config.current_value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
-
-    @property
-    def _submitter(self) -> Submitter:
-        return Submitter(self.store, lambda: self.monthly_usd, self._backend_of)
-
-    def _job(self, record: JobRecord, backend: Backend | None = None) -> Job:
-        def load() -> Backend:
-            return backend or self._backend_of(record)
-
-        return Job(record, self.store, load, self._submitter)
-
     def open(
         self, data: Source, columns: Mapping[str, str] | None = None, *, required: bool = True
     ) -> Dataset:
@@ -427,11 +387,10 @@ class Gateway(HomeJobs, HomeEvaluations):
         return mapped(dataset, columns, spool=self.settings.spool, required=required)
 
     def backend(self, backend: str | Backend) -> Backend:
-        """Return a backend by name, or the one you built, with this gateway's home folder."""
+        """Return a backend by name, or the one you built, bound to this Gateway: a copy of one that
+        another Gateway uses."""
         require_backend(backend)
-        found = registry.load(backend) if isinstance(backend, str) else backend
-        found.bind(self.settings)
-        return found
+        return self._backends.get(backend)
 
     def _place(self, model: str, backend: str | Backend | None) -> Backend:
         """Return the backend that was named, or the one where this model is trained by default."""

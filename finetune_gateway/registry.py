@@ -6,10 +6,13 @@ Other distributions add theirs through the entry-point group ``finetune_gateway.
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import os
+import threading
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_gateway.errors import GatewayError, MissingDependency, NotFoundError, SpecError, shown
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from finetune_gateway.backend import Backend
+    from finetune_gateway.settings.home import Settings
+
+AnyBackend = TypeVar("AnyBackend", bound="Backend")
 
 GROUP = "finetune_gateway.backends"
 
@@ -137,6 +143,40 @@ def restore(name: str, options: dict[str, Any]) -> Backend:
     backend = load(name, options)
     backend.restored = True
     return backend
+
+
+def takes(name: str, option: str) -> bool:
+    """Return True if the constructor of a backend has this option."""
+    return option in inspect.signature(load_class(name)).parameters
+
+
+BOUND = "bound_settings"  # an attribute of a user's backend object: what it was bound to
+_binding = threading.Lock()
+
+
+def bound(backend: AnyBackend, settings: Settings) -> AnyBackend:
+    """Return a backend of the user's for the home and the keys of one Gateway: itself, or a copy if
+    another Gateway has it, whose jobs would go to this home. Raises SpecError for one that cannot
+    be copied."""
+    with _binding:
+        earlier = vars(backend).get(BOUND)
+        if earlier == settings:
+            return backend
+        found = backend if earlier is None else _copied(backend)
+        vars(found)[BOUND] = settings
+        found.bind(settings)
+        return found
+
+
+def _copied(backend: AnyBackend) -> AnyBackend:
+    try:
+        return copy.copy(backend)
+    except Exception as exc:  # whatever a plug-in's object holds
+        raise SpecError(
+            f"This {type(backend).__name__} is used by another Gateway, and cannot be copied: "
+            f"{type(exc).__name__}.",
+            hint="Build one for each Gateway.",
+        ) from exc
 
 
 def _load_plugin(name: str) -> type[Backend]:

@@ -50,8 +50,7 @@ class Places:
     say: Say = lambda text: None
 
     def __post_init__(self) -> None:
-        for backend in self.backends:
-            backend.bind(self.store.settings)
+        self.backends = [registry.bound(one, self.store.settings) for one in self.backends]
 
     # -- hosts -------------------------------------------------------------------------------
 

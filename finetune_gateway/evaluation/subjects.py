@@ -42,8 +42,7 @@ def subject_of(name: str, backends: Sequence[OpenAIBackend], store: Store) -> Su
     NotFoundError, SpecError for a job without a model, UnsupportedError for a model of this
     machine.
     """
-    for backend in backends:
-        backend.bind(store.settings)
+    backends = [registry.bound(one, store.settings) for one in backends]
     path = Path(name).expanduser()
     if path.is_file() or (path / FILE_NAME).is_file():
         return _of_handle(ModelHandle.load(path), backends, store)

@@ -76,6 +76,12 @@ def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
     return bool(reads)
 
 
+def is_own(store: Store, record: JobRecord, backend: Backend) -> bool:
+    """Return True if the key at hand is known to be of the account of a job. Asks no host."""
+    key = backend.account()
+    return key is not None and not _is_strange(store, key, record)
+
+
 def require_key_of(store: Store, record: JobRecord, backend: Backend) -> None:
     """Raise BackendError unless the key at hand is known to be of the account of a job that is
     about to be sent: with another one it would be bought twice, or for somebody else."""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway import registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.jobs import (
     charges,
     continuing,
+    home_backends,
     ledger,
     many,
     model_names,
@@ -28,32 +28,23 @@ from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
+from finetune_gateway.jobs.open_home import OpenHome
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import Removed, Remover
-from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.settings import config
 from finetune_gateway.settings.deadlines import Stop
-from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingOptions, TrainingSpec
 
 
-class HomeJobs(ABC):
+class HomeJobs(OpenHome, ABC):
     """The half of a Gateway that is about jobs which have been submitted."""
-
-    @property
-    @abstractmethod
-    def store(self) -> Store:
-        """Where the jobs are kept."""
-
-    settings: Settings
-    _backends: dict[str, Backend]
 
     @abstractmethod
     def backend(self, backend: str | Backend) -> Backend:
-        """Return a backend by name, or the one given, with this home folder."""
+        """Return a backend by name, or the one given, bound to this Gateway."""
 
     @abstractmethod
     def _plan(
@@ -61,12 +52,21 @@ class HomeJobs(ABC):
         options: Any,
     ) -> Plan: ...  # fmt: skip
 
-    @abstractmethod
-    def _job(self, record: JobRecord, backend: Backend | None = None) -> Job: ...
+    def _job(self, record: JobRecord, backend: Backend | None = None) -> Job:
+        def load() -> Backend:
+            return backend or self._backend_of(record)
+
+        return Job(record, self.store, load, self._submitter)
 
     @property
-    @abstractmethod
-    def _submitter(self) -> Submitter: ...
+    def _submitter(self) -> Submitter:
+        return Submitter(self.store, lambda: self.monthly_usd, self._backend_of)
+
+    @property
+    def monthly_usd(self) -> Decimal | None:
+        """What all jobs of a month may cost, in USD; None is no limit. Raises SpecError for a
+        setting that is not an amount."""
+        return config.current_value(self.settings, "budget.monthly_usd", self._monthly_usd).usd
 
     def model_to_train(self, model: str | None, options: TrainingOptions) -> str:
         """Return the base of a job: as it was named, else that of the job it goes on from; the name
@@ -119,21 +119,26 @@ class HomeJobs(ABC):
         return self._job(record, plan.backend) if record else None
 
     def _backend_of(self, record: JobRecord) -> Backend:
-        """Return the backend of a stored job: one object for all jobs with the same options."""
-        name = json.dumps([record.backend, record.backend_options], sort_keys=True)
-        if name not in self._backends:
-            backend = self.backend(registry.restore(record.backend, record.backend_options))
-            self._backends.setdefault(name, backend)
-        return self._backends[name]
+        return self._backends.of(record, self.store)
 
     # -- data and backends ---------------------------------------------------------------
 
-    def job(self, name: str) -> Job:
+    def job(self, name: str, *, backend: str | Backend | None = None) -> Job:
         """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``.
 
-        Raises NotFoundError.
+        Arguments:
+            name: Which job.
+            backend: Ask by this one, with its key: of the same host. By default one that is built
+                from what was stored.
+
+        Raises NotFoundError, SpecError for a backend that cannot have this job.
         """
-        return self._job(self.store.find(name))
+        record = self.store.find(name)
+        if backend is None:
+            return self._job(record)
+        given = self.backend(backend)
+        home_backends.require_same(given, self._backends.restored(record), record)
+        return self._job(record, given)
 
     def refresh(self, jobs: Iterable[Job] | None = None) -> list[Failure]:
         """Ask the backends of these jobs, by default of all jobs, and store what is new; return

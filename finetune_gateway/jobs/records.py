@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_gateway.backend import NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import DataError
+from finetune_gateway.errors import BackendError, DataError
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.text.cleaning import LATEST, clean, moment, whole
+from finetune_gateway.text.cleaning import LATEST, clean, moment, visible, whole
 
 # The progress of a submit. "uploading" and "creating" are committed before the request is sent:
 # the provider may or may not have received a job that is found in such a step. "resuming": an ended
@@ -318,3 +319,16 @@ def storable(snapshot: Snapshot) -> Snapshot:
     if values["seconds"] is not None and not 0 <= values["seconds"] < LATEST:
         values["seconds"] = None
     return Snapshot.model_validate(values)
+
+
+def held_by_another(record: JobRecord, provider_id: str) -> BackendError:
+    """Return the error for a provider's id that another job has."""
+    return BackendError(
+        f"{record.host} names {visible(provider_id)} for {record.id}, but another of your jobs has "
+        "this id.",
+        hint=f"ftg wait {record.id} looks again. If you know: ftg settle {record.id} --created ID, "
+        "or --not-created",
+        backend=record.backend,
+        code=NOT_SETTLED,
+        maybe_applied=True,
+    )

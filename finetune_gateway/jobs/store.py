@@ -18,21 +18,22 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backend import NOT_SETTLED
-from finetune_gateway.errors import BackendError, NotFoundError, StoreError
+from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, later
 from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import (
     JobRecord,
     Step,
+    held_by_another,
     record_of,
     row_of,
     stopwatch,
     storable,
 )
 from finetune_gateway.settings import files
+from finetune_gateway.settings.client_options import closed
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.text.cleaning import clean, encodable, visible
+from finetune_gateway.text.cleaning import clean, encodable
 
 _PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
 
@@ -46,6 +47,7 @@ class Store:
         self.read_only = settings.read_only
         self.settings = settings if self.read_only else settings.create()
         self._local = threading.local()
+        self._ended = False
         self._file: tuple[int, int] | None = None  # which file it is, by device and inode
 
     # -- jobs ----------------------------------------------------------------------------
@@ -208,7 +210,7 @@ class Store:
         )
         record = self._update(job_id, change, time.time(), provider_id, only=f"NOT {schema.HELD}")
         if record.provider_id != provider_id:
-            raise _held_by_another(record, provider_id)
+            raise held_by_another(record, provider_id)
         return record
 
     def set_phase(self, job_id: str, phase: str) -> JobRecord:
@@ -390,7 +392,15 @@ class Store:
             db.close()
             self._local.db = None
 
+    def end_use(self) -> None:
+        """Close the connections of all threads: nothing is read or written by this object again.
+        Raises SpecError, as every call does from then on, in threads that are at it."""
+        self._ended = True
+        self._local = threading.local()  # the connections go with it
+
     def _db(self) -> sqlite3.Connection:
+        if self._ended:
+            raise closed()
         if self.read_only:
             return self._read_only_db()
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
@@ -423,18 +433,6 @@ class Store:
         except FileNotFoundError:
             return (0, 0)
         return (found.st_dev, found.st_ino)
-
-
-def _held_by_another(record: JobRecord, provider_id: str) -> BackendError:
-    return BackendError(
-        f"{record.host} names {visible(provider_id)} for {record.id}, but another of your jobs has "
-        "this id.",
-        hint=f"ftg wait {record.id} looks again. If you know: ftg settle {record.id} --created ID, "
-        "or --not-created",
-        backend=record.backend,
-        code=NOT_SETTLED,
-        maybe_applied=True,
-    )
 
 
 @contextmanager

@@ -82,8 +82,7 @@ def hosts_of(
                 f"{backend.display_name!r} is no host of OpenAI's contract.",
                 hint="Name one: openai, azure, nebius, or OpenAIBackend(base_url=...).",
             )
-        backend.bind(settings)
-        hosts.append(backend)
+        hosts.append(registry.bound(backend, settings))
     addresses = {host.base_url for host in hosts}
     if len(addresses) != 1:
         named = " and ".join(sorted(addresses)) or "no host"

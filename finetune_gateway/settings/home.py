@@ -15,13 +15,14 @@ import json
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import platformdirs
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.settings import files
+from finetune_gateway.settings.client_options import AMBIENT, ClientOptions
 
 SALT, SALT_BYTES = "key.salt", 32
 HERE = "$FTG_HOME/"  # begins a path in the store that is below the home folder, wherever that is
@@ -38,9 +39,18 @@ OWN = frozenset(
 
 @dataclass(frozen=True)
 class Settings:
-    """The home folder and the paths in it."""
+    """The home folder and the paths in it; ``client``: with what its Gateway reaches hosts."""
 
     home: Path
+    client: ClientOptions = field(default=AMBIENT, repr=False)
+
+    def __reduce__(self) -> tuple[type[Settings], tuple[Path]]:
+        """Another process gets the folder: keys stay in this one."""
+        return Settings, (self.home,)
+
+    def named(self, name: str) -> Settings:
+        """Return these for a backend with a name of its own in the Gateway."""
+        return replace(self, client=self.client.named(name))
 
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:

@@ -38,6 +38,11 @@ def is_loopback(host: str) -> bool:
     return address is not None and (mapped or address).is_loopback
 
 
+def is_here(url: str) -> bool:
+    """Return True for an address that a resolver may take for this machine."""
+    return _may_be_here(urlsplit(url).hostname or "")
+
+
 def _may_be_here(host: str) -> bool:
     """Return True for this machine by any name that a resolver may take for it: ``localhost.``,
     ``x.localhost``, ``127.1``, ``2130706433``, ``0.0.0.0``."""

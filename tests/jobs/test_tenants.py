@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
+from support.chaos import until
 from support.provider import CREATE, Provider
 
-from finetune_gateway import Gateway, GatewayError, OpenAIBackend
+from finetune_gateway import (
+    AuthenticationError,
+    BackendError,
+    FakeBackend,
+    Gateway,
+    GatewayError,
+    JobStatus,
+    KeyRequest,
+    LocalBackend,
+    OpenAIBackend,
+    SpecError,
+)
 from finetune_gateway.backend import Capabilities
 from finetune_gateway.jobs.budget import never_created
 from finetune_gateway.jobs.job import Job
@@ -31,9 +48,8 @@ def provider() -> Iterator[Provider]:
 def wire(provider: Provider, key: str, **options: Any) -> OpenAIBackend:
     """A host that settles quickly, with a key by value."""
     given = {"request_timeout": 1.0, "settle_seconds": 0.03, "poll_seconds": 0.005}
-    return OpenAIBackend(
-        base_url=provider.url, profile="custom", **{**given, "api_key": key, **options}
-    )
+    place = {"base_url": provider.url, "profile": "custom", "api_key": key}
+    return OpenAIBackend(**{**given, **place, **options})
 
 
 class RunningOut(OpenAIBackend):
@@ -67,3 +83,311 @@ def test_time_that_runs_out_during_a_look_shows_nothing(
             getattr(seen, action)()
         assert provider.posts == before
         assert not never_created(job.reload().record), job.record
+
+
+# -- one object, two homes -----------------------------------------------------------------
+
+
+def test_an_object_that_two_homes_share_keeps_them_apart(
+    tmp_path: Path, train_file: Path, provider: Provider
+) -> None:
+    """Each Gateway has a copy of its own: jobs, data and queues stay in the home they belong to."""
+    first, second = Gateway(tmp_path / "first"), Gateway(tmp_path / "second")
+    hosted, local = wire(provider, MINE), LocalBackend()
+    job = first.submit(train_file, model=MODEL, backend=hosted)
+    other = second.submit(train_file, model=MODEL, backend=hosted, seed=1)
+    assert first.submit(train_file, model=MODEL, backend=hosted).id == job.id
+    for gateway, own in ((first, job), (second, other)):
+        assert [one.id for one in gateway.jobs()] == [own.id]
+        assert own.wait(20).status is JobStatus.SUCCEEDED and own.result().ready
+        assert own.record.account == gateway.settings.fingerprint(provider.url, MINE)
+        assert gateway.backend(hosted) is gateway.backend(hosted) is own.backend
+        bound = gateway.backend(local)
+        assert isinstance(bound, LocalBackend)
+        assert bound.queue.settings.home == gateway.settings.home
+    bound = first.backend(local)
+    assert isinstance(bound, LocalBackend) and bound.queue.settings.home == tmp_path / "first"
+
+
+def test_an_object_that_cannot_be_copied_is_refused_in_words(tmp_path: Path) -> None:
+    """A second Gateway does not take it away from the first."""
+
+    class Single(FakeBackend):
+        def __copy__(self) -> FakeBackend:
+            raise TypeError("there is one of me")
+
+    backend = Single()
+    Gateway(tmp_path / "first").backend(backend)
+    with pytest.raises(SpecError, match=r"Single is used by another Gateway.*TypeError"):
+        Gateway(tmp_path / "second").backend(backend)
+
+
+# -- keys ----------------------------------------------------------------------------------
+
+
+def asked_by(provider: Provider, job: Job) -> set[str]:
+    """The keys with which this job was asked for at the host."""
+    return {
+        headers["authorization"].removeprefix("Bearer ")
+        for _, path, headers in provider.requests
+        if job.provider_id and job.provider_id in path
+    }
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_each_job_is_asked_for_with_the_key_of_its_account(
+    home: Path, train_file: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """Two accounts of one host in one Gateway, keys by value: jobs that are opened by their id find
+    the key of their own, whether the backends have names or came with a submit."""
+    monkeypatch.setenv("OPENAI_API_KEY", THEIRS)  # of the process, and nobody's business here
+    acme, beta = wire(provider, MINE), wire(provider, THEIRS)
+    gateway = Gateway(backends={"acme": acme, "beta": beta} if named else None)
+    places: list[Any] = ["acme", "beta"] if named else [acme, beta]
+    ids = [gateway.submit(train_file, model=MODEL, backend=place).id for place in places]
+    assert [job["account"] for job in provider.jobs] == ["main", "other"]
+    provider.requests.clear()  # each new key was tried on a job, as it may be of its account
+    for one, key in zip(ids, (MINE, THEIRS), strict=True):
+        job = gateway.job(one)
+        assert job.wait(20).status is JobStatus.SUCCEEDED
+        assert asked_by(provider, job) == {key}
+    assert gateway.refresh() == [] and provider.posts["/files"] == 2
+
+
+def by_host(provider: Provider) -> dict[str, str]:
+    return {provider.url.split("/")[2]: MINE}
+
+
+GIVEN: dict[str, Callable[[Provider], Any]] = {
+    "host": by_host,
+    "variable": lambda provider: {"TENANT_KEY": MINE},
+    "name": lambda provider: {"gpu": MINE},
+    "function": lambda provider: lambda asked: MINE if asked.variable == "TENANT_KEY" else None,
+}
+
+
+@pytest.mark.parametrize("how", GIVEN)
+def test_keys_are_given_by_value(
+    home: Path, train_file: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """By host, by variable, by a name of this Gateway, by a function. The environment counts for
+    nothing."""
+    for variable in ("TENANT_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(variable, THEIRS)
+    place = wire(provider, MINE, api_key=None, api_key_env="TENANT_KEY")
+    keys = GIVEN[how](provider)
+    with Gateway(keys=keys, backends={"gpu": place}) as gateway:
+        job = gateway.submit(train_file, model=MODEL, backend="gpu")
+        assert gateway.job(job.id).wait(20).status is JobStatus.SUCCEEDED
+        assert gateway.job(job.id).result().chat("hi").text
+        assert asked_by(provider, job) == {MINE}
+    assert [one["account"] for one in provider.jobs] == ["main"]
+
+
+def test_a_key_that_was_not_given_is_taken_from_nowhere(
+    home: Path, train_file: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from the environment nor from another Gateway; a function that fails says nothing of
+    what it knows."""
+    monkeypatch.setenv("TENANT_KEY", THEIRS)
+
+    def broken(asked: KeyRequest) -> str:
+        raise LookupError(f"no such vault: {MINE}")
+
+    cases: list[tuple[Any, str]] = [
+        ({"OTHER_KEY": MINE}, "was given no key for 127.0.0.1"),
+        (lambda asked: None, "was given no key"),
+        (lambda asked: 7, "gives int for 127.0.0.1"),
+        (broken, "has raised LookupError"),
+    ]
+    for keys, said in cases:
+        place = wire(provider, MINE, api_key=None, api_key_env="TENANT_KEY")
+        with pytest.raises(AuthenticationError, match=said) as caught:
+            Gateway(keys=keys).submit(train_file, model=MODEL, backend=place)
+        assert MINE not in "".join(traceback.format_exception(caught.value))
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"keys": {"openia": MINE}}, "Did you mean openai"),
+        ({"keys": {"openai": 7}}, "keys\\['openai'\\] is int"),
+        ({"keys": {MINE: "openai"}}, "A name in keys"),
+        ({"keys": {"OPENAI_API_KEY": " "}}, "empty"),
+        ({"keys": MINE}, "not str"),
+        ({"timeout": 0}, "timeout cannot be 0"),
+        ({"timeout": float("nan")}, "timeout cannot be nan"),
+        ({"proxy": "socks9://127.0.0.1:1"}, "proxy can't be used"),
+        ({"proxy": 7}, "not int"),
+        ({"http_client": httpx.Client}, "must be an httpx2.Client"),
+        ({"http_client": httpx2.AsyncClient}, "must be an httpx2.Client"),
+        ({"backends": {"opanai": {}}}, "No backend named 'opanai'"),
+        ({"backends": {"openai": {"timeout": 3}}}, "does not take these options: 'timeout'"),
+        ({"backends": {"openai": 3}}, "a backend object or its options"),
+    ],
+)
+def test_wrong_arguments_are_refused_without_showing_a_key(
+    home: Path, given: dict[str, Any], said: str
+) -> None:
+    """What is misspelt or of a wrong kind is said when the Gateway is made."""
+    with ExitStack() as closing:
+        if isinstance(given.get("http_client"), type):
+            client = given["http_client"]()
+            given = {"http_client": client}
+            if isinstance(client, httpx.Client):
+                closing.callback(client.close)
+        with pytest.raises(GatewayError, match=said) as caught:
+            Gateway(**given)
+    assert MINE not in str(caught.value) and not home.exists()
+
+
+def test_no_key_is_kept_or_shown(
+    tmp_path: Path, train_file: Path, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in the home, in what is logged, in a text of an object or an error, nor in what another
+    process gets."""
+    caplog.set_level("DEBUG")
+    home = tmp_path / "home"
+    keys = by_host(provider)
+    gateway = Gateway(home, keys=keys, backends={"their": wire(provider, THEIRS)})
+    job = gateway.submit(train_file, model=MODEL, backend=wire(provider, MINE, api_key=None))
+    job.wait(20)
+    handle = job.result()
+    provider.fault("POST /chat/completions", *["status"] * 9, status=400)
+    with pytest.raises(BackendError) as caught:
+        handle.chat("hi")
+    gateway.submit(train_file, model=MODEL, backend="their").wait(20)
+    seen = [caplog.text, repr(gateway.settings), repr(vars(gateway)), repr(job), repr(handle)]
+    seen += ["".join(traceback.format_exception(caught.value)), repr(gateway.settings.client)]
+    seen += [handle.model_dump_json(), repr(gateway.backend("their")), repr(job.backend)]
+    for key in (MINE, THEIRS):
+        assert key not in "\n".join(seen) and key.encode() not in pickle.dumps(gateway.settings)
+        for path in home.rglob("*"):
+            assert not path.is_file() or key.encode() not in path.read_bytes(), path
+
+
+# -- use, close ----------------------------------------------------------------------------
+
+
+def test_use_gives_another_gateway_of_the_same_home(
+    home: Path, train_file: Path, provider: Provider
+) -> None:
+    """With another key and time-out; what is left out stays. Each is closed by itself."""
+    place = wire(provider, MINE, api_key=None)
+    mine = Gateway(keys=by_host(provider), backends={"gpu": place}, timeout=30)
+    job = mine.submit(train_file, model=MODEL, backend="gpu")
+    theirs = mine.use(keys={provider.url.split("/")[2]: THEIRS})
+    assert theirs.settings.home == mine.settings.home and theirs.settings.client.timeout == 30
+    with pytest.raises(AuthenticationError, match="another account"):
+        theirs.job(job.id).refresh()
+    assert theirs.submit(train_file, model=MODEL, backend="gpu").id != job.id
+    assert [one["account"] for one in provider.jobs] == ["main", "other"]
+    hurried = mine.use(timeout=7)
+    restored = hurried.job(job.id).backend
+    assert isinstance(restored, OpenAIBackend)
+    theirs.close()
+    assert job.wait(20).status is JobStatus.SUCCEEDED
+
+
+def test_a_shorter_timeout_shortens_no_doubt(
+    home: Path, train_file: Path, provider: Provider
+) -> None:
+    """A job that was sent with a long time-out may take effect for as long, whatever the Gateway
+    that opens it waits for an answer; a longer one makes that longer."""
+    place = wire(provider, MINE, settle_seconds=None, request_timeout=40.0)
+    job = Gateway().submit(train_file, model=MODEL, backend=place)
+    for seconds, pause in ((5.0, 50.0), (300.0, 310.0)):
+        restored = Gateway(keys=by_host(provider), timeout=seconds).job(job.id).backend
+        assert isinstance(restored, OpenAIBackend)
+        assert restored.request_timeout == seconds
+        assert restored.capabilities().settle_seconds == pause
+
+
+def test_after_close_all_is_refused_in_words(
+    tmp_path: Path, train_file: Path, provider: Provider
+) -> None:
+    """The Gateway, its jobs, its handles: nothing is sent; the home can be opened again. The
+    connections of all threads are closed."""
+    home = tmp_path / "home"
+    with Gateway(home, keys=by_host(provider)) as gateway:
+        job = gateway.submit(train_file, model=MODEL, backend=wire(provider, MINE, api_key=None))
+        handle = job.wait(20).result()
+        with ThreadPoolExecutor(2) as pool:
+            assert [one.id for one in pool.submit(gateway.jobs).result()] == [job.id]
+    before = len(provider.requests)
+    late: list[Callable[[], object]] = [
+        lambda: gateway.submit(train_file, model=MODEL, backend="fake"),
+        lambda: gateway.validate(train_file),
+        lambda: gateway.job(job.id),
+        lambda: gateway.jobs(),
+        lambda: gateway.use(timeout=3),
+        lambda: gateway.backend("openai"),
+        job.refresh,
+        lambda: handle.chat("hi"),
+        gateway.__enter__,
+    ]
+    for call in late:
+        with pytest.raises(SpecError, match="This Gateway is closed"):
+            call()
+    gateway.close()
+    until(lambda: not provider.server.open_sockets)
+    assert len(provider.requests) == before
+    assert Gateway(home).job(job.id).status is JobStatus.SUCCEEDED
+
+
+def test_a_client_of_the_user_sends_everything(
+    home: Path, train_file: Path, provider: Provider
+) -> None:
+    """Its hooks see each request, its own headers and login go nowhere, redirects are not followed,
+    and only the user closes it."""
+    paths: list[str] = []
+    hook = {"request": [lambda request: paths.append(request.url.path)]}
+    with httpx2.Client(event_hooks=hook, auth=("me", "secret"), follow_redirects=True) as client:
+        with Gateway(http_client=client, keys=by_host(provider)) as gateway:
+            place = wire(provider, MINE, api_key=None)
+            job = gateway.submit(train_file, model=MODEL, backend=place)
+            assert gateway.job(job.id).wait(20).status is JobStatus.SUCCEEDED
+            assert "".join(job.result().stream("hi"))
+        assert not client.is_closed and client.get(provider.url).status_code == 401
+    assert len(paths) == len(provider.requests)
+    assert asked_by(provider, job) == {MINE}
+    gateway = Gateway(http_client=client, keys=by_host(provider))
+    with pytest.raises(BackendError, match="http_client of this Gateway is closed"):
+        gateway.submit(train_file, model=MODEL, backend=place, seed=2)
+    with pytest.raises(SpecError, match="can't both be given"):
+        Gateway(http_client=client, proxy="http://127.0.0.1:9")
+
+
+def test_a_proxy_of_the_gateway_is_on_the_way(
+    home: Path, train_file: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the environment is not; a password in it is shown nowhere."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    place: dict[str, Any] = {"base_url": "http://gpu.example/v1", "allow_http": True}
+    proxy = f"http://me:hunter2@{provider.url.split('/')[2]}"
+    with Gateway(keys={"gpu.example": MINE}, proxy=proxy) as gateway:
+        job = gateway.submit(train_file, model=MODEL, backend=OpenAIBackend(**place))
+        assert job.provider_id and provider.jobs[0]["account"] == "main"
+        assert "hunter2" not in repr(gateway.settings)
+    gateway = Gateway(keys={"gpu.example": MINE}, proxy="http://me:hunter2@127.0.0.1:1")
+    with pytest.raises(BackendError, match="proxy= of this Gateway") as caught:
+        gateway.submit(train_file, model=MODEL, backend=OpenAIBackend(**place), seed=2)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_job_is_opened_with_a_backend_of_the_caller(
+    home: Path, train_file: Path, provider: Provider
+) -> None:
+    """With its key; one of another host is refused, with nothing sent."""
+    job = Gateway().submit(train_file, model=MODEL, backend=wire(provider, MINE))
+    seen = Gateway().job(job.id, backend=wire(provider, MINE))
+    assert seen.wait(20).status is JobStatus.SUCCEEDED
+    before = len(provider.requests)
+    elsewhere: list[Any] = [
+        wire(provider, MINE, base_url="https://gpu.example/v1"), FakeBackend(), "local",
+    ]  # fmt: skip
+    for backend in elsewhere:
+        with pytest.raises(SpecError, match=f"{job.id} is at http://127.0.0.1"):
+            Gateway().job(job.id, backend=backend)
+    assert len(provider.requests) == before

@@ -66,11 +66,7 @@ from finetune_gateway.tokens.stats import TokenStats
 STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
 NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finetune-gateway[local]'"
 
-# Settings of the spec that this backend does not honour.
-NOT_HONOURED = {
-    "learning_rate_multiplier",
-}
-OPTIONS = frozenset(TrainingSpec.model_fields) - NOT_HONOURED
+OPTIONS = frozenset(TrainingSpec.model_fields) - {"learning_rate_multiplier"}
 
 
 class LocalBackend(Backend):
@@ -93,6 +89,10 @@ class LocalBackend(Backend):
 
     def bind(self, settings: Settings) -> None:
         self.settings = settings
+        self.close()  # the queue of the home before
+
+    def close(self) -> None:
+        vars(self).pop("queue", None)
 
     @cached_property
     def queue(self) -> Queue:

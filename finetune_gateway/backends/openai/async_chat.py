@@ -238,7 +238,7 @@ async def session(
     seconds = backend.request_timeout * max(1.0, max_tokens / TOKENS)
     with backend.calling(f"chat with {model!r}", doubtful=True) as (sdk, call):
         try:
-            client = clients.asynchronous(sdk, PATH, connections, seconds)
+            client = clients.asynchronous(sdk, PATH, connections, seconds, backend.client_options)
         except wire.NOT_CONNECTABLE as exc:
             raise wire.not_connectable(exc, call) from None
     async with client:

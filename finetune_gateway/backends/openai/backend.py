@@ -9,7 +9,6 @@ Knows nothing of storage and waiting; those are in ``jobs``.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 import openai
 
 from finetune_gateway.backend import (
+    LIST_LAG,
     Backend,
     Capabilities,
     DataFile,
@@ -52,8 +52,8 @@ from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.methods import OPENAI_WORDS
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.bindings import Bindings
+from finetune_gateway.settings.client_options import AMBIENT, ClientOptions, Key
 from finetune_gateway.settings.home import Settings
-from finetune_gateway.settings.network import proxy_for
 from finetune_gateway.tokens.counter import HostedCounter
 
 if TYPE_CHECKING:
@@ -173,19 +173,35 @@ class OpenAIBackend(Backend):
     def account(self) -> str | None:
         """Return a salted fingerprint of the key, given by name or by value, with its organisation
         and project at OpenAI; None without a key."""
-        key = self._secret()
+        key = self._given_key()
         if key is None or self._settings is None:
             return None
-        return self._settings.fingerprint(self.base_url, key, *endpoint.scope(self.base_url))
+        scope = endpoint.scope(self.base_url)
+        return self._settings.fingerprint(self.base_url, key.value, *scope)
 
     def __repr__(self) -> str:
         return f"OpenAIBackend(base_url={self._base_url!r}, profile={self.profile_name!r})"
 
     def bind(self, settings: Settings) -> None:
-        """Use the price rows of this home folder before the package's, and what it knows of the
-        host."""
-        self._settings = settings
+        """Use the price rows of this home folder before the package's, what it knows of the host,
+        and the keys, the client and the time-out of its Gateway."""
+        self._settings, self._client = settings, None
         self._tags = finding.TagMemory(self._base_url or "", settings.hosts)
+        seconds = settings.client.timeout
+        if self.restored and seconds is not None:
+            # What was sent before took the time-out of the job, or its own pause.
+            pause = self.capabilities().settle_seconds
+            self.settle_seconds = max(pause, seconds + LIST_LAG)
+            self.request_timeout = seconds
+
+    @property
+    def client_options(self) -> ClientOptions:
+        """Return with what the Gateway reaches hosts."""
+        return self._settings.client if self._settings else AMBIENT
+
+    def close(self) -> None:
+        """Let go of the connections to the host; the next call makes new ones."""
+        self._client = None
 
     def remember(self) -> None:
         """Keep that this variable belongs to this address, if the user's call says so."""
@@ -383,41 +399,47 @@ class OpenAIBackend(Backend):
         self, what: str, *, doubtful: bool = False, always_doubtful: bool = False
     ) -> Iterator[tuple[openai.OpenAI, wire.Call]]:
         """Yield the client for one call; the SDK's exceptions become ours."""
-        secret, proxy = self._secret(), proxy_for(self.base_url)
+        self.client_options.require_open()
+        given, proxy = self._given_key(), self.client_options.proxy_for(self.base_url)
+        secret = given.value if given else None
         call = wire.Call(what, self.name, self.host, secret, proxy, doubtful, always_doubtful)
-        shared = self._connect(call)
+        shared = self._connect(call, given)
         try:
             yield shared.sdk, call
         except wire.FAILURES as exc:
             # Not chained: the SDK's exception holds the request, with the key in its headers.
             raise wire.translate(exc, call) from None
 
-    def _connect(self, call: wire.Call) -> clients.Client:
+    def _connect(self, call: wire.Call, given: Key | None) -> clients.Client:
         """Return the client for today's key. Raises AuthenticationError if there is none."""
         try:
-            key = self._key()
+            key = self._permission.key(given, self._bindings)
         except AuthenticationError as exc:
             exc.maybe_applied = call.always_doubtful
             raise
         try:
-            client = clients.shared(self.base_url, key, self.request_timeout)
+            client = clients.shared(self.base_url, key, self.request_timeout, self.client_options)
         except wire.NOT_CONNECTABLE as exc:
             raise wire.not_connectable(exc, call) from None
         self._client = client
         return client
 
-    def _secret(self) -> str | None:
-        return (self._api_key or os.environ.get(self.api_key_env) or "").strip() or None
+    def _given_key(self) -> Key | None:
+        """Return the key: that of the call, else of the Gateway, else of the environment."""
+        return permission.given_key(
+            self._api_key, self.client_options, self.api_key_env, self.profile_name, self._base_url
+        )
 
     def _key(self) -> str:
         """Return the key for this host. Raises AuthenticationError if it is missing or malformed,
         or may not be sent there."""
-        return self._permission.key(self._secret(), self._bindings)
+        return self._permission.key(self._given_key(), self._bindings)
 
     @property
     def _permission(self) -> permission.Permission:
         call = permission.RESTORED if self.restored else self._call
-        return permission.Permission(self.api_key_env, self.base_url, call)
+        ambient = self.client_options.ambient
+        return permission.Permission(self.api_key_env, self.base_url, call, ambient)
 
     @property
     def _bindings(self) -> Bindings:

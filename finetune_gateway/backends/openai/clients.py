@@ -15,7 +15,9 @@ import httpx2
 import openai
 
 from finetune_gateway.backends.openai import bounds, endpoint
-from finetune_gateway.settings.network import Proxy, proxy_for
+from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.settings.client_options import AMBIENT, ClientOptions, HttpClient
+from finetune_gateway.settings.network import Proxy
 
 CONNECT_SECONDS = 10.0
 LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
@@ -39,32 +41,57 @@ _inherited: list[Client] = []
 _salt = secrets.token_bytes(32)
 
 
-def shared(url: str, key: str, timeout: float) -> Client:
+def shared(url: str, key: str, timeout: float, options: ClientOptions = AMBIENT) -> Client:
     """Return the client of this process for a host, a key and a time-out in seconds. Another key,
-    proxy or certificate in the environment makes another client.
+    proxy, certificate in the environment or client of the user's makes another client.
 
     Raises what makes a client impossible: a proxy, a certificate (``wire.NOT_CONNECTABLE``).
     """
-    proxy = proxy_for(url)
-    name = _name(url, key, timeout, proxy)
+    proxy, given = options.proxy_for(url), options.http_client
+    name = _name(url, key, timeout, proxy, given)
     with _lock:
         client = _clients.get(name)
         if client is None:
-            client = _clients[name] = Client(_build(url, key, timeout, proxy))
+            client = _clients[name] = Client(_build(url, key, timeout, proxy, given))
         return client
 
 
-def _name(url: str, key: str, timeout: float, proxy: Proxy | None) -> bytes:
+def _name(
+    url: str, key: str, timeout: float, proxy: Proxy | None, given: HttpClient | None
+) -> bytes:
     """Return a name for all that a client is made from; no key or password can be read from it."""
     environment = [os.environ.get(name) for name in VARIABLES]
-    parts = (url, key, timeout, environment, proxy)
+    parts = (url, key, timeout, environment, proxy, given and id(given))
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), key=_salt).digest()
 
 
-def _build(url: str, key: str, timeout: float, proxy: Proxy | None) -> openai.OpenAI:
+class Through(httpx2.BaseTransport):
+    """Sends each request by a client of the user's, who alone closes it: its connections, proxy,
+    certificates and hooks count; not its redirects and its own login."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self._client.is_closed:
+            raise httpx2.ConnectError("the http_client of this Gateway is closed", request=request)
+        request.extensions.pop("trace", None)  # it would stay with a connection of the user's
+        answer: httpx2.Response = self._client.send(
+            request, stream=True, auth=None, follow_redirects=False
+        )
+        return answer
+
+
+def _build(
+    url: str, key: str, timeout: float, proxy: Proxy | None, given: HttpClient | None
+) -> openai.OpenAI:
     limit = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
     # Chosen here and not by httpx2, so that errors name the proxy that is on the way.
-    way = httpx2.HTTPTransport(limits=LIMITS, proxy=proxy.usable_url if proxy else None)
+    way: httpx2.BaseTransport
+    if given is not None:
+        way = Through(given)
+    else:
+        way = httpx2.HTTPTransport(limits=LIMITS, proxy=proxy.usable_url if proxy else None)
     http = bounds.Client(follow_redirects=False, transport=way)
     client = openai.OpenAI(
         api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http
@@ -74,13 +101,19 @@ def _build(url: str, key: str, timeout: float, proxy: Proxy | None) -> openai.Op
 
 
 def asynchronous(
-    client: openai.OpenAI, path: str, connections: int, seconds: float
+    client: openai.OpenAI, path: str, connections: int, seconds: float, options: ClientOptions
 ) -> bounds.AsyncClient:
     """Return a client of its own for one event loop, which sends what the SDK's ``client`` would,
     over so many connections at most, and waits so long for the next bytes; the caller closes it.
-    Raises what ``shared`` does."""
+    Raises what ``shared`` does, UnsupportedError for a Gateway with a client of the user's."""
+    if options.http_client is not None:
+        raise UnsupportedError(
+            "Many questions at once take connections of their own, not this Gateway's http_client.",
+            hint="Ask by a Gateway without: gateway.use(proxy=...) sends them by a proxy.",
+            option="http_client",
+        )
     url = str(client.base_url)
-    proxy = proxy_for(url)
+    proxy = options.proxy_for(url)
     certificates = httpx2.create_ssl_context()  # read once, which takes a tenth of a second
     lanes = [
         httpx2.AsyncHTTPTransport(

@@ -13,6 +13,7 @@ from finetune_gateway.backends.openai.endpoint import OPENAI_KEY, parts_of
 from finetune_gateway.errors import AuthenticationError, UnboundKeyError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.settings.bindings import Bindings
+from finetune_gateway.settings.client_options import ClientOptions, Key, KeyRequest
 from finetune_gateway.settings.network import is_loopback, matches, origin
 
 PLAIN_HTTP = "plain_http"  # the code of the error for an address that is not encrypted
@@ -31,6 +32,18 @@ class Call:
 RESTORED = Call()  # built from a job or a handle: the user gave nothing
 
 
+def given_key(
+    value: str | None, options: ClientOptions, variable: str, profile: str, url: str | None
+) -> Key | None:
+    """Return the key for an address: the ``value`` of the call, else that of the Gateway, else that
+    of the environment, which is not read for a Gateway with keys of its own."""
+    if value is None and not options.ambient:
+        host = urlsplit(url).netloc if url else ""
+        return options.key(KeyRequest(options.name or profile, host, variable)) if host else None
+    text = ((os.environ.get(variable) if value is None else value) or "").strip()
+    return Key(text) if text else None
+
+
 @dataclass(frozen=True)
 class Permission:
     """The answer for one variable and one address, by a call, the profiles and the settings."""
@@ -38,29 +51,41 @@ class Permission:
     variable: str
     url: str
     call: Call
+    ambient: bool = True  # the environment has the keys; else the Gateway was given them
 
-    def key(self, value: str | None, bindings: Bindings) -> str:
-        """Return the key, which is ``value``, if it may be sent. Raises AuthenticationError if not,
+    def key(self, given: Key | None, bindings: Bindings) -> str:
+        """Return the key that was ``given`` if it may be sent. Raises AuthenticationError if not,
         and if it is missing or malformed."""
-        self._require(bindings)
-        if value is None:
+        if given is None and not self.ambient:
+            raise self._not_given()
+        self._require(bindings, bound=given is not None and given.bound)
+        if given is None:
             raise AuthenticationError(
                 f"There is no key for {urlsplit(self.url).netloc}: {self.variable} is not set.",
                 hint=f"Run: export {self.variable}=...",
                 backend="openai",
             )
-        if not all("!" <= char <= "~" for char in value):
+        if not all("!" <= char <= "~" for char in given.value):
             raise AuthenticationError(
                 f"The key in {self.variable} has spaces or characters no key has.",
                 hint="Copy it again.",
                 backend="openai",
             )
-        return value
+        return given.value
 
-    def _require(self, bindings: Bindings) -> None:
+    def _not_given(self) -> AuthenticationError:
+        host = urlsplit(self.url).netloc
+        return AuthenticationError(
+            f"This Gateway was given no key for {host}. The environment is not read.",
+            hint=f"Nothing was sent. Name the host: keys={{{host!r}: ...}}",
+            backend="openai",
+        )
+
+    def _require(self, bindings: Bindings, *, bound: bool) -> None:
         """Raise UnboundKeyError if nothing binds the variable to the address, AuthenticationError
         if the address is not encrypted and nothing allows that."""
-        bound = self.call.key is not None or self._bound_by_call or self._bound_by_profile
+        bound = bound or self.call.key is not None
+        bound = bound or self._bound_by_call or self._bound_by_profile
         if not (bound or bindings.allow(self.variable, self.url)):
             raise self._unbound()
         if self._plain and not (self.call.allow_http or bindings.allow_http(self.url)):
@@ -108,6 +133,8 @@ class Permission:
             )
         else:
             why, hint = "nothing of yours says that it belongs there", f"If it does: {bind}"
+        if not self.ambient:
+            hint = f"If it belongs there, name the host: keys={{{host!r}: ...}}"
         return UnboundKeyError(
             f"{variable} is not sent to {host}: {why}.",
             hint=hint,

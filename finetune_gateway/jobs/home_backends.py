@@ -1,0 +1,150 @@
+"""The backends of one Gateway: by name, built by the user, of a stored job.
+
+A backend is bound to one Gateway. A user's object that another one has already gets a copy here:
+else the jobs and the data of one home would go to the other.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from finetune_gateway import registry
+from finetune_gateway.backend import Backend
+from finetune_gateway.errors import GatewayError, SpecError, shown
+from finetune_gateway.jobs import accounts
+from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import visible
+
+Configured = Mapping[str, Backend | Mapping[str, Any]]
+
+
+class HomeBackends:
+    """``configured``: those of the user, by name: an object, or what a backend of that name is
+    built with. Raises SpecError for what is neither, NotFoundError for a name that no backend
+    has."""
+
+    def __init__(self, settings: Settings, configured: Configured | None = None) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._copies: dict[int, Backend] = {}  # by the id of the user's object
+        self._built: dict[str, Backend] = {}  # by name, and of stored jobs: by all their options
+        self._submitted: dict[str, Backend] = {}  # those with an account, by what they are
+        self.configured = dict(configured or {})
+        self._by_name = {name: self._of_user(name) for name in self.configured}
+
+    def get(self, backend: str | Backend) -> Backend:
+        """Return a backend by its name, or the user's own, bound to this Gateway."""
+        self.settings.client.require_open()
+        if not isinstance(backend, str):
+            return self._bound(backend, self.settings)
+        if backend in self._by_name:
+            return self._by_name[backend]
+        # Built each time: its address may be that of a variable which was set since.
+        fresh = self._load(backend, {})
+        return self._kept([fresh.name, fresh.options()], lambda: fresh)
+
+    def of(self, record: JobRecord, store: Store) -> Backend:
+        """Return the backend of a stored job: one of the user's with a key of the job's account,
+        else one that is built from what the store says."""
+        self.settings.client.require_open()
+        restored = self.restored(record)
+        own = [one for one in self._by_name.values() if _goes_there(one, restored)]
+        given = [one for one in self._submitted.values() if _goes_there(one, restored)]
+        for one in own + given if record.account else []:
+            with suppress(GatewayError):  # a key that can't be had is none of the job's
+                if accounts.is_own(store, record, one):
+                    return one
+        # A key of another account is refused, in words, before anything is sent.
+        return own[0] if own else restored
+
+    def keep(self, backend: Backend) -> None:
+        """Keep the backend of a submitted job for all jobs of its account: its key may be nowhere
+        else."""
+        account = backend.account()
+        if account is not None:
+            where = json.dumps([backend.name, backend.options(), account], sort_keys=True)
+            self._submitted[where] = backend
+
+    def close(self) -> None:
+        """Let go of all connections. Objects of the user's plug-ins stay as they are."""
+        for one in self._all():
+            closer = getattr(one, "close", None)
+            if callable(closer):
+                closer()
+
+    def _all(self) -> Iterator[Backend]:
+        yield from self._built.values()
+        for one in (*self._by_name.values(), *self._submitted.values(), *self._copies.values()):
+            if one.name in registry.BUILTIN:
+                yield one
+
+    def _of_user(self, name: str) -> Backend:
+        given = self.configured[name]
+        settings = self.settings.named(name)
+        if isinstance(given, Backend):
+            return self._bound(given, settings)
+        if not isinstance(given, Mapping):
+            raise SpecError(
+                f"backends[{name!r}] is a backend object or its options, not {shown(given)}.",
+                hint="Like backends={'gpu': OpenAIBackend(base_url=...)}.",
+            )
+        built = self._load(name, given)
+        built.bind(settings)
+        return built
+
+    def _load(self, name: str, options: Mapping[str, Any]) -> Backend:
+        """Return a new backend by name, with the time-out of this Gateway where it takes one."""
+        given, seconds = dict(options), self.settings.client.timeout
+        if seconds is not None and registry.takes(name, "request_timeout"):
+            given.setdefault("request_timeout", seconds)
+        return registry.load(name, given)
+
+    def restored(self, record: JobRecord) -> Backend:
+        """Return what the store says of a job's backend: one for all with the same options."""
+        said = (record.backend, record.backend_options)
+        return self._kept(["restored", *said], lambda: registry.restore(*said))
+
+    def _kept(self, what: list[Any], build: Callable[[], Backend]) -> Backend:
+        """Return the one backend of which this is said; ``build`` makes it."""
+        name = json.dumps(what, sort_keys=True, default=repr)
+        found = self._built.get(name)
+        if found is None:
+            fresh = build()
+            fresh.bind(self.settings)
+            found = self._built.setdefault(name, fresh)
+        return found
+
+    def _bound(self, backend: Backend, settings: Settings) -> Backend:
+        """Return the user's object, or its copy if it is bound to another Gateway."""
+        with self._lock:
+            if id(backend) not in self._copies:
+                found = registry.bound(backend, settings)
+                if found is backend:
+                    return backend
+                self._copies[id(backend)] = found
+                weakref.finalize(backend, self._copies.pop, id(backend), None)
+            return self._copies[id(backend)]
+
+
+def require_same(backend: Backend, restored: Backend, record: JobRecord) -> None:
+    """Raise SpecError for a backend that another place than a job's is asked by."""
+    if not _goes_there(backend, restored):
+        where = getattr(backend, "base_url", None) or backend.display_name
+        there = record.backend_options.get("base_url") or record.display_name
+        raise SpecError(
+            f"Job {record.id} is at {visible(str(there))}, not at {visible(str(where))}.",
+            hint="Leave backend out, or build one of the same host.",
+        )
+
+
+def _goes_there(backend: Backend, restored: Backend) -> bool:
+    """Return True for a backend whose jobs go where those of the restored one go."""
+    same = backend.name == restored.name and backend.display_name == restored.display_name
+    return same and backend.identity() == restored.identity()
