@@ -18,28 +18,37 @@ from finetune_gateway.backend.contract import (
     TakesMetadata,
 )
 from finetune_gateway.backend.handle_data import HandleData
-from finetune_gateway.chat import ChatModel, ChatReply, ChatStream, Usage
+from finetune_gateway.chat import ChatModel, ChatReply, ChatsMany, ChatStream, Usage
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import (
     AuthenticationError,
     BackendError,
+    DataError,
+    GatewayError,
+    JobNotFinished,
+    MissingDependency,
+    MissingScopeError,
     NotFoundError,
     SpecError,
+    StoreError,
     UnsupportedError,
 )
-from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.estimation.estimate import Estimate, Range, auto_epochs, epochs_of
+from finetune_gateway.estimation.price_table import Price, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
-from finetune_gateway.tokens.stats import TokenStats
+from finetune_gateway.tokens.stats import RowTokens, TokenStats
 
 __all__ = [
     "JOB_TAG", "LIST_LAG", "NEUTRAL", "NOT_DEPLOYED", "NOT_SETTLED",
     "AuthenticationError", "Backend", "BackendError", "Capabilities", "ChatModel", "ChatReply",
-    "ChatStream", "Checkpoint", "DataFile", "Dataset", "Estimate", "Event", "HandleData",
-    "HostedCounter", "Intent", "JobStatus", "LifeCycle", "Metric", "NotFoundError", "Range",
-    "Result", "Settings", "Snapshot", "SpecError", "TakesMetadata", "TokenCounter", "TokenStats",
-    "TrainingSpec", "UnsupportedError", "Usage",
+    "ChatStream", "ChatsMany", "Checkpoint", "DataError", "DataFile", "Dataset", "Estimate",
+    "Event", "GatewayError", "HandleData", "HostedCounter", "Intent", "JobNotFinished",
+    "JobStatus", "LifeCycle", "Metric", "MissingDependency", "MissingScopeError", "NotFoundError",
+    "Price", "Range", "Result", "RowTokens", "Settings", "Snapshot", "SpecError", "StoreError",
+    "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec", "UnsupportedError", "Usage",
+    "auto_epochs", "epochs_of", "find_price", "gpu_prices",
 ]  # fmt: skip

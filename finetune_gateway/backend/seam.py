@@ -126,11 +126,12 @@ def time_limit() -> Iterator[None]:
         _seconds.reset(token)
 
 
-def within_time(what: str, make: Callable[[], Returned]) -> Returned:
-    """Return what ``make`` does of a plug-in that is not there yet: its import and constructor.
-    ``what``: who that is. Raises BackendError after ``SCREEN_SECONDS``, and for what it raises."""
+def within_time(what: str, make: Callable[[], Returned], seconds: float | None = None) -> Returned:
+    """Return what ``make`` does: of a plug-in that is not there yet its import and constructor.
+    ``what``: who that is. Raises BackendError after so many ``seconds`` (by default
+    ``SCREEN_SECONDS``), and for what it raises."""
     try:
-        found: Returned = _within(SCREEN_SECONDS, make)
+        found: Returned = _within(SCREEN_SECONDS if seconds is None else seconds, make)
     except GatewayError:
         raise
     except Exception as exc:  # whatever a plug-in raises

@@ -16,10 +16,15 @@ from finetune_gateway.text import pii, redaction
 
 
 def require_restorable(backend: Backend) -> None:
-    """Raise BackendError, before a job is stored, for a backend that no other process can build
-    again, whose options hold a key, or that does not say how long a sent create may take effect."""
-    if not is_plugin(type(backend)):
-        return
+    """Raise BackendError for a backend of another package that a job must not be bought with: see
+    ``check_restorable``. Ours are tested."""
+    if is_plugin(type(backend)):
+        check_restorable(backend)
+
+
+def check_restorable(backend: Backend) -> None:
+    """Raise BackendError for a backend that no other process can build again, whose options hold a
+    key, or that does not say how long a sent create may take effect."""
     limits, options = backend.capabilities(), backend.options()
     _require_name(backend)
     _require_settle_seconds(backend, limits, options)

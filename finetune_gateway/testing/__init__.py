@@ -36,7 +36,7 @@ from finetune_gateway.backend import (
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import later
 from finetune_gateway.methods import METHODS
-from finetune_gateway.testing.deletion import DeletionContract
+from finetune_gateway.testing.conduct import ConductContract
 from finetune_gateway.testing.finished_job import FinishedJob, data_file
 
 __all__ = ["BackendContract", "FinishedJob"]
@@ -45,7 +45,7 @@ Intents = Callable[..., Intent]
 QUESTION = [{"role": "user", "content": "Where is parcel number 3?"}]
 
 
-class BackendContract(DeletionContract):
+class BackendContract(ConductContract):
     """The contract of ``Backend`` as tests. Subclass it and say how the backend is made::
 
         from finetune_gateway.testing import BackendContract

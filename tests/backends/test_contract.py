@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from support.chaos import end_workers
 from support.hosted import MODEL
+from support.hostile import Honest, breaking
 from support.paths import ROOT
 from support.provider import Provider
 from support.rows import chat_rows
@@ -27,9 +29,10 @@ from finetune_gateway.backend import (
 from finetune_gateway.backends.fake import FakeBackend
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.openai.backend import OpenAIBackend
-from finetune_gateway.errors import GatewayError
+from finetune_gateway.errors import BackendError, GatewayError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.testing import BackendContract, FinishedJob
+from finetune_gateway.testing.finished_job import data_file
 
 KEY_VARIABLE = "CONTRACT_KEY"
 FILE = DataFile(Path("none.jsonl"), "0" * 64, 10, 100)
@@ -252,3 +255,52 @@ def test_the_contract_catches_statuses_that_are_not_true() -> None:
         BackendContract().test_statuses_are_those_of_polls(backend, job, ("ftg-2", "fake-ftg-2"))
     with pytest.raises(AssertionError):
         BackendContract().test_a_job_that_is_not_there_hides_no_other(backend, job)
+
+
+class TestHonest(BackendContract):
+    """A hosted plug-in in memory, with a job in a state that nobody knows."""
+
+    ends_at_once = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, settings: Settings) -> Backend:
+        return Honest()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def odd_job(cls) -> str:
+        return "job-warming-up"
+
+
+@pytest.mark.parametrize("name", ["options", "capabilities"])
+def test_the_contract_catches_what_no_job_may_be_bought_with(name: str) -> None:
+    """Options that its constructor does not take, and a host without ``settle_seconds``."""
+    hasty = replace(Honest().capabilities(), settle_seconds=0.0)
+    answers: dict[str, Any] = {"options": {"region": "eu"}, "capabilities": hasty}
+    backend = breaking({name: lambda backend, honest: answers[name]})
+    with pytest.raises(BackendError, match=rf"{name}\(\)"):
+        BackendContract().test_what_is_stored_builds_it_again(backend)
+
+
+def test_the_contract_catches_a_second_job_events_that_are_no_json_and_a_call_that_hangs() -> None:
+    """Another job with the same tag, NaN in the data of an event, and a poll that waits."""
+    events = [Event(id="1", data={"loss": float("nan")})]
+    hangs, contract = threading.Event(), BackendContract()
+    backend = breaking(
+        {
+            "find": lambda backend, honest: "job-second",
+            "poll": lambda backend, honest: honest().model_copy(update={"events": events}),
+            "options": lambda backend, honest: hangs.wait(60) and {},
+        }
+    )
+    job = FinishedJob("ftg-1", "job-ftg-1", [(None, backend.poll("job-ftg-1", None))])
+    with pytest.raises(AssertionError):
+        contract.test_a_job_is_started_once(backend, job, INTENT_OF)
+    with pytest.raises(ValueError, match="JSON"):
+        contract.test_events_are_plain_json(backend, job)
+    contract.call_seconds = 0.05
+    spec, file = TrainingSpec(model=MODEL), ROOT / "examples" / "shop.jsonl"
+    with pytest.raises(BackendError, match=r"options\(\) of 'hostile' gave no answer within"):
+        contract.test_no_call_takes_long(backend, spec, data_file(file, 100), job, INTENT_OF)
+    hangs.set()

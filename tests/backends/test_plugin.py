@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 from support.rows import chat_rows
+
+from finetune_gateway import backend as contract
 
 EXAMPLE = ROOT / "docs" / "example-backend"
 
@@ -62,6 +65,24 @@ def test_an_installed_backend_runs_a_job(tmp_path: Path, home: Path, train_file:
     # A second process has the same events, and no more of them.
     events = ftg(site, home, "events", job["id"], "--json").stdout.splitlines()
     assert [json.loads(line)["message"] for line in events] == ["Read the rows."]
+
+
+def test_the_contract_is_the_one_import_of_an_author() -> None:
+    """The example imports nothing else of ours, and what a backend with prices and its own errors
+    needs is there too."""
+    for path in EXAMPLE.glob("*.py"):
+        nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        froms = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        whole = {one.name for node in nodes if isinstance(node, ast.Import) for one in node.names}
+        ours = {name for name in froms | whole if name.partition(".")[0] == "finetune_gateway"}
+        assert ours == {"finetune_gateway.backend"}
+    wanted = {
+        *("HostedCounter", "TokenCounter", "find_price", "gpu_prices", "Price", "epochs_of"),
+        *("auto_epochs", "Settings", "ChatModel", "ChatReply", "Usage", "Range", "Estimate"),
+        *("BackendError", "AuthenticationError", "NotFoundError", "GatewayError"),
+    }
+    assert wanted <= {*contract.__all__}
+    assert all(hasattr(contract, name) for name in contract.__all__)
 
 
 def test_an_installed_backend_is_listed(tmp_path: Path, home: Path) -> None:
