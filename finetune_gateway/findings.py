@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.dataset import Dataset, Kind, Rows
 from finetune_gateway.errors import DataError
-from finetune_gateway.model import Model
+from finetune_gateway.model import Document
 from finetune_gateway.renderers import Shown, renderer
 from finetune_gateway.text.quoting import MASKED, ascii_safe, hidden, json_type, shortened
 
@@ -27,7 +27,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _KEY = 15  # characters; nothing that is masked is shorter and begins with a letter
 
 
-class Finding(Model):
+class Finding(Document):
     """One thing said about the data; the same defect in many rows is one finding."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -48,7 +48,7 @@ class Finding(Model):
     lines: list[int] = Field(description="The first ten lines it was found in.")
 
 
-class Report(Shown, Model):
+class Report(Shown, Document):
     """What ``validate`` found. Its JSON is what ``ftg validate --json`` prints."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

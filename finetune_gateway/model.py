@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 from finetune_gateway.errors import SpecError, shown
 
@@ -21,6 +21,36 @@ class Model(BaseModel):
 
     def __dir__(self) -> Iterable[str]:
         return [name for name in super().__dir__() if name not in deprecated_names()]
+
+
+class Document(Model):
+    """A model that is written as JSON and read by other versions: fields that it does not know are
+    kept, and written again as they came."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_computed(cls, values: Any) -> Any:
+        computed = cls.__pydantic_decorators__.computed_fields
+        if not computed or not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name not in computed}
+
+
+class GivenOrStored(Model):
+    """A model that a user gives, in which a name that it does not know is a mistake, and that is
+    stored and read by other versions, in which it is a field of theirs."""
+
+    _later: dict[str, Any] = PrivateAttr(default_factory=dict)  # fields of a later version
+
+    @classmethod
+    def _stored(cls, values: dict[str, Any], read: Callable[[Any], Self]) -> Self:
+        """Return the model of what was stored; fields that it does not know are kept aside."""
+        known = {name: value for name, value in values.items() if name in cls.model_fields}
+        model = read(known)
+        model._later = {name: value for name, value in values.items() if name not in known}
+        return model
 
 
 @cache

@@ -37,7 +37,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from finetune_gateway.errors import SpecError, shown, unknown
-from finetune_gateway.model import Model, require_numbers
+from finetune_gateway.model import GivenOrStored, require_numbers
 
 Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reward", "reinforcement"]
 AnyMethod = Method | Literal["supervised"]  # as callers may write it
@@ -62,27 +62,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 # Fields that jobs of older stores do not have. At their default they are no part of what an equal
 # job is recognised by: a submit that is repeated after an upgrade must not make a second job.
 LATER_FIELDS = (
-    "stop_on_divergence",
-    "chat_template_kwargs",
-    "call_format",
-    "continue_from",
-    "loss_type",
-    "beta",
-    "label_smoothing",
-    "desirable_weight",
-    "undesirable_weight",
-    "use_dora",
-    "use_rslora",
-    "modules_to_save",
-    "optim",
-    "max_grad_norm",
-    "engine",
-    "micro_batch_size",
-    "bf16",
-    "early_stopping_patience",
-    "load_best_model_at_end",
-    "report_to",
-)
+    "stop_on_divergence", "chat_template_kwargs", "call_format", "continue_from", "loss_type",
+    "beta", "label_smoothing", "desirable_weight", "undesirable_weight", "use_dora",
+    "use_rslora", "modules_to_save", "optim", "max_grad_norm", "engine", "micro_batch_size",
+    "bf16", "early_stopping_patience", "load_best_model_at_end", "report_to",
+)  # fmt: skip
 
 # OpenAI calls sft "supervised"; both words are accepted, one is kept.
 METHOD_ALIASES = {"supervised": "sft"}
@@ -150,7 +134,7 @@ def _alias(value: Any) -> Any:
     return METHOD_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
-class TrainingSpec(Model):
+class TrainingSpec(GivenOrStored):
     """One training run.
 
     =============================================  ==========================================
@@ -318,7 +302,8 @@ class TrainingSpec(Model):
     @property
     def chosen(self) -> frozenset[str]:
         """The fields that were given, be it with their default; None gives nothing."""
-        return frozenset(name for name in self.model_fields_set if getattr(self, name) is not None)
+        values = self._later | self.__dict__
+        return frozenset(name for name in self.model_fields_set if values[name] is not None)
 
     def canonical(self) -> dict[str, Any]:
         """Return the spec as plain JSON, the same for equal specs however they were written, and
@@ -330,11 +315,12 @@ class TrainingSpec(Model):
         return fields
 
     # A dump has every value, so that a default which changes later changes no stored job, and says
-    # which of them were chosen.
+    # which of them were chosen. That is no word of a user, so what has it was stored: fields that
+    # only a later version has are kept and written again, and a run that chose one is refused.
 
     @model_serializer(mode="wrap")
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {**write(self), "chosen": sorted(self.chosen)}
+        return {**write(self), **self._later, "chosen": sorted(self.chosen)}
 
     @model_validator(mode="wrap")
     @classmethod
@@ -342,8 +328,10 @@ class TrainingSpec(Model):
         chosen = values.get("chosen") if isinstance(values, dict) else None
         if not isinstance(chosen, list):
             return read(values)
-        spec = read({name: value for name, value in values.items() if name != "chosen"})
+        spec = cls._stored(values, read)
+        del spec._later["chosen"]
         given = spec.model_fields_set
+        given.update(spec._later)
         given.difference_update([name for name in given if name not in chosen])
         return spec
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 
-from finetune_gateway.model import Model
+from finetune_gateway.model import GivenOrStored
 
 
-class HandleData(Model):
+class HandleData(GivenOrStored):
     """A fine-tuned model: where it is and what it was made from. JSON in and out.
 
     It keeps the *name* of the key's environment variable, never its value.
@@ -64,6 +66,13 @@ class HandleData(Model):
         """True once the model has answered a chat."""
         return self.ready_at is not None
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _restore(cls, values: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, dict) and "handle_version" in values:  # written by ``_dump``
+            return cls._stored(values, read)
+        return read(values)
+
     @model_serializer(mode="wrap")
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is empty and came later: versions that do not know it read the rest."""
@@ -73,4 +82,4 @@ class HandleData(Model):
             "continued_from",
         )
         unused = [name for name in later if not getattr(self, name)]
-        return {name: value for name, value in fields.items() if name not in unused}
+        return {name: value for name, value in fields.items() if name not in unused} | self._later

@@ -124,17 +124,14 @@ class Dataset:
         spool: Path | None = None,
         folder: Path | None = None,
     ) -> Self:
-        """Open a path or the URL of an object store, an open file or bytes, or rows in memory: an
-        iterable of dicts, a dict of columns, a ``datasets.Dataset``, a frame, an Arrow table.
+        """Open a path or a URL, an open file, bytes, or rows in memory: dicts, columns, a table.
 
         A file is read as what it holds, whatever its name; only one named ``.jsonl`` is taken at
         its word, so that a check says what is wrong with it.
-        Other forms than JSON lines are first written as JSON lines below ``spool`` (default: the
-        home folder), for as long as there is a Dataset that reads them; so is what can be read only
-        once: an open file, from where it stands, an iterator, a pipe, a download. ``folder``: write
-        them there instead, and leave them.
-        Raises NotFoundError if there is no such file, DataError if it cannot be read,
-        MissingDependency where the extra for its container or its store is not installed.
+        Other forms, and what can be read only once, are first written as JSON lines below ``spool``
+        (default: the home folder), for as long as there is a Dataset that reads them. ``folder``:
+        write them there instead, and leave them. Raises NotFoundError, DataError if it cannot be
+        read, MissingDependency where the extra for its container or its store is not installed.
         """
         if isinstance(source, cls):
             return source
@@ -378,6 +375,9 @@ class Dataset:
     def _shown(self) -> Path:
         """The user's file, for messages; what has none has a name."""
         return self.source or Path(self.name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"on_progress": None}  # of this process
 
     def __repr__(self) -> str:
         return f"Dataset({str(self.path)!r})"

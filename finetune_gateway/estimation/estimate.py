@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 from math import ceil
-from typing import Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, computed_field, field_validator, model_validator
 
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import LifeCycle
-from finetune_gateway.model import Model
+from finetune_gateway.model import Document
 from finetune_gateway.renderers import Shown
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
@@ -20,7 +20,7 @@ MILLION = 1_000_000
 Number = TypeVar("Number", Decimal, int, float)
 
 
-class Range(Model, Generic[Number]):
+class Range(Document, Generic[Number]):
     """A figure with its uncertainty: low <= expected <= high."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -35,8 +35,17 @@ class Range(Model, Generic[Number]):
             raise ValueError("low <= expected <= high does not hold")
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Name the class by its parts: pickle finds no ``Range[int]`` in this module."""
+        return _empty_range, (self.__pydantic_generic_metadata__["args"],), self.__getstate__()
 
-class MemoryParts(Model):
+
+def _empty_range(args: tuple[type, ...]) -> Range[Any]:
+    kind: type[Range[Any]] = Range[args] if args else Range  # type: ignore[valid-type]
+    return kind.__new__(kind)
+
+
+class MemoryParts(Document):
     """Peak memory of a training step by part, in bytes."""
 
     model_config = ConfigDict(frozen=True)
@@ -51,10 +60,10 @@ class MemoryParts(Model):
 
     @property
     def total(self) -> int:
-        return sum(self.model_dump().values())
+        return sum(getattr(self, name) for name in type(self).model_fields)
 
 
-class RowCounts(Model):
+class RowCounts(Document):
     """The rows of the data: those that are trained, and those that are held out of them. ``asked``:
     the share was asked for. ``note``: what is to be known of what is held out, in words."""
 
@@ -66,7 +75,7 @@ class RowCounts(Model):
     note: str = ""
 
 
-class Estimate(Shown, Model):
+class Estimate(Shown, Document):
     """The cost, time and memory of a run. ``billed_tokens`` are of the whole run, like OpenAI's
     ``trained_tokens``; ``seconds`` are wall time; ``memory_bytes`` is the peak.
 

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from finetune_gateway.errors import SpecError, StoreError, toml_error_text, validation_error_text
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
-from finetune_gateway.model import Model
+from finetune_gateway.model import Document
 from finetune_gateway.settings import clock, files
 from finetune_gateway.settings.money import MOST_USD, parse_usd
 from finetune_gateway.tokens.encodings import base_model
@@ -52,10 +52,10 @@ FORM = (
 )
 
 
-class Price(Model):
+class Price(Document):
     """What one unit costs, with source and date."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     backend: str = Field(min_length=1)
     model: str = Field(min_length=1)
@@ -229,6 +229,7 @@ def _parse_rows(document: dict[str, Any]) -> Iterator[Price]:
         if not isinstance(table, dict):
             raise TypeError(f"a price row is a table, not {table!r}")
         shared = {name: value for name, value in table.items() if name != "usd"}
+        _require_known(shared)
         amounts = table.get("usd")
         if not isinstance(amounts, dict):
             raise TypeError(f"usd of {table.get('model')!r} must map units to amounts")
@@ -236,8 +237,15 @@ def _parse_rows(document: dict[str, Any]) -> Iterator[Price]:
             yield Price(unit=unit, usd=parse_usd(usd, "usd"), **shared)
 
 
+def _require_known(fields: Iterable[str]) -> None:
+    """Raise SpecError for a field of a user's row that rows do not have."""
+    if wrong := [name for name in fields if name not in Price.model_fields]:
+        raise SpecError(f"{wrong[0]} is not known.")
+
+
 def new_price(usd: object, **fields: Any) -> Price:
     """Return a row from what a person typed. Raises SpecError that names the wrong field."""
+    _require_known(fields)
     try:
         row = Price(usd=parse_usd(usd, "usd"), **fields)
     except ValidationError as exc:

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_gateway.errors import NotFoundError, SpecError, shown
 from finetune_gateway.estimation.host_facts import DeploymentKind, ImageTuning, Training
-from finetune_gateway.model import Model
+from finetune_gateway.model import Document, Model
 from finetune_gateway.spec import Method
 from finetune_gateway.tokens.encodings import base_model
 
@@ -29,16 +29,16 @@ STALE_DAYS = 90
 DAY = timedelta(days=1)
 
 
-class Only(Model):
+class Only(Document):
     """The only ones who may create jobs from a day on."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     who: str
     since: date
 
 
-class LifeCycle(Model):
+class LifeCycle(Document):
     """Until when a model can be trained and answers on one service, and for whom, with source and
     date. None: no date is known."""
 

@@ -234,6 +234,18 @@ class ModelHandle(Shown, HandleData):
             return list(messages)
         return [{"role": "system", "content": prompt}, *messages]
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out what holds a key, or a loaded model: another process opens its own."""
+        state = super().__getstate__()
+        private = {"_model": None, "_backend": None, "_allows_changed_base": False}
+        return state | {"__pydantic_private__": {**(self.__pydantic_private__ or {}), **private}}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy of the data that chats through the same backend."""
+        memo = {} if memo is None else memo
+        memo |= {id(one): one for one in (self._model, self._backend) if one is not None}
+        return super().__deepcopy__(memo)
+
     def attach(self, backend: Backend) -> None:
         """Use this backend object rather than one built from the stored options."""
         self._backend, self._model = backend, backend.open(self)

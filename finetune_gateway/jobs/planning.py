@@ -7,6 +7,7 @@ local model with its own template another. Sends nothing.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -73,6 +74,21 @@ class Plan(Shown):
     sent: tuple[StoredFile, ...] = ()
     kept: StoredFile | None = None
     earlier: Plan | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Name the backend by its class and its options, which have no key in them."""
+        return {**self.__dict__, "backend": (type(self.backend), self.backend.options())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kind, options = state["backend"]
+        backend = kind(**options)
+        backend.restored = True  # as of a job: whoever has made the pickle
+        self.__dict__.update(state, backend=backend)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """Return a copy with the same backend."""
+        own = {name: value for name, value in self.__dict__.items() if name != "backend"}
+        return replace(self, **copy.deepcopy(own, memo))
 
     def require_confirmed(self, confirm: Callable[[Plan], bool] | None) -> None:
         """Raise BudgetError if a person is to be asked and does not agree."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -435,3 +436,66 @@ def test_a_file_that_is_open_makes_the_job_of_its_path(home: Path, tmp_path: Pat
     sources = (path, RAW, io.BytesIO(RAW), io.StringIO(RAW.decode()))
     jobs = {Gateway(home).submit(one, model="any", backend="fake").id for one in sources}
     assert len(jobs) == 1
+
+
+_HUGE = """
+import io, itertools, resource, sys
+import fsspec
+from finetune_gateway import Dataset
+
+ROW = {"messages": [{"role": "user", "content": "x" * 980}, {"role": "assistant", "content": "y"}]}
+LINE = (b'{"text": "' + b"z" * 1010 + b'"}\\n')
+MB = 1 << 20
+
+
+class File(io.RawIOBase):  # of so many bytes, none of which is kept
+    def __init__(self, size):
+        self.left = size
+    def readable(self):
+        return True
+    def readinto(self, buffer):
+        size = min(len(buffer), self.left) // len(LINE) * len(LINE)
+        self.left -= size
+        buffer[:size] = LINE * (size // len(LINE))
+        return size
+
+
+class Store(fsspec.AbstractFileSystem):
+    cachable = False
+    def info(self, path, **options):
+        return {"name": path, "type": "file", "size": self.size(path)}
+    def size(self, path):
+        return int(path.rpartition("/")[2]) // len(LINE) * len(LINE)
+    def _open(self, path, *args, **options):
+        return File(self.size(path))
+
+
+fsspec.register_implementation("memory", Store, clobber=True)
+MAKE = {
+    "generator": lambda size: itertools.repeat(ROW, size // 1024),
+    "file": lambda size: io.BufferedReader(File(size)),
+    "text": lambda size: io.TextIOWrapper(io.BufferedReader(File(size))),
+    "URL": lambda size: f"memory://{size}",
+}[sys.argv[1]]
+
+
+def peak(size):
+    data = Dataset.open(MAKE(size))
+    assert abs(data.size - size) < size / 10, data.size
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+small, large = peak(4 * MB), peak(300 * MB)
+print(f"{small:.1f} MB, then {large:.1f} MB")
+assert large - small < 16
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("form", ["generator", "file", "text", "URL"])
+def test_300_mb_take_no_more_memory_than_4(form: str, env: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HUGE, form], env=env, capture_output=True, text=True
+    )
+    print(form, done.stdout)
+    assert done.returncode == 0, done.stderr
