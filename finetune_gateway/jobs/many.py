@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
+from finetune_gateway.backend import NOT_SETTLED, Backend, Capabilities, Snapshot
+from finetune_gateway.backend.seam import time_limit
 from finetune_gateway.errors import (
     AuthenticationError,
     BackendError,
@@ -50,7 +51,8 @@ class Group:
     """The jobs of one host and account, or of one other backend."""
 
     backend: Backend
-    jobs: list[Job]
+    limits: Capabilities
+    jobs: list[Job] = field(default_factory=list)
     pause: float = 0.0  # seconds before the last pass
     asked: set[str] = field(default_factory=set)  # of those that its list does not tell of
     failing: dict[str, float] = field(default_factory=dict)  # since when, by job
@@ -60,7 +62,7 @@ class Group:
 
     @property
     def hosted(self) -> bool:
-        return self.backend.capabilities().hosted
+        return self.limits.hosted
 
     def close(self) -> None:
         """Close the connections of this thread to the stores of its jobs."""
@@ -97,15 +99,16 @@ class Answer:
 
 def refresh(jobs: Iterable[Job]) -> list[Failure]:
     """Ask each backend once for all these jobs and store what is new; return what could not be
-    asked. Sends nothing."""
-    groups, failures = _grouped(jobs)
+    asked. Sends nothing. A call of a plug-in that hangs is cut off: the other jobs are shown."""
+    with time_limit():
+        groups, failures = _grouped(jobs)
 
     def after(group: Group, answer: Answer) -> None:
         failures.extend(answer.failures)
         if answer.left:
             failures.append(Failure(answer.left, _too_many(answer.left)))
 
-    Passes(groups, partial(_ask, send=False), after, Deadline()).run()
+    Passes(groups, _look, after, Deadline()).run()
     return failures
 
 
@@ -141,16 +144,24 @@ def _grouped(jobs: Iterable[Job]) -> tuple[list[Group], list[Failure]]:
     cannot be loaded is a failure, and so is one whose news cannot be stored."""
     groups: dict[Hashable, Group] = {}
     failed: list[tuple[Job, GatewayError]] = []
+    silent: dict[Hashable, GatewayError] = {}  # hosts that have not answered: not asked again
     for job in jobs:
         if job.status.final or job.record.removed:
+            continue
+        if error := silent.get(job.record.lane):
+            failed.append((job, error))
             continue
         try:
             job.store.settings.require_writable()
             place = _place(job.backend)
+            if place not in groups:
+                groups[place] = Group(job.backend, job.backend.capabilities())
         except GatewayError as exc:
             failed.append((job, exc))
+            if _is_of_host(exc):
+                silent[job.record.lane] = exc
             continue
-        groups.setdefault(place, Group(job.backend, [])).jobs.append(job)
+        groups[place].jobs.append(job)
     return [*groups.values()], _failures(failed)
 
 
@@ -174,6 +185,12 @@ def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
 
 
 # -- one pass ----------------------------------------------------------------------------
+
+
+def _look(group: Group, deadline: Deadline) -> Answer:
+    """Ask without sending, and give each call of a plug-in a few seconds."""
+    with time_limit():
+        return _ask(group, deadline, send=False)
 
 
 def _ask(group: Group, deadline: Deadline, *, send: bool) -> Answer:
@@ -321,7 +338,7 @@ class _Wait:
         group.jobs = [job for job in group.jobs if not job.status.final and job.id not in lost]
         if not group.jobs:
             return None
-        first, longest = group.backend.capabilities().poll_seconds
+        first, longest = group.limits.poll_seconds
         group.pause = first if changed else min(max(group.pause, first) * 1.5, longest)
         asked = [asked_wait(failure.error) for failure in answer.failures]
         return max([group.pause * random.uniform(1 - JITTER, 1), *asked])
@@ -332,7 +349,7 @@ class _Wait:
 
     def _lost(self, group: Group, answer: Answer) -> list[Failure]:
         """Return, and keep, the failures that no waiting will end."""
-        allowed = turns.longest_wait(group.jobs[0].store, group.backend.capabilities())
+        allowed = turns.longest_wait(group.jobs[0].store, group.limits)
         now = time.monotonic()
         failing = {
             job.id

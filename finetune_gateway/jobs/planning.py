@@ -19,8 +19,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway import registry
 from finetune_gateway.backend import Backend
-from finetune_gateway.backend.seam import name_of, time_limit
+from finetune_gateway.backend.seam import name_of, time_limit, within_time
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import Dataset
@@ -192,7 +193,9 @@ def _side_by_side(
     candidates: dict[int, Candidate] = {}
     for index, (backend, spec) in enumerate(pairs):
         try:
-            candidates[index] = Candidate.of(spec, load(backend), priced=train_price is not None)
+            candidates[index] = Candidate.of(
+                spec, _loaded(backend, load), priced=train_price is not None
+            )
         except Exception as exc:  # whatever a plug-in raises: the other options still have figures
             options[index] = Option(_name(backend), spec.model, error=_as_ours(backend, exc))
     for index in _smallest_first(candidates):
@@ -204,6 +207,13 @@ def _side_by_side(
         except Exception as exc:  # as above
             options[index] = Option(_name(backend), spec.model, error=_as_ours(backend, exc))
     return [options[index] for index in range(len(pairs))]
+
+
+def _loaded(backend: str | Backend, load: Callable[[str | Backend], Backend]) -> Backend:
+    """Return the backend; the constructor of a plug-in that hangs is cut off."""
+    if not isinstance(backend, str) or backend in {*registry.BUILTIN, *registry.HOSTS}:
+        return load(backend)
+    return within_time(f"Backend {backend!r}", lambda: load(backend))
 
 
 def _smallest_first(candidates: dict[int, Candidate]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -155,3 +156,15 @@ def breaking(methods: dict[str, Misbehaviour]) -> Honest:
     kind = type("Hostile", (Honest,), {**members, "mended": False, "__module__": "ftg_hostile"})
     made: Honest = kind()
     return made
+
+
+def polled_until(method: str) -> tuple[Honest, threading.Event]:
+    """Return a backend whose method waits while the event that comes with it is clear."""
+    release = threading.Event()
+    release.set()
+
+    def wait(backend: Any, honest: Any) -> Any:
+        release.wait(60)
+        return honest()
+
+    return breaking({method: wait}), release
