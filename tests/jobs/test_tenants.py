@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from support.chaos import until
 from support.provider import CREATE, Provider
+from support.rows import chat_rows
 
 from finetune_gateway import (
     AuthenticationError,
@@ -391,3 +392,22 @@ def test_a_job_is_opened_with_a_backend_of_the_caller(
         with pytest.raises(SpecError, match=f"{job.id} is at http://127.0.0.1"):
             Gateway().job(job.id, backend=backend)
     assert len(provider.requests) == before
+
+
+def test_a_tenant_leaves_nothing_in_the_default_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its data come as, and whatever is done with them."""
+    monkeypatch.setenv("FTG_HOME", str(tmp_path / "default"))
+    table = tmp_path / "rows.csv"
+    table.write_text("prompt,completion\n" + "".join(f"what is {n},it is {n}\n" for n in range(12)))
+    with Gateway(tmp_path / "tenant") as gateway:
+        for data in (table, chat_rows(12), iter(chat_rows(12))):
+            gateway.validate(data, model=MODEL)
+        assert gateway.preview(table, model=MODEL) and gateway.advise(table)
+        assert gateway.estimate(table, model=MODEL, backend="openai")
+        job = gateway.submit(table, model=MODEL, backend="fake")
+        assert job.wait(20).result().chat("hi").text
+        assert gateway.refresh() == [] and gateway.remove(gateway.jobs()) and gateway.prune(0)
+        assert gateway.budget() and gateway.costs()
+    assert not (tmp_path / "default").exists()
