@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.broken_rows import EXAMPLES, any_rows, at, broken, places
 
@@ -78,8 +78,16 @@ FILES = st.sampled_from(EXAMPLES).flatmap(
 )
 
 
+IDEAL: Json = {"input": [{"role": "user", "content": "Is it dark?"}], "ideal": "Yes."}
+TOOLS: list[Json] = [
+    {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+]
+
+
 @FEWER
 @given(FILES)
+@example([{**IDEAL, "tools": TOOLS}])
+@example([{**IDEAL, "tools": "[]"}])
 def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
     """For no backend; and rows that were right have their tokens still."""
     method: Any = usual_method_of(rows[0])
@@ -95,6 +103,14 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
 
 @FEWER
 @given(any_rows())
+@example(
+    {
+        "input": {"messages": [{"role": "user", "content": "Is it dark?"}]},
+        "preferred_output": [{"role": "assistant", "content": "Yes."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No."}],
+        "label": True,
+    }
+)
 def test_what_is_accepted_is_converted_with_its_tokens(row: Json) -> None:
     """Into every format that can hold it; OpenAI's holds all but labels and texts."""
     row_format, report = format_of(row), judged([row], FakeBackend())

@@ -28,7 +28,8 @@ def read_ideal(reader: Reader) -> Json:
     """Read an input and the ideal answer to it."""
     reader.used |= {"input", "ideal"}
     read = request(reader, reader.row["input"], "input")
-    return {"messages": read["messages"] + _ideal(reader, reader.row["ideal"], "ideal")}
+    messages = read["messages"] + _ideal(reader, reader.row["ideal"], "ideal")
+    return {"messages": messages, **reader.tools()}
 
 
 def _ideal(reader: Reader, ideal: Any, path: str) -> list[Json]:
