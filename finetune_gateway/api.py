@@ -18,7 +18,7 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.findings import Report
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.budget import Budget
-from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.planning import Backends, ModelNames, Option
@@ -169,10 +169,11 @@ def wait_for_jobs(
     timeout: float | None = None,
     *,
     on_change: Callable[[Job], object] | None = None,
+    on_event: OnEvent | None = None,
     stop: Stop | None = None,
 ) -> list[Failure]:
     """Block until these jobs have ended, ``timeout`` seconds have passed, or ``stop`` is set."""
-    return _default().wait(jobs, timeout, on_change=on_change, stop=stop)
+    return _default().wait(jobs, timeout, on_change=on_change, on_event=on_event, stop=stop)
 
 
 @like(Gateway.remove)

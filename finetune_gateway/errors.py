@@ -13,7 +13,7 @@ message and what to do next in ``hint``.
       NotFoundError(LookupError)        102                 no such job, model, file
       StoreError(OSError)                 1                 disk full, store locked or damaged
       BackendError(RuntimeError)          1    .backend .status_code .code .maybe_applied .retryable
-                                               .retry_after .turned_away
+                                               .retry_after .turned_away .request_id
         AuthenticationError               5                 key missing, wrong or not allowed
           UnboundKeyError                    .variable .url a key that was not sent
           MissingScopeError                  .scope         a restricted key lacks a permission
@@ -165,7 +165,8 @@ class BackendError(GatewayError, RuntimeError):
     came back (time-out, reset, 5xx). Such a request is never simply sent again, see
     ``jobs.submission``. ``retry_after``: seconds that the backend asks to wait, where it does.
     ``not_there``: True if the backend says, in the form of its contract, that it has no such job.
-    ``param``: the field of the request that it names, where it does.
+    ``param``: the field of the request that it names, where it does. ``request_id``: the backend's
+    own id of the request, where it gave one: its support asks for that.
     """
 
     def __init__(
@@ -181,11 +182,13 @@ class BackendError(GatewayError, RuntimeError):
         retry_after: float | None = None,
         not_there: bool = False,
         param: str | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.backend = backend
         self.not_there = not_there
         self.param = param
+        self.request_id = request_id
         self.status_code = status_code
         self.code = code
         self.maybe_applied = maybe_applied

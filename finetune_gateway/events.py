@@ -80,6 +80,7 @@ class Event(Model):
     type: str = "message"  # message | metrics | checkpoint, or the provider's own word
     message: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
+    number: int | None = None  # of a stored event: they grow, so a stream goes on after one
 
 
 class Metric(Model):

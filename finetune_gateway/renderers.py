@@ -16,6 +16,7 @@ from typing import Any
 RENDERERS = {
     "Comparison.to_html": "finetune_gateway.reports.comparison_page:write",
     "Job.to_html": "finetune_gateway.reports.job_page:write",
+    "Job.to_dict": "finetune_gateway.reports.job_text:job_document",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
     "Advice": "finetune_gateway.reports.notebook:advice",

@@ -26,7 +26,7 @@ def training_facts(model: EvaluatedModel, store: Store) -> TrainingFacts | None:
         return None
     record = model.job
     quote, actual = budget.Quote.of(record), budget.actual(record)
-    events = [event for _, event in store.events(record.id)]
+    events = store.events(record.id)
     metrics = tuple(metrics_by_step(events))
     return TrainingFacts(
         estimated_usd=quote.cost_usd,

@@ -273,6 +273,7 @@ def _not_known(twin: JobRecord, exc: BackendError) -> BackendError:
         code=exc.code,
         retryable=exc.retryable,
         retry_after=exc.retry_after,
+        request_id=exc.request_id,
     )
 
 
@@ -284,6 +285,7 @@ def _missing(record: JobRecord, exc: BackendError) -> BackendError:
         status_code=exc.status_code,
         code=exc.code,
         not_there=True,
+        request_id=exc.request_id,
     )
 
 

@@ -25,7 +25,7 @@ from finetune_gateway.jobs import (
     pruning,
 )
 from finetune_gateway.jobs.budget import Budget
-from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.open_home import OpenHome
@@ -156,14 +156,16 @@ class HomeJobs(OpenHome, ABC):
         timeout: float | None = None,
         *,
         on_change: Callable[[Job], object] | None = None,
+        on_event: OnEvent | None = None,
         stop: Stop | None = None,
     ) -> list[Failure]:
         """Block until these jobs have ended, whatever their status, ``timeout`` seconds have
         passed, also where a host does not answer, or ``stop``, a ``threading.Event()``, is set;
         return those that have not ended, and why. A job that is certainly not at its backend is
-        sent. ``on_change`` is called with each job that has moved.
+        sent. ``on_change`` is called with each job that has moved, ``on_event`` with the job and
+        each of its events, as by ``Job.wait``.
         """
-        return many.wait(jobs, timeout, on_change, stop)
+        return many.wait(jobs, timeout, on_change, stop, on_event)
 
     def remove(self, jobs: Iterable[Job]) -> list[Removed]:
         """Remove every text of these jobs from this machine, and return what went: data, prompts,

@@ -31,11 +31,12 @@ from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
-from finetune_gateway.renderers import Pictured
+from finetune_gateway.renderers import Pictured, renderer
 from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed, Stop
 from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
+OnEvent = Callable[["Job", Event], object]
 
 
 class Job(Pictured):
@@ -98,6 +99,11 @@ class Job(Pictured):
         running."""
         return budgets.actual(self.record)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the stored job as JSON, as ``ftg status --json`` prints it."""
+        document: dict[str, Any] = renderer("Job.to_dict")(self)
+        return document
+
     # -- one poll ------------------------------------------------------------------------
 
     def refresh(self, *, send: bool = False) -> Job:
@@ -133,8 +139,9 @@ class Job(Pictured):
             self.record = resumption.go_on(self.record, self._store, self.backend)
 
     def events(self, after: int = 0) -> list[Event]:
-        """Return the stored events, oldest first; those after number ``after``."""
-        return [event for _, event in self._store.events(self.id, after)]
+        """Return the stored events, oldest first; those after number ``after``. Each has its
+        ``number``, which is greater than those of all events before it."""
+        return self._store.events(self.id, after)
 
     def metrics(self) -> list[Metric]:
         """Return the metrics by step. A step that ran again after a restart counts once, with its
@@ -156,42 +163,52 @@ class Job(Pictured):
         timeout: float | None = None,
         *,
         send: bool = False,
+        after: int = 0,
         stop: Stop | None = None,
         on_poll: Callable[[Job], object] | None = None,
     ) -> Iterator[Event]:
-        """Yield events as they come, until the job has ended, ``timeout`` seconds have passed, or
-        ``stop``, a ``threading.Event()``, is set.
+        """Yield events, those that are stored first, until the job has ended, ``timeout`` seconds
+        have passed, or ``stop``, a ``threading.Event()``, is set.
 
-        ``send``: send a job that has not been sent, as ``wait`` does; else raise JobNotFinished
+        ``after``: the ``number`` of an event: only those after it. ``send``: send a job that has
+        not been sent, as ``wait`` does; else raise JobNotFinished
         for such a job. ``on_poll`` is called with the job after each poll, also when there is no
         event. If the provider cannot be reached, keep trying for 10 minutes.
         """
-        return self._watch(Deadline(timeout, stop), send, on_poll)
+        return self._watch(Deadline(timeout, stop), send, after, on_poll)
 
     def _watch(
-        self, deadline: Deadline, send: bool, on_poll: Callable[[Job], object] | None
+        self, deadline: Deadline, send: bool, last: int, on_poll: Callable[[Job], object] | None
     ) -> Iterator[Event]:
-        last = 0
         for _ in waiting.polls(self, deadline, send=send):
             if on_poll:
                 on_poll(self)
-            events = self._store.events(self.id, last)
-            yield from (event for _, event in events)
-            last = events[-1][0] if events else last
+            for event in self.events(last):
+                last = event.number or last
+                yield event
 
-    def wait(self, timeout: float | None = None, *, stop: Stop | None = None) -> Job:
+    def wait(
+        self,
+        timeout: float | None = None,
+        *,
+        stop: Stop | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Job:
         """Block until the job has ended, whatever its status, and return self. A job that is
         certainly not at its backend is sent.
 
         Raises JobNotFinished after ``timeout`` seconds, also where the provider does not answer;
         within a second after ``stop``, a ``threading.Event()``, was set; and if the provider says
         that the job has ended but with a status that is not known here. The job continues.
-        """
-        return self._wait(Deadline(timeout, stop))
 
-    def _wait(self, deadline: Deadline) -> Job:
+        ``on_event`` is called with the job and each of its events, those that are stored first; an
+        error that it raises is logged, and ends nothing.
+        """
+        return self._wait(Deadline(timeout, stop), waiting.Hook(on_event))
+
+    def _wait(self, deadline: Deadline, hook: waiting.Hook[Job]) -> Job:
         for _ in waiting.polls(self, deadline, send=True):
-            pass
+            hook.call(self)
         if self.record.ended_otherwise:
             raise self.ended_otherwise()
         if not self.status.final:
@@ -223,13 +240,14 @@ class Job(Pictured):
         timeout: float | None = None,
         *,
         stop: Stop | None = None,
+        on_event: OnEvent | None = None,
         model: str | None = None,
         step: results.StepName | None = None,
     ) -> ModelHandle:
         """Wait for the model and return it once it has answered a chat. One that must be deployed
         first is returned as it is: its ``deploy`` says how, and it is not ``ready``.
 
-        ``timeout``, ``stop``: the end of all of that, as for ``wait``.
+        ``timeout``, ``stop``: the end of all of that, as for ``wait``; ``on_event`` is as there.
 
         ``model``: its name, for a job that has succeeded at a host that does not give it; or the
         name of its deployment, which is kept once it has answered.
@@ -238,12 +256,14 @@ class Job(Pictured):
         Raises JobFailed or JobCancelled if there will be no model, JobNotFinished after
         ``timeout`` seconds, NotFoundError for a deployment or a step that is not there.
         """
-        deadline = Deadline(timeout, stop)
+        deadline, hook = Deadline(timeout, stop), waiting.Hook(on_event)
         try:
             if step is not None:
                 return waiting.in_time(self, deadline, lambda job: job._at_step(step))
-            if not self.status.final:
-                self._wait(deadline)
+            if self.status.final:
+                hook.call(self)
+            else:
+                self._wait(deadline, hook)
             self._require_model()
             return waiting.in_time(self, deadline, lambda job: job._answering(model, deadline))
         except DeadlinePassed:

@@ -26,10 +26,10 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.events import JobStatus, later
 from finetune_gateway.jobs import accounts, turns
-from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.passes import Passes
 from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.jobs.waiting import JITTER, PATIENCE_SECONDS
+from finetune_gateway.jobs.waiting import JITTER, PATIENCE_SECONDS, Hook
 from finetune_gateway.settings.deadlines import Deadline, Stop
 
 SINGLES = 100  # jobs of a host that one pass polls because the host's list does not tell of them
@@ -117,15 +117,20 @@ def wait(
     timeout: float | None = None,
     on_change: Callable[[Job], object] | None = None,
     stop: Stop | None = None,
+    on_event: OnEvent | None = None,
 ) -> list[Failure]:
     """Block until these jobs have ended, ``timeout`` seconds have passed or ``stop`` is set; return
     those that have not ended, and why. A job that is certainly not at its backend is sent.
 
-    ``on_change`` is called with each job whose status or phase has changed, or that has news.
+    ``on_change`` is called with each job whose status or phase has changed, or that has news;
+    ``on_event`` as by ``Job.wait``.
     """
-    deadline = Deadline(timeout, stop)
+    deadline, hook = Deadline(timeout, stop), Hook(on_event)
+    jobs = [*jobs]
+    for job in jobs:
+        hook.call(job)
     groups, failures = _grouped(jobs)
-    waiting = _Wait(groups, failures, on_change or (lambda job: None))
+    waiting = _Wait(groups, failures, on_change or (lambda job: None), hook)
     try:
         Passes(groups, partial(_ask, send=True), waiting.after, deadline).run()
     finally:
@@ -320,8 +325,13 @@ class _Wait:
     """What happens after each pass of a wait."""
 
     def __init__(
-        self, groups: list[Group], failures: list[Failure], on_change: Callable[[Job], object]
+        self,
+        groups: list[Group],
+        failures: list[Failure],
+        on_change: Callable[[Job], object],
+        hook: Hook[Job],
     ) -> None:
+        self.hook = hook
         self.failures = failures
         self.on_change = on_change
         self.last = {job.id: _state(job) for group in groups for job in group.jobs}
@@ -334,6 +344,7 @@ class _Wait:
         changed = [job for job in group.jobs if self._has_changed(job)]
         for job in changed:
             self.on_change(job)
+            self.hook.call(job)
         lost = {job.id for failure in self._lost(group, answer) for job in failure.jobs}
         group.jobs = [job for job in group.jobs if not job.status.final and job.id not in lost]
         if not group.jobs:

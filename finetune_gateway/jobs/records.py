@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import sqlite3
 import time
@@ -19,6 +20,7 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import BackendError, DataError
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import LATEST, clean, moment, visible, whole
 
 # The progress of a submit. "uploading" and "creating" are committed before the request is sent:
@@ -319,6 +321,15 @@ def storable(snapshot: Snapshot) -> Snapshot:
     if values["seconds"] is not None and not 0 <= values["seconds"] < LATEST:
         values["seconds"] = None
     return Snapshot.model_validate(values)
+
+
+def logged(record: JobRecord, before: JobRecord | None = None) -> JobRecord:
+    """Write in the log what has become of a job, and return it; at DEBUG if its status is that of
+    ``before``."""
+    level = logging.DEBUG if before and before.status is record.status else logging.INFO
+    at = visible(record.provider_id or "") or "not sent"
+    logs.jobs.log(level, "%s is %s at %s (%s)", record.id, record.status, record.display_name, at)
+    return record
 
 
 def held_by_another(record: JobRecord, provider_id: str) -> BackendError:

@@ -114,7 +114,7 @@ def chosen(record: JobRecord, step: StepName, store: Store) -> Checkpoint:
     if step == LAST and there:
         return there[-1]
     if step == BEST and there:
-        return _best(record, there, metrics_by_step([one for _, one in store.events(record.id)]))
+        return _best(record, there, metrics_by_step(store.events(record.id)))
     if isinstance(step, str) and step not in (LAST, BEST):
         raise SpecError(
             f"{step!r} is no step of a job.", hint="Give its number, like 200, or: last, best."

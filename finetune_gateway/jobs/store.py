@@ -25,6 +25,7 @@ from finetune_gateway.jobs.records import (
     JobRecord,
     Step,
     held_by_another,
+    logged,
     record_of,
     row_of,
     stopwatch,
@@ -211,7 +212,7 @@ class Store:
         record = self._update(job_id, change, time.time(), provider_id, only=f"NOT {schema.HELD}")
         if record.provider_id != provider_id:
             raise held_by_another(record, provider_id)
-        return record
+        return logged(record)
 
     def set_phase(self, job_id: str, phase: str) -> JobRecord:
         return self._update(job_id, "jobs SET phase = ?", encodable(phase))
@@ -224,7 +225,7 @@ class Store:
     def end(self, job_id: str, status: JobStatus, error: str | None = None) -> JobRecord:
         """Set a final status; a job that has ended keeps its own."""
         change = "jobs SET status = ?, error = ?, phase = '', finished_at = ?"
-        return self._update(job_id, change, status, clean(error), time.time(), only=LIVE)
+        return logged(self._update(job_id, change, status, clean(error), time.time(), only=LIVE))
 
     def apply(
         self, job_id: str, snapshot: Snapshot, cursor: str | None, resumes: int | None = None
@@ -262,7 +263,7 @@ class Store:
                     job_id,
                 ),
             )
-        return self.get(job_id)
+        return logged(self.get(job_id), record)
 
     def set_handle(self, job_id: str, handle: dict[str, Any]) -> None:
         with self.transaction() as db:
@@ -311,22 +312,20 @@ class Store:
 
     # -- reports -------------------------------------------------------------------------
 
-    def events(self, job_id: str, after: int = 0) -> list[tuple[int, Event]]:
+    def events(self, job_id: str, after: int = 0) -> list[Event]:
         """Return numbered events in the order they were stored; those after number ``after``."""
         rows = self.query(
             "SELECT * FROM events WHERE job_id = ? AND seq > ? ORDER BY seq", (job_id, after)
         )
         return [
-            (
-                row["seq"],
-                Event(
-                    id=row["event_id"],
-                    created_at=row["created_at"],
-                    level=row["level"],
-                    type=row["type"],
-                    message=row["message"],
-                    data=json.loads(row["data"]),
-                ),
+            Event(
+                id=row["event_id"],
+                created_at=row["created_at"],
+                level=row["level"],
+                type=row["type"],
+                message=row["message"],
+                data=json.loads(row["data"]),
+                number=row["seq"],
             )
             for row in rows
         ]

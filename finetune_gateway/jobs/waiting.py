@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from copy import copy
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from finetune_gateway.backend import NOT_SETTLED, Backend
-from finetune_gateway.errors import AuthenticationError, BackendError, GatewayError, JobNotFinished
-from finetune_gateway.events import JobStatus
+from finetune_gateway.errors import (
+    AuthenticationError,
+    BackendError,
+    GatewayError,
+    JobNotFinished,
+    SpecError,
+    shown,
+)
+from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed
+from finetune_gateway.text import logs
 
 PATIENCE_SECONDS = 600.0  # a wait continues so long while the provider cannot be reached
 JITTER = 0.2  # share by which a pause between two polls may be shorter
@@ -46,6 +55,8 @@ class Job(Protocol):
 
     @property
     def backend(self) -> Backend: ...
+
+    def events(self, after: int = 0) -> list[Event]: ...
 
     def refresh(self, *, send: bool = False) -> Any: ...
 
@@ -125,6 +136,35 @@ def in_time(job: J, deadline: Deadline, function: Callable[[J], T]) -> T:
     job.running, job.record = None, twin.record
     value: T = running.result()
     return value
+
+
+class Hook(Generic[J]):
+    """Calls a function of the caller with each event of jobs, once and in order."""
+
+    def __init__(self, function: Callable[[J, Event], object] | None) -> None:
+        if function is not None and not callable(function):
+            raise SpecError(f"on_event cannot be {shown(function)}.", hint="Give a function.")
+        self.function = function
+        self.last: dict[str, int] = {}  # the number of the last event, by job
+
+    def call(self, job: J) -> None:
+        """Call it with what is new of a job. Its errors are its own: they are logged."""
+        if self.function is None:
+            return
+        for event in job.events(self.last.get(job.id, 0)):
+            self.last[job.id] = event.number or 0
+            try:
+                self.function(job, event)
+            except Exception as exc:  # whatever it is, the job goes on
+                _log_error(job.id, event, exc)
+
+
+def _log_error(job_id: str, event: Event, exc: Exception) -> None:
+    """Write where a function of the caller has failed; not its words, which may hold the event."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = f"{frames[-1].filename}, line {frames[-1].lineno}"
+    text = "on_event raised %s (%s) at event %s of %s; the job goes on"
+    logs.jobs.warning(text, type(exc).__name__, where, event.number, job_id)
 
 
 def _wait_after(job: Job, exc: BackendError, failing: float) -> float:

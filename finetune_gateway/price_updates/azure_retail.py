@@ -23,6 +23,7 @@ from finetune_gateway.estimation.price_table import Price, Tier, Unit
 from finetune_gateway.estimation.profiles import ModelRow, load_profile
 from finetune_gateway.settings.money import MOST_USD
 from finetune_gateway.settings.network import proxy_for, whole_answer
+from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import visible
 
 ADDRESS = "https://prices.azure.com/api/retail/prices"
@@ -266,9 +267,11 @@ def _page(url: httpx.URL) -> dict[str, Any]:
     try:
         way = httpx.HTTPTransport(proxy=proxy.usable_url if proxy else None)
         with (
+            logs.request("GET", str(url)) as exchange,
             httpx.Client(transport=way, timeout=TIMEOUT) as client,
             client.stream("GET", url) as answer,
         ):
+            exchange.answered(answer.status_code, answer.headers)
             raw = whole_answer(answer.raise_for_status().iter_bytes())
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as exc:
         why = str(exc).partition(" for url ")[0]

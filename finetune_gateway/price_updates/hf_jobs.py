@@ -29,6 +29,7 @@ from finetune_gateway.settings.network import (
     proxy_for,
     whole_answer,
 )
+from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import visible
 
 MILLION = 1_000_000
@@ -116,9 +117,11 @@ def _get(address: str, shown: str, proxy: Proxy | None) -> bytes:
     except ValueError as exc:  # a kind of proxy that there is not
         raise httpx.UnsupportedProtocol(str(exc)) from None
     with (
+        logs.request("GET", address) as exchange,
         httpx.Client(transport=way, timeout=TIMEOUT) as client,
         client.stream("GET", address) as answer,
     ):
+        exchange.answered(answer.status_code, answer.headers)
         raw = answer.raise_for_status().iter_bytes()
         try:
             return whole_answer(raw)

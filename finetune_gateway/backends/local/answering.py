@@ -186,7 +186,9 @@ class ShippedReader:
             functions = [one["function"] for one in message.get("tool_calls") or []]
             calls = [Call(one["name"], as_arguments(one["arguments"])) for one in functions]
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            logging.getLogger(__name__).info("response_template cannot read an answer: %s", exc)
+            # Not its words, which may hold the answer.
+            kind = type(exc).__name__
+            logging.getLogger(__name__).info("response_template cannot read an answer: %s", kind)
             return self.own.read(raw, prompt, tools)
         text = str(message.get("content") or "")
         reasoning = next((str(message[key]) for key in REASONING if message.get(key)), None)

@@ -11,6 +11,7 @@ from finetune_gateway.backends.openai.wire import object_of, one_line, text_of
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.settings.network import Proxy
 from finetune_gateway.text.cleaning import clean
+from finetune_gateway.text.logs import request_id
 from finetune_gateway.text.redaction import redact, without
 
 AGAIN = "Run the same command again: a deployment is known by its name, and is made once."
@@ -49,7 +50,7 @@ def refused(
     said = one_line(redact(text_of(error.get("message")) or "", token))
     text = ": ".join(filter(None, (without(code or "", token), said))) or f"HTTP {status}"
     if status in (401, 403):
-        return _not_allowed(what, method, status, code, text)
+        return _not_allowed(what, method, status, code, text, request_id(headers, token))
     busy = status in (408, 409, 429) or status >= 500
     hint = HINTS.get(code or "", "")
     if 300 <= status < 400:
@@ -62,13 +63,14 @@ def refused(
         code=code and without(code, token),
         retryable=busy,
         retry_after=asked_wait(headers),
+        request_id=request_id(headers, token),
         maybe_applied=status >= 500 and method != "GET",
         not_there=status == 404 and bool(code) and code not in OTHERS_MISSING,
     )
 
 
 def _not_allowed(
-    what: str, method: str, status: int, code: str | None, text: str
+    what: str, method: str, status: int, code: str | None, text: str, asked: str | None
 ) -> AuthenticationError:
     if status == 401:
         hint = "Sign in anew: az login. Is it the tenant of this subscription?"
@@ -85,6 +87,7 @@ def _not_allowed(
         backend="azure",
         status_code=status,
         code=code,
+        request_id=asked,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 import httpx2
 
 from finetune_gateway.settings.deadlines import end_of_reads
+from finetune_gateway.text import logs
 from finetune_gateway.text.quoting import duration
 
 # Bytes of a body, unpacked. A page of 100 jobs has about 0.1 MB; 8,000 jobs of a host that ignores
@@ -79,6 +80,16 @@ class Client(httpx2.Client):
         pacer = _pacer.get()
         if pacer:
             pacer.wait()
+        _request_id.set(None)
+        with logs.request(request.method, str(request.url), _key_of(request)) as exchange:
+            answer = self._send(request, exchange, stream=stream, **options)
+            if pacer:
+                pacer.look(answer.status_code, answer.headers)
+            return answer
+
+    def _send(
+        self, request: httpx2.Request, exchange: logs.Exchange, *, stream: bool, **options: Any
+    ) -> httpx2.Response:
         longest = _longest(request.url.path)
         clock = _Clock(READS * request.extensions["timeout"]["read"], longest, _bounds.get())
         if request.method == "GET" or request.url.path.endswith(CHAT):
@@ -88,8 +99,8 @@ class Client(httpx2.Client):
         clock.check()
         request.extensions["timeout"] = clock.shortened(request.extensions["timeout"])
         answer = super().send(request, stream=True, **options)
-        if pacer:
-            pacer.look(answer.status_code, answer.headers)
+        exchange.answered(answer.status_code, answer.headers)
+        _request_id.set(exchange.request_id)
         if answer.is_error:
             clock.longest = LONGEST_BODY
         elif stream:
@@ -105,6 +116,20 @@ class Client(httpx2.Client):
         if not stream:
             unpacked.read()
         return unpacked
+
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def last_request_id() -> str | None:
+    """Return the host's id of the last request of this thread or task; None if it gave none."""
+    return _request_id.get()
+
+
+def _key_of(request: httpx2.Request) -> str | None:
+    """Return the key that a request is sent with."""
+    bearer = request.headers.get("authorization", "").rpartition(" ")[2]
+    return bearer or request.headers.get("api-key")
 
 
 def _longest(path: str) -> int:
@@ -156,14 +181,19 @@ class AsyncClient:
         )
         seconds = READS * (self.timeout.read or STREAM_SECONDS)
         lane = self._free.pop()  # the one that was used last: its connection is alive
+        _request_id.set(None)
+        line = logs.request("POST", str(self.url), _key_of(request))
         try:
-            async with asyncio.timeout(seconds):
-                answer = await lane.handle_async_request(request)
-                answer.request = request
-                try:
-                    yield answer
-                finally:
-                    await answer.aclose()
+            with line as exchange:
+                async with asyncio.timeout(seconds):
+                    answer = await lane.handle_async_request(request)
+                    answer.request = request
+                    exchange.answered(answer.status_code, answer.headers)
+                    _request_id.set(exchange.request_id)
+                    try:
+                        yield answer
+                    finally:
+                        await answer.aclose()
         except TimeoutError:
             raise Endless(duration(seconds)) from None
         finally:

@@ -20,6 +20,7 @@ from finetune_gateway.backends.openai import azure_errors, azure_token
 from finetune_gateway.backends.openai.wire import object_of, text_of
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.settings.network import is_loopback, proxy_for, whole_answer
+from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import visible
 
 ADDRESS = "https://management.azure.com"
@@ -281,11 +282,13 @@ class Management:
         try:
             way = httpx.HTTPTransport(proxy=proxy.usable_url if proxy else None)
             with (
+                logs.request(method, url, token) as exchange,
                 httpx.Client(transport=way, timeout=TIMEOUT, follow_redirects=False) as client,
                 client.stream(
                     method, url, json=body, headers={"Authorization": f"Bearer {token}"}
                 ) as answer,
             ):
+                exchange.answered(answer.status_code, answer.headers)
                 raw = whole_answer(answer.iter_bytes())
         except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as exc:
             # Not chained: its request holds the token.

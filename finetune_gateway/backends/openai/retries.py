@@ -24,6 +24,7 @@ from tenacity import (
 )
 
 from finetune_gateway.backends.openai.bounds import Endless
+from finetune_gateway.text import logs
 
 ATTEMPTS = 3
 LONGEST_WAIT = 5.0  # seconds; a host that asks for more gets no retry within a call
@@ -47,6 +48,7 @@ def retried(
         retry=retry_if_exception(lambda exc: _is_retryable(exc, longest)),
         wait=_wait,
         stop=stop_after_attempt(ATTEMPTS),
+        before_sleep=_log,
         reraise=True,
     )
     return retrying(function, *args, **kwargs)
@@ -68,6 +70,14 @@ def _is_retryable(exc: BaseException, longest: float) -> bool:
     if advice in ("true", "false"):
         return advice == "true"
     return exc.status_code in (408, 409, 420, 425, 429) or exc.status_code >= 500
+
+
+def _log(state: RetryCallState) -> None:
+    """Write why a request is sent again, by the kind of the error alone."""
+    exc = state.outcome.exception() if state.outcome else None
+    seconds = state.next_action.sleep if state.next_action else 0.0
+    why = exc.status_code if isinstance(exc, openai.APIStatusError) else type(exc).__name__
+    logs.requests.debug("attempt %d: %s; again in %.2f s", state.attempt_number, why, seconds)
 
 
 def _wait(state: RetryCallState) -> float:

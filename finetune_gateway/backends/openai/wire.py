@@ -20,7 +20,7 @@ import httpx2
 import openai
 
 from finetune_gateway.backend import NOT_DEPLOYED
-from finetune_gateway.backends.openai.bounds import Endless
+from finetune_gateway.backends.openai.bounds import Endless, last_request_id
 from finetune_gateway.backends.openai.retries import asked_wait
 from finetune_gateway.errors import AuthenticationError, BackendError
 from finetune_gateway.events import JobStatus
@@ -158,8 +158,8 @@ def not_connectable(exc: BaseException, call: Call) -> BackendError:
     """Return an error for a client that could not be made: nothing was sent."""
     why = _reason(exc, call).rstrip(".")
     reason = f"Nothing was sent: no connection to {call.host}{call.way} can be made: {why}."
-    hint = "Check SSL_CERT_FILE and SSL_CERT_DIR."
-    return _error(call, reason, Rule(f"{_way_out(call)} {hint}".strip()))
+    rule = Rule(f"{_way_out(call)} Check SSL_CERT_FILE and SSL_CERT_DIR.".strip())
+    return _error(call, reason, rule, asked=False)
 
 
 def _way_out(call: Call) -> str:
@@ -236,20 +236,21 @@ def _error(
     code: str | None = None,
     wait: float | None = None,
     missing: bool = False,
+    asked: bool = True,
 ) -> BackendError:
     kind = AuthenticationError if rule.authentication else BackendError
-    wait = wait if rule.retryable else None
-    advice = "" if wait is None else f" It asks to wait {duration(wait)}."
+    asks = [f"It asks to wait {duration(wait)}."] if rule.retryable and wait is not None else []
     return kind(
         redact(visible(message), call.key),
-        hint=(rule.hint + advice).strip(),
+        hint=" ".join([rule.hint, *asks]).strip(),
         backend=call.backend,
         status_code=status,
         code=code and without(code, call.key),
         maybe_applied=call.always_doubtful or (call.doubtful and rule.maybe_applied),
         retryable=rule.retryable,
-        retry_after=wait,
+        retry_after=wait if rule.retryable else None,
         not_there=missing,
+        request_id=last_request_id() if asked else None,
     )
 
 
