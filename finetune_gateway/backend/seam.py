@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
@@ -19,7 +19,8 @@ from traceback import extract_tb
 from typing import Any, TypeVar
 
 from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
-from finetune_gateway.errors import BackendError, GatewayError
+from finetune_gateway.chat import ChatReply, ChatsMany, Completes, GivesScores, TellsLosses
+from finetune_gateway.errors import BackendError, GatewayError, shown
 from finetune_gateway.text.redaction import redact
 
 # Calls that may have taken effect, and cost money, when they broke.
@@ -101,13 +102,72 @@ def _call(
         raise _refused(backend, name, "is async: it must return its answer, not a coroutine")
     check = CHECKS.get(name)
     try:
-        return check(answer, backend, args, kwargs) if check else answer
+        answer = check(answer, backend, args, kwargs) if check else answer
     except Wrong as exc:
         raise _refused(backend, name, str(exc)) from None
+    return _guarded_chat(answer, backend) if name == "open" else answer
 
 
 def _inside(backend: Any) -> bool:
     return id(backend) in getattr(_running, "objects", ())
+
+
+@contextmanager
+def guarding(backend: Any, name: str) -> Iterator[None]:
+    """Turn what the objects of a plug-in raise in this block into our errors: those that ``open``
+    and ``counter`` return."""
+    try:
+        yield
+    except GatewayError:
+        raise
+    except Exception as exc:  # whatever a plug-in raises
+        raise _broken(backend, name, exc) from exc
+
+
+def _guarded_chat(model: Any, backend: Any) -> Any:
+    """Return the model of a plug-in so that its answers pass the seam too; one that can do more
+    than chat as it is."""
+    more = (ChatsMany, Completes, TellsLosses, GivesScores)
+    plain = is_plugin(type(backend)) and not isinstance(model, more)
+    return _GuardedChat(model, backend) if plain and hasattr(model, "stream") else model
+
+
+class _GuardedChat:
+    """A model whose chats are checked; it has what the model has beside."""
+
+    def __init__(self, model: Any, backend: Any) -> None:
+        self._model = model
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_model"], name)
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        with guarding(self._backend, "chat"):
+            reply = self._model.chat(messages, **sampling)
+        if not isinstance(reply, ChatReply) or not isinstance(reply.text, str):
+            raise _refused(self._backend, "chat", f"must return a ChatReply, not {shown(reply)}")
+        return reply
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        with guarding(self._backend, "stream"):
+            return self._pieces(iter(self._model.stream(messages, **sampling)))
+
+    def _pieces(self, pieces: Iterator[Any]) -> Generator[str, None, Any]:
+        """Yield the pieces; return the whole reply, where they do."""
+        try:
+            while True:
+                with guarding(self._backend, "stream"):
+                    try:
+                        piece = next(pieces)
+                    except StopIteration as end:
+                        return end.value
+                if not isinstance(piece, str):
+                    raise _refused(self._backend, "stream", f"must yield texts, not {shown(piece)}")
+                yield piece
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()
 
 
 # -- time --------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.backend.seam import guarding, is_plugin
 from finetune_gateway.data.column_names import as_option
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.errors import DataError, NotFoundError
@@ -91,7 +93,9 @@ class FileChecks:
         """Check and count a file as this option would."""
         counter = candidate.backend.counter(candidate.spec)
         if type(counter) is not HostedCounter:
-            return self._run(candidate, dataset, min_rows, counter)
+            own = is_plugin(type(counter))
+            with guarding(candidate.backend, "counter") if own else nullcontext():
+                return self._run(candidate, dataset, min_rows, counter)
         rules = candidate.rules[candidate.backend.display_name]
         key = (dataset.path, candidate.spec.method, counter.text.family)
         checks, limit = self._checks.setdefault(key, []), candidate.limits.max_context

@@ -14,7 +14,16 @@ import pytest
 from support.hostile import USD, Honest, Misbehaviour, breaking
 
 from finetune_gateway import Gateway, GatewayError
-from finetune_gateway.backend import Event, JobStatus, Range, Result, SpecError
+from finetune_gateway.backend import (
+    BackendError,
+    ChatReply,
+    Event,
+    HostedCounter,
+    JobStatus,
+    Range,
+    Result,
+    SpecError,
+)
 from finetune_gateway.jobs.submission import MAX_TRIES
 
 KEY = "acme-Jx83kfQpZ1mmR7"
@@ -296,3 +305,68 @@ def test_the_estimate_does_not_decide_what_leaves_the_machine(home: Path, tmp_pa
     with pytest.raises(GatewayError, match="personal data would go to hostile"):
         Gateway(home).submit(data, model="m", backend=backend)
     assert not backend.market.starts
+
+
+# -- what its objects do ------------------------------------------------------------------
+
+
+class BrokenChat:
+    """A model whose answers are none."""
+
+    def chat(self, messages: Any, **sampling: Any) -> Any:
+        if messages[-1]["content"] == "Hello.":
+            return ChatReply(text="Yes.")
+        if messages[-1]["content"] == "None":
+            return None
+        raise KeyError("choices")
+
+    def stream(self, messages: Any, **sampling: Any) -> Any:
+        yield "Y"
+        if messages[-1]["content"] == "None":
+            yield None
+        raise KeyError("delta")
+
+
+class BrokenCounter(HostedCounter):
+    def add(self, row: Any) -> Any:
+        raise KeyError("messages")
+
+    def add_plain(self, *args: Any, **kwargs: Any) -> Any:
+        raise KeyError("messages")
+
+
+def test_a_model_that_breaks_says_so_in_words(home: Path, train_file: Path) -> None:
+    """A chat without a reply, a piece that is no text, exceptions of others."""
+    backend = breaking({"open": returns(BrokenChat())})
+    handle = Gateway(home).submit(train_file, model="m", backend=backend).result(timeout=30)
+    asks: dict[str, Any] = {"chat": handle.chat, "stream": lambda text: [*handle.stream(text)]}
+    for method, ask in asks.items():
+        for question in ("None", "Where is it?"):
+            with pytest.raises(BackendError, match=rf"{method}\(\) of backend 'hostile'"):
+                ask(question)
+    [error] = handle.chat_many([{"messages": [{"role": "user", "content": "Where?"}]}])
+    assert isinstance(error, BackendError)
+
+
+def test_a_stream_keeps_its_whole_reply(home: Path, train_file: Path) -> None:
+    """What a generator returns at its end is the reply of the stream."""
+
+    class Whole:
+        def chat(self, messages: Any, **sampling: Any) -> ChatReply:
+            return ChatReply(text="Yes.")
+
+        def stream(self, messages: Any, **sampling: Any) -> Any:
+            yield "Yes."
+            return ChatReply(text="Yes.", reasoning="Why not.")
+
+    backend = breaking({"open": returns(Whole())})
+    handle = Gateway(home).submit(train_file, model="m", backend=backend).result(timeout=30)
+    stream = handle.stream("Well?")
+    assert [*stream] == ["Yes."] and stream.reply and stream.reply.reasoning == "Why not."
+
+
+def test_a_counter_that_breaks_says_so_in_words(home: Path, train_file: Path) -> None:
+    """Of a plug-in's own making."""
+    backend = breaking({"counter": returns(BrokenCounter("m"))})
+    with pytest.raises(BackendError, match=r"counter\(\) of backend 'hostile' broke: KeyError"):
+        Gateway(home).estimate(train_file, model="m", backend=backend)
