@@ -26,7 +26,10 @@ CHUNK = 1 << 20  # bytes read at a time
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)(://|::)(.*)", re.IGNORECASE | re.DOTALL)
 _PATH = re.compile(r"([a-z][a-z0-9+.-]+):/([^/].*)", re.IGNORECASE | re.DOTALL)
-_SECRET = re.compile(r"[^/@]*:[^/@]*@|(?<=[?#]).*", re.DOTALL)  # user:password@, a signature
+# user:password@ (a key of AWS has slashes in it), token@ unless it is a box at Azure, a signature.
+_SECRET = re.compile(
+    r"(?<=://)[^/@:]*:[^@]*@|(?<!abfs://)(?<!abfss://)(?<=://)[^/@:]+@|(?<=[?#]).*", re.DOTALL
+)
 
 
 def existing(path: Path) -> Path:

@@ -406,10 +406,11 @@ def test_what_is_a_url_and_what_of_it_is_shown(tmp_path: Path) -> None:
     assert url_of("data/s3.jsonl") is None
     assert url_of(tmp_path / "x.jsonl") is None
     assert url_of("C:/data/train.jsonl") is None
-    assert without_secrets("s3://bucket/a:b/key@2") == "s3://bucket/a:b/key@2"
-    assert without_secrets("abfss://box@me.dfs.core.windows.net/k") == (
-        "abfss://box@me.dfs.core.windows.net/k"
-    )
+    for plain in ("s3://bucket/a:b/key@2", "abfss://box@me.dfs.net/k", "hf://datasets/a/b@main/c"):
+        assert without_secrets(plain) == plain
+    assert without_secrets("s3://AKIAKEY9:sec/r/et@bucket/k") == "s3://***bucket/k"
+    assert without_secrets("https://ghp_token@host/k") == "https://***host/k"
+    assert without_secrets("abfs://box:sig@me.dfs.net/k#x") == "abfs://***me.dfs.net/k#***"
 
 
 def test_the_command_line_reads_urls(ftg: Ftg, tmp_path: Path, memory: object) -> None:
