@@ -79,7 +79,7 @@ class HomeEvaluations(ABC):
         method; whether the rows are enough; hosted or local. It says when it can't tell. Offline.
 
         Arguments:
-            data: Path of a file, rows in memory, or a Dataset.
+            data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
             preferences: Preference pairs that you have beside the data.
             columns: Columns of the data, by the key that each is read as:
                 ``{"question": "prompt"}``.

@@ -79,7 +79,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         """Check a dataset and return the report. Offline; no key is needed.
 
         Arguments:
-            data: Path of a file, rows in memory, or a Dataset.
+            data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
             model: Count tokens as this model does; one of this machine is judged for this machine.
             backend: Judge for this backend alone. By default every known backend is judged, and
                 each finding names those that would refuse.
@@ -126,7 +126,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         A row with an error comes back with its findings and without tokens.
 
         Arguments:
-            data: Path of a file, rows in memory, or a Dataset.
+            data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
             model: Whose tokens and template.
             backend: Where the model would be trained. By default as in submit.
             rows: Line numbers, from 1. By default the first three rows.
@@ -180,7 +180,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         backend, each with its ``estimate`` or the ``error`` that says why there is none.
 
         Arguments:
-            data: Path of a file, rows in memory, or a Dataset.
+            data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
             model: Base model to train, or a list of them; with continue_from, that of the job.
             backend: Where to train it, or a list of places. By default as in submit.
 
@@ -210,7 +210,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         as there are ways to count it. Offline.
 
         Arguments:
-            data: Path of a file, rows in memory, or a Dataset.
+            data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
             pairs: Models, each with its backend; None is the place where submit trains it.
             on_progress: Called now and then with the bytes read and the bytes there are.
 
@@ -241,7 +241,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         tokens, the estimate. Offline.
 
         Arguments:
-            data: Path of a file, rows in memory, or a Dataset.
+            data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
             model: Base model to train; with continue_from, that of the job.
             backend: Where to train it. By default as in submit.
 
@@ -275,7 +275,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         together stay below its budget, whatever submits at the same time.
 
         Arguments:
-            data: Path of a file, rows in memory, or a Dataset.
+            data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
             model: Base model to train; with continue_from, that of the job.
             backend: Where to train it: a name (ftg backends) or an object, such as
                 OpenAIBackend(base_url=...). By default a folder, owner/name and builtin/tiny are

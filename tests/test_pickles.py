@@ -28,7 +28,8 @@ from finetune_gateway import (
 from finetune_gateway.backend import Backend
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.errors import BackendError, GatewayError, SpecError, UnsupportedError
-from finetune_gateway.jobs.planning import Plan
+from finetune_gateway.jobs.planning import Option, Plan
+from finetune_gateway.tokens.masks.preview import Preview
 
 KEY = "sk-proj-" + "pickled0" * 6
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -179,6 +180,21 @@ def test_fields_of_a_later_version_are_kept_and_written_again(
     back = type(value).model_validate_json(json.dumps(models | LATER))
     assert back.model_dump(mode="json") == models | LATER
     assert json.loads(json.dumps(document)) == type(value)(**document).model_dump(mode="json")
+
+
+def test_previews_and_options_are_read_from_their_json(made: dict[str, Any]) -> None:
+    document = made["Preview"].as_json()
+    assert Preview.from_json(json.loads(json.dumps(document))) == made["Preview"]
+    document["sequences"][0] |= LATER
+    assert Preview.from_json(document | LATER).as_json() == document | LATER
+    priced = made["Option"].document()
+    assert Option.from_document(priced) == made["Option"]
+    assert Option.from_document(priced | LATER).document() == priced | LATER
+    refused = Option("openai", "m", error=SpecError("No.", hint="So.")).document()
+    refused["error"] |= LATER
+    back = Option.from_document(refused | LATER)
+    assert back.document() == refused | LATER
+    assert str(back.error) == "No. So."
 
 
 def test_a_spec_keeps_a_setting_of_a_later_version_and_no_run_ignores_it() -> None:

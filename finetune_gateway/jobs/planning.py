@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ class Option(Shown):
     model: str
     estimate: Estimate | None = None
     error: GatewayError | None = None
+    later: dict[str, Any] = field(default_factory=dict)  # of its document: of a later version
 
     def document(self) -> dict[str, Any]:
         """Return plain JSON: the estimate's own fields, or ``backend``, ``model`` and ``error``."""
@@ -117,7 +118,19 @@ class Option(Shown):
             "message": self.error.message,
             "hint": self.error.hint,
         }
-        return {"backend": self.backend, "model": self.model, "error": error}
+        error |= self.later.get("error", {})
+        return {"backend": self.backend, "model": self.model, **self.later, "error": error}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Option:
+        """Return the option of its document, of this version or another. An error is a
+        GatewayError with its words, and is written again as what it was."""
+        if "error" not in document:
+            estimate = Estimate.model_validate(document)
+            return cls(estimate.backend, estimate.model, estimate)
+        later = {k: v for k, v in document.items() if k not in ("backend", "model")}
+        error = GatewayError(document["error"]["message"], hint=document["error"]["hint"])
+        return cls(document["backend"], document["model"], error=error, later=later)
 
 
 def plan(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from finetune_gateway.data import formats, row_access
 from finetune_gateway.data.canonical import as_sent
@@ -58,6 +58,7 @@ class Sequence(Shown):
     truncated: int = 0
     truncated_trained: int = 0  # would be trained if they were not truncated
     prompt: int = 0  # leading tokens shared by both answers of a pair
+    later: Json = field(default_factory=dict)  # of its JSON: fields of a later version
 
     @property
     def left_out(self) -> int:
@@ -89,9 +90,28 @@ class Sequence(Shown):
 
     def as_json(self) -> Json:
         """Return the sequence as plain JSON."""
-        figures = ("name", "total", "trained", "truncated", "truncated_trained", "left_out")
+        figures = (
+            "name",
+            "total",
+            "trained",
+            "truncated",
+            "truncated_trained",
+            "prompt",
+            "left_out",
+        )
         tokens = [token._asdict() | {"visible": token.visible} for token in self.tokens]
-        return {name: getattr(self, name) for name in figures} | {"tokens": tokens}
+        return {name: getattr(self, name) for name in figures} | {"tokens": tokens} | self.later
+
+    @classmethod
+    def from_json(cls, document: Json) -> Self:
+        """Return the sequence of its JSON, of this version or another."""
+        names = cls.__dataclass_fields__.keys() - {"later"}
+        given = {name: document[name] for name in names & document.keys()}
+        given["tokens"] = [
+            Token(*(token[name] for name in Token._fields)) for token in document["tokens"]
+        ]
+        known = {*names, "left_out"}
+        return cls(**given, later={k: v for k, v in document.items() if k not in known})
 
 
 @dataclass(repr=False)
@@ -107,6 +127,7 @@ class Preview(Shown):
     sequences: list[Sequence] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what is documented, inferred, not shown
     findings: list[Finding] = field(default_factory=list)
+    later: Json = field(default_factory=dict)  # of its JSON: fields of a later version
 
     @property
     def ok(self) -> bool:
@@ -143,7 +164,18 @@ class Preview(Shown):
             "sequences": [sequence.as_json() for sequence in self.sequences],
             "notes": self.notes,
             "findings": [finding.model_dump(mode="json") for finding in self.findings],
+            **self.later,
         }
+
+    @classmethod
+    def from_json(cls, document: Json) -> Self:
+        """Return the preview of its JSON, of this version or another."""
+        names = cls.__dataclass_fields__.keys() - {"later"}
+        given = {name: document[name] for name in names & document.keys()}
+        given["sequences"] = [Sequence.from_json(one) for one in document["sequences"]]
+        given["findings"] = [Finding.model_validate(one) for one in document["findings"]]
+        known = {*names, "ok", "total", "trained", "truncated"}
+        return cls(**given, later={k: v for k, v in document.items() if k not in known})
 
 
 class PreviewRenderer(ABC):
