@@ -59,6 +59,10 @@ class HomeEvaluations(ABC):
         """Check a dataset and return the report."""
 
     @abstractmethod
+    def _own_hosts(self) -> tuple[OpenAIBackend, ...]:
+        """Return the hosts that this Gateway was given by name."""
+
+    @abstractmethod
     def options(self, *args: Any, **options: Any) -> list[Option]:
         """Return an Option for each pair of a model and a backend."""
 
@@ -167,7 +171,8 @@ class HomeEvaluations(ABC):
             max_cost_usd: For all hosts together; asking stops when the next request could pass it.
             monthly_requests: The volume that serving is priced for, 10,000 by default.
             examples: Training rows for ``few-shot``; by default those of the first job.
-            backends: Hosts that you have built, for the models that are there.
+            backends: Hosts that you have built, for the models that are there. By default those
+                that this Gateway was given.
             key_envs: Names of the variables with keys, by host.
             allow_http: Ask hosts by http:// too.
             allow_pii: Send personal data that was found to hosts.
@@ -198,7 +203,7 @@ class HomeEvaluations(ABC):
             max_cost_usd=max_cost_usd,
             monthly_requests=monthly_requests,
             examples=examples,
-            backends=tuple(backends),
+            backends=tuple(backends) or self._own_hosts(),
             key_envs=dict(key_envs or {}),
             allow_http=allow_http,
             allow_pii=allow_pii,

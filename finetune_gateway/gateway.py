@@ -46,6 +46,7 @@ from finetune_gateway.validation.collector import ignorable, rules_for
 from finetune_gateway.validation.dataset import analysis
 
 if TYPE_CHECKING:
+    from finetune_gateway.backends.openai.backend import OpenAIBackend
     from finetune_gateway.tokens.masks.preview import Preview
 
 
@@ -391,6 +392,14 @@ class Gateway(HomeJobs, HomeEvaluations):
         another Gateway uses."""
         require_backend(backend)
         return self._backends.get(backend)
+
+    def _own_hosts(self) -> tuple[OpenAIBackend, ...]:
+        if not self._backends.configured:
+            return ()
+        # Imported here: it brings the SDK of hosts.
+        from finetune_gateway.backends.openai.backend import OpenAIBackend
+
+        return tuple(one for one in self._backends.named() if isinstance(one, OpenAIBackend))
 
     def _place(self, model: str, backend: str | Backend | None) -> Backend:
         """Return the backend that was named, or the one where this model is trained by default."""

@@ -72,15 +72,21 @@ class Places:
             return seeing(self.backends, model)
         return self._built({"profile": "openai"})
 
-    def restored(self, name: str, options: dict[str, Any]) -> Backend:
-        """Return the backend of a job or a handle, with the user's key for its host."""
+    def restored(
+        self, name: str, options: dict[str, Any], record: JobRecord | None = None
+    ) -> Backend:
+        """Return the backend of a job or a handle, with the user's key for its host: of several
+        that of the job's account."""
         backend = registry.restore(name, options)
         backend.bind(self.store.settings)
         if not isinstance(backend, OpenAIBackend):
             return backend
-        given = (one for one in self.backends if origin(one.base_url) == origin(backend.base_url))
+        there = origin(backend.base_url)
+        given = [one for one in self.backends if origin(one.base_url) == there]
+        if record is not None:
+            given.sort(key=lambda one: not accounts.is_own(self.store, record, one))
         own = self._built(backend.options()) if self._variable(backend.base_url) else backend
-        return next(given, own)
+        return given[0] if given else own
 
     def _built(self, options: dict[str, Any]) -> OpenAIBackend:
         """Return a host with the user's key for it; ``allow_http`` is the user's too."""
@@ -134,8 +140,8 @@ class Places:
         """Return the model of a handle, by the backend that made it. Raises UnsupportedError for a
         reward model."""
         handle.require_answers()
-        backend = self.restored(handle.backend, handle.backend_options)
         job = more.pop("job", None) or self._job(handle.job_id)
+        backend = self.restored(handle.backend, handle.backend_options, job)
         more |= {"handle": handle, "job": job, "step": handle.step}
         if isinstance(backend, OpenAIBackend):
             more["base_model"] = base_model(handle.base_model)
@@ -159,7 +165,7 @@ class Places:
         """Return the result of a job, or its checkpoint at a step. Raises JobNotFinished,
         JobRemoved, NotFoundError, and SpecError for a job that has no model."""
         removal.require_kept(record)
-        backend = self.restored(record.backend, record.backend_options)
+        backend = self.restored(record.backend, record.backend_options, record)
         record = self._looked_at(record, backend)
         if step is not None:
             _, handle = results.at_step(record, step, self.store, backend)

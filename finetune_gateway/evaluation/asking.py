@@ -132,14 +132,14 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-_bounds: dict[str, HostBound] = {}
+_bounds: dict[tuple[str, str | None], HostBound] = {}
 _bounds_lock = threading.Lock()
 
 
-def bound_of(host: str) -> HostBound:
-    """Return the bound of a host in this process."""
+def bound_of(host: str, account: str | None) -> HostBound:
+    """Return the bound of a host and an account of it in this process."""
     with _bounds_lock:
-        return _bounds.setdefault(host, HostBound())
+        return _bounds.setdefault((host, account), HostBound())
 
 
 async def ask_many(
@@ -186,7 +186,7 @@ class _Run:
     bound: HostBound = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bound = bound_of(self.session.backend.host)
+        self.bound = bound_of(self.session.backend.host, self.session.backend.account())
 
     async def work(self) -> None:
         """Ask question after question, until there is none or the run has ended."""

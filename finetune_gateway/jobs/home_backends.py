@@ -72,6 +72,10 @@ class HomeBackends:
             where = json.dumps([backend.name, backend.options(), account], sort_keys=True)
             self._submitted[where] = backend
 
+    def named(self) -> list[Backend]:
+        """Return those that the user has named."""
+        return [*self._by_name.values()]
+
     def close(self) -> None:
         """Let go of all connections. Objects of the user's plug-ins stay as they are."""
         for one in self._all():

@@ -8,6 +8,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,8 @@ from finetune_gateway import (
     JobStatus,
     OpenAIBackend,
 )
-from finetune_gateway.backend import Settings
+from finetune_gateway.backend import Capabilities, Settings
+from finetune_gateway.jobs.budget import never_created
 from finetune_gateway.jobs.job import Job
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -371,3 +375,36 @@ def test_a_job_of_an_old_store_gets_the_account_of_a_rotated_key(
     Gateway().store.query("UPDATE jobs SET account = NULL WHERE id = ?", (old.id,))
     Gateway().job(old.id).refresh()
     assert Gateway().job(old.id).record.account == new.record.account
+
+
+class RunningOut(OpenAIBackend):
+    """Its jobs are in doubt for a minute, which is over after so many looks at the clock."""
+
+    looks = 0
+
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        self.looks -= 1
+        seconds = 60.0 if self.looks >= 0 else 0.0
+        return replace(super().capabilities(model), settle_seconds=seconds)
+
+
+@pytest.mark.parametrize("action", ["resume", "cancel"])
+def test_time_that_runs_out_during_a_look_shows_nothing(
+    home: Path, train_file: Path, provider: Provider, action: str
+) -> None:
+    """The key of another account sees no job, at whatever moment the time is over in which a
+    create may take effect: nothing is sent with it, nothing ends as never created."""
+    provider.fault(CREATE, "reset_after")
+    gateway = Gateway()
+    job = gateway.submit(train_file, model=MODEL, backend=wire(provider, settle_seconds=60))
+    assert job.provider_id is None and len(provider.jobs) == 1
+    before = provider.posts.copy()
+    for looks in range(5):
+        other = RunningOut(base_url=provider.url, profile="custom", api_key=OTHER)
+        other.looks = looks
+        load = partial(gateway.backend, other)
+        seen = Job(job.reload().record, gateway.store, load, gateway._submitter)
+        with suppress(GatewayError):
+            getattr(seen, action)()
+        assert provider.posts == before
+        assert not never_created(job.reload().record), job.record

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from dataclasses import replace
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import httpx
 import httpx2
 import pytest
 from support.chaos import until
-from support.provider import CREATE, Provider
+from support.provider import Provider
 from support.rows import chat_rows
 
 from finetune_gateway import (
@@ -31,8 +30,6 @@ from finetune_gateway import (
     OpenAIBackend,
     SpecError,
 )
-from finetune_gateway.backend import Capabilities
-from finetune_gateway.jobs.budget import never_created
 from finetune_gateway.jobs.job import Job
 
 MODEL = "gpt-4.1-mini-2025-04-14"
@@ -51,39 +48,6 @@ def wire(provider: Provider, key: str, **options: Any) -> OpenAIBackend:
     given = {"request_timeout": 1.0, "settle_seconds": 0.03, "poll_seconds": 0.005}
     place = {"base_url": provider.url, "profile": "custom", "api_key": key}
     return OpenAIBackend(**{**given, **place, **options})
-
-
-class RunningOut(OpenAIBackend):
-    """Its jobs are in doubt for a minute, which is over after so many looks at the clock."""
-
-    looks = 0
-
-    def capabilities(self, model: str | None = None) -> Capabilities:
-        self.looks -= 1
-        seconds = 60.0 if self.looks >= 0 else 0.0
-        return replace(super().capabilities(model), settle_seconds=seconds)
-
-
-@pytest.mark.parametrize("action", ["resume", "cancel"])
-def test_time_that_runs_out_during_a_look_shows_nothing(
-    home: Path, train_file: Path, provider: Provider, action: str
-) -> None:
-    """The key of another account sees no job, at whatever moment the time is over in which a
-    create may take effect: nothing is sent with it, nothing ends as never created."""
-    provider.fault(CREATE, "reset_after")
-    gateway = Gateway()
-    job = gateway.submit(train_file, model=MODEL, backend=wire(provider, MINE, settle_seconds=60))
-    assert job.provider_id is None and len(provider.jobs) == 1
-    before = provider.posts.copy()
-    for looks in range(5):
-        other = RunningOut(base_url=provider.url, profile="custom", api_key=THEIRS)
-        other.looks = looks
-        load = partial(gateway.backend, other)
-        seen = Job(job.reload().record, gateway.store, load, gateway._submitter)
-        with suppress(GatewayError):
-            getattr(seen, action)()
-        assert provider.posts == before
-        assert not never_created(job.reload().record), job.record
 
 
 # -- one object, two homes -----------------------------------------------------------------
@@ -165,6 +129,33 @@ GIVEN: dict[str, Callable[[Provider], Any]] = {
     "name": lambda provider: {"gpu": MINE},
     "function": lambda provider: lambda asked: MINE if asked.variable == "TENANT_KEY" else None,
 }
+
+
+@pytest.mark.chaos
+def test_models_are_compared_with_the_keys_of_their_accounts(
+    home: Path, train_file: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs of two accounts of one host, in one comparison."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-of-the-process")
+    places = {"acme": wire(provider, MINE), "beta": wire(provider, THEIRS)}
+    words = ("rivers of Spain", "moons of Mars", "keys of a piano")
+    rows = [
+        {"messages": [{"role": "user", "content": f"Name {word}."},
+                      {"role": "assistant", "content": f"Some {word}."}]} for word in words
+    ]  # fmt: skip
+    with Gateway(backends=places) as gateway:
+        jobs = [
+            gateway.submit(train_file, model=MODEL, backend=name).wait(20)
+            for name in ("acme", "beta")
+        ]
+        provider.requests.clear()
+        gateway.compare([job.id for job in jobs], rows, max_tokens=8)
+        chats = Counter(
+            headers["authorization"].removeprefix("Bearer ")
+            for _, path, headers in provider.requests
+            if path == "/chat/completions"
+        )
+    assert chats == {MINE: 3, THEIRS: 3}
 
 
 @pytest.mark.parametrize("how", GIVEN)
