@@ -166,11 +166,15 @@ _FUNCTIONS = _shape(
 )  # fmt: skip
 
 
+# A label says nothing of two answers, of which one is the better anyway.
+_BESIDE_PAIR = (*beside.WORSE, "label", "kto_tag")
+
+
 def _rejected_beside(reader: Reader) -> Json:
     """Read ms-swift's pairs: a row of another format with a worse answer beside it."""
     if "chosen_response" in reader.row:
         return beside.two_responses(reader)
-    inner = Reader({key: reader.row[key] for key in reader.row if key not in beside.WORSE})
+    inner = Reader({key: reader.row[key] for key in reader.row if key not in _BESIDE_PAIR})
     row_format = format_of(inner.row)
     made = row_format.reader(inner) if row_format else {"messages": []}
     reader.errors, reader.origins, reader.unsent = inner.errors, inner.origins, inner.unsent
@@ -182,8 +186,8 @@ def _rejected_beside(reader: Reader) -> Json:
 def _is_rejected_beside(row: Json) -> bool:
     if "chosen_response" in row:
         return "prompt" in row
-    inner = {key: row[key] for key in row if key not in beside.WORSE}
-    row_format = format_of(inner) if inner.keys() != row.keys() else None
+    inner = {key: row[key] for key in row if key not in _BESIDE_PAIR}
+    row_format = format_of(inner)
     return row_format is not None and row_format.kind in ("chat", "prompt_completion")
 
 

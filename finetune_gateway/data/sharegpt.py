@@ -223,6 +223,8 @@ def wrapped(function: Json) -> Json:
     bare = {key: value for key, value in function.items() if (key, value) != ("type", "function")}
     if "input_schema" in bare and "parameters" not in bare:
         bare = {"parameters" if key == "input_schema" else key: bare[key] for key in bare}
+    if bare.get("parameters", {}) is None:  # as Responses writes a function without parameters
+        del bare["parameters"]
     return {"type": "function", "function": bare}
 
 

@@ -84,10 +84,17 @@ TOOLS: list[Json] = [
 ]
 
 
+BARE = {"type": "function", "name": "lamp", "parameters": None}
+CALLED = {"type": "function_call", "call_id": "c1", "name": "lamp", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "off"}
+SAID = {"type": "message", "role": "assistant", "content": "Yes."}
+
+
 @FEWER
 @given(FILES)
 @example([{**IDEAL, "tools": TOOLS}])
 @example([{**IDEAL, "tools": "[]"}])
+@example([{"input": IDEAL["input"] + [CALLED, RESULT, SAID], "tools": [BARE]}])
 def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
     """For no backend; and rows that were right have their tokens still."""
     method: Any = usual_method_of(rows[0])
@@ -108,6 +115,16 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
         "input": {"messages": [{"role": "user", "content": "Is it dark?"}]},
         "preferred_output": [{"role": "assistant", "content": "Yes."}],
         "non_preferred_output": [{"role": "assistant", "content": "No."}],
+        "label": True,
+    }
+)
+@example(
+    {
+        "messages": [
+            {"role": "user", "content": "Is it dark?"},
+            {"role": "assistant", "content": "Yes."},
+        ],
+        "rejected_response": "No.",
         "label": True,
     }
 )
