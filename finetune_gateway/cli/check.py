@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +30,7 @@ from finetune_gateway.cli.options import (
     with_map,
 )
 from finetune_gateway.cli.progress import answers_bar
+from finetune_gateway.data.column_names import as_argument
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.check_text import (
@@ -200,7 +200,7 @@ def _init(
         print_json({"guide": str(path), "checks": checks})
         return 0
     print_result(str(path) if quiet else f"Wrote {path}: {', '.join(checks)}.")
-    next_one = f"ftg check MODEL {shlex.quote(str(path))} --data HELD_OUT"
+    next_one = f"ftg check MODEL {as_argument(path)} --data HELD_OUT"
     print_message(f"Read it, add what is to be refused, then: {next_one}", quiet=quiet)
     return 0
 

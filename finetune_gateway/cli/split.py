@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from finetune_gateway.cli.convert import Force
 from finetune_gateway.cli.options import Data, Json, Map, Quiet, parse_map
 from finetune_gateway.cli.progress import progress_bar, spread_over
+from finetune_gateway.data.column_names import as_argument
 from finetune_gateway.data.columns import offer
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.errors import SpecError, StoreError
@@ -90,7 +90,7 @@ def split(
     if first is not None and format_of(first.data) is None and (offered := offer(first.data)):
         note = f"No format has these columns, so rows are compared as a whole. {offered} --force."
         print_message(wrap_text(note), quiet=quiet)
-    print_message(f"Next: ftg validate {shlex.quote(str(paths[0]))}", quiet=quiet)
+    print_message(f"Next: ftg validate {as_argument(paths[0])}", quiet=quiet)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -26,6 +25,7 @@ from finetune_gateway.cli.options import (
     require_page,
 )
 from finetune_gateway.cli.progress import progress_bar
+from finetune_gateway.data.column_names import as_argument
 from finetune_gateway.data.containers import read_from
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.reading import Reading
@@ -225,7 +225,7 @@ def _print_hints(data: Path, report: Report, reading: Reading | None, model: str
     if reading is not None and reading.container != "jsonl":
         print_message(f"Read from {read_from(reading)}.")
     if report.ok:
-        command = f"ftg estimate {shlex.quote(str(data))} --model {model}"
+        command = f"ftg estimate {as_argument(data)} --model {model}"
         print_message(f"Next: {command}")
 
 
@@ -242,7 +242,7 @@ def _print_way_out(
     if any("--fix new.jsonl" in one.fix for one in report.errors):
         options.append("--fix new.jsonl")
     if options and not (columns and len(options) == 1):
-        print_message(f"Next: ftg validate {shlex.quote(str(data))} {' '.join(options)}")
+        print_message(f"Next: ftg validate {as_argument(data)} {' '.join(options)}")
 
 
 def _of_first_row(

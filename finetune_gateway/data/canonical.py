@@ -26,6 +26,7 @@ from finetune_gateway.data.canonical_row import (
     of_messages,
     of_texts,
 )
+from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import (
     CHAT,
     PROMPT_COMPLETION,
@@ -145,3 +146,25 @@ def converted(row: Json, *, rename: bool = False) -> tuple[Json, tuple[str, ...]
             raise ConversionError(key, reason)
         made[key] = value
     return made, tuple(reader.unsent)
+
+
+# -- rows within a row -------------------------------------------------------------------------
+
+
+def rows_within(row: Json) -> tuple[str, list[Json]]:
+    """Return the key of a row of no known format that holds rows, and them; "" if none does. One
+    that lacks its answer has it beside, and a text beside other keys is a part of what they say."""
+    for key, value in row.items():
+        rows = value if isinstance(value, list) else [value]
+        if rows and all(_is_whole(one, alone=len(row) == 1) for one in rows):
+            return key, rows
+    return "", []
+
+
+def _is_whole(value: Any, *, alone: bool) -> bool:
+    if not isinstance(value, dict) or is_turn(value):
+        return False
+    found = format_of(value)
+    if found is None or (found is TEXT and not alone):
+        return False
+    return found is CHAT or not read_as(value, found).errors

@@ -16,10 +16,13 @@ EITHER = frozenset({"prompt", "completion", "chosen", "rejected", "input"})
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
+def truth(text: str) -> bool | str:
+    """Return the label of an answer (KTO) as a value: true, false, or the text that is neither."""
+    return _TRUTH.get(text.strip().lower(), text)
+
+
 def cell_value(key: str, text: str) -> tuple[Any, bool]:
     """Return the value of a cell, and True if it was written as Python writes it, not as JSON."""
-    if key == "label":
-        return _TRUTH.get(text.strip().lower(), text), False
     if key not in LISTS | EITHER or text.lstrip()[:1] not in ("[", "{"):
         return text, False
     value, is_python = listed(text)

@@ -16,6 +16,12 @@ MAIN = frozenset({
     "response", "query", "input", "inputs", "targets", "input_text", "output_text", "text_input",
     "rejected_response", "chosen_response", "answers", "request_body", "response_body",
 })  # fmt: skip
+# Those of them that hold answers: a label beside one says whether it is good (KTO), else it is what
+# a classifier is to say.
+ANSWERS = MAIN - {
+    "prompt", "instruction", "text", "question", "query", "input", "inputs", "input_text",
+    "text_input", "request_body",
+}  # fmt: skip
 _BESIDE = frozenset({
     "system", "system_prompt", "context", "history", "label", "tools", "functions", "user",
     "assistant", "role", "content", "from", "value", "conversation_id", "human", "gpt", "bot",
@@ -66,6 +72,11 @@ def as_option(columns: Mapping[str, str]) -> str:
     return f"--map {shlex.quote(pairs)}"
 
 
+def as_argument(path: Path | str) -> str:
+    """Return a path as a shell takes it, also one that would be an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
 def _word(column: str) -> str:
     """Return a column as an option of the command line has it: one with a comma in quotes."""
     return f'"{column}"' if "," in column else column
@@ -77,4 +88,4 @@ def with_path(advice: str, source: Path | None, columns: Mapping[str, str]) -> s
     if _VALIDATE not in advice or source is None or not str(source).isprintable():
         return advice
     mapped = f" {as_option(columns)}" if columns else ""
-    return advice.replace(_VALIDATE, f"ftg validate {shlex.quote(str(source))}{mapped}")
+    return advice.replace(_VALIDATE, f"ftg validate {as_argument(source)}{mapped}")

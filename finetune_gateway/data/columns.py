@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune_gateway.data.cells import cell_value
-from finetune_gateway.data.column_names import as_option, normalized
+from finetune_gateway.data.cells import cell_value, truth
+from finetune_gateway.data.column_names import ANSWERS, as_option, normalized
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import dumped, loads_strict
@@ -31,6 +31,7 @@ KEYS = (
     "prompt", "completion", "system", "messages", "conversations", "tools", "chosen", "rejected",
     "label", "text", "instruction", "input", "output", "history",
 )  # fmt: skip
+_TEXTS = frozenset(KEYS) - {"messages", "conversations", "tools", "label", "history"}
 _EXAMPLE = "--map question=prompt,answer=completion, or columns={'question': 'prompt', ...}"
 _SHOWN = 12  # columns in a message
 _TYPED = (
@@ -129,12 +130,22 @@ class Renaming:
                     hint=f"Map {key!r} to another key too, or remove it from the rows.",
                 )
         given = {renamed.get(name, name): value for name, value in self._in_order(row, renamed)}
-        for column, key in renamed.items() if self._typed else ():
+        for key in _TEXTS & given.keys():
+            if type(given[key]) in (int, float):  # as it stands in a table: a class, a result
+                given[key] = dumped(given[key])
+        if self._typed:
+            self._read_cells(given, renamed, line)
+        return given
+
+    def _read_cells(self, given: Json, renamed: dict[str, str], line: int) -> None:
+        """Read the lists that the texts of mapped columns stand for, and the label of an answer."""
+        for column, key in renamed.items():
             if isinstance(given[key], str):
                 given[key], is_python = cell_value(key, given[key])
                 if is_python:
                     self.reading.note("cell_python", line, path=column)
-        return given
+        if isinstance(label := given.get("label"), str) and not ANSWERS.isdisjoint(given):
+            given["label"] = truth(label)
 
     def _of(self, row: Json) -> dict[str, str]:
         """Return which columns of a row become which keys. A column is meant by its very name, else
@@ -295,7 +306,9 @@ def offer(row: Mapping[str, Any]) -> str:
     row = {name: value for name, value in row.items() if name and _is_plain(name)}
     names = [name for name in _texts(row) if normalized(name) not in _NO_TEXT]
     if known := suggested(row):
-        return f"If its columns mean what they are called, add {as_option(known)}"
+        left = ", ".join(quoted(name) for name in names if name not in known)
+        unless = f" and {left} can be left out," if left else ""
+        return f"If its columns mean what they are called,{unless} add {as_option(known)}"
     if len(names) < 2:
         return ""
     first, second = names[:2]

@@ -36,6 +36,21 @@ def decompressed(dataset: Dataset) -> Dataset:
     return dataset
 
 
+def beginning(head: bytes) -> bytes | None:
+    """Return the first bytes of the file inside a compressed one, as far as ``head`` tells them;
+    None if it is of another kind."""
+    name = next((name for magic, name, _ in _OPENERS if head.startswith(magic)), None)
+    if name is None:
+        return None
+    try:
+        if name == "gzip":
+            return zlib.decompressobj(31).decompress(head, 512)
+        made = bz2.BZ2Decompressor() if name == "bzip2" else lzma.LZMADecompressor()
+        return made.decompress(head, 512)
+    except (zlib.error, OSError, EOFError, lzma.LZMAError):
+        return b""
+
+
 def _inside(dataset: Dataset, name: str, opener: Callable[..., Any]) -> Dataset:
     folder = new_folder(Settings.load().spool)
     inner = Path(Path(dataset.name).stem)  # without .gz

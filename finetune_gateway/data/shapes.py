@@ -322,6 +322,42 @@ _PATHS = (
 )
 _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
     ("message_tree_id", None, _TREE, _PATHS),
+    *(
+        (
+            key,
+            lambda row, other=other: other in row,
+            f"these are two answers, {key!r} and {other!r}, and a score that says which is better",
+            'Write the better one as chosen, the other as rejected: {"prompt": ..., "chosen": ..., '
+            '"rejected": ...}; a tie makes no pair.',
+        )
+        for key, other in (
+            ("response1", "response2"),
+            ("response_a", "response_b"),
+            ("human_ref_A", "human_ref_B"),
+            ("answer_0", "answer_1"),
+        )
+    ),
+    (
+        "summaries",
+        lambda row: "choice" in row,
+        "these are several summaries, and the number of the better one",
+        'Write {"prompt": the text, "chosen": the better summary, "rejected": the other}.',
+    ),
+    *(
+        (
+            key,
+            lambda row: not {"negative", "neg", "negatives"}.isdisjoint(row),
+            "these are texts that are alike and texts that are not, for an embedding model",
+            "Models that answer are not trained on them; as a pair: prompt, chosen, rejected.",
+        )
+        for key in ("positive", "pos", "positives")
+    ),
+    (
+        "attributes.llm.input_messages",
+        None,
+        "these are attributes of a trace (OpenInference)",
+        'Write its messages as {"messages": [...]}: the content of each by its role.',
+    ),
     ("replies", None, _TREE, _PATHS),
     ("parent_id", is_tree_message, "this is one message of a tree (OpenAssistant)", _PATHS),
     (

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import chain, dropwhile, islice
 from typing import Any, NamedTuple
 
-from finetune_gateway.data.cells import cell_value
-from finetune_gateway.data.column_names import CONVERSATIONS, KNOWN, MAIN, normalized
+from finetune_gateway.data.cells import cell_value, truth
+from finetune_gateway.data.column_names import ANSWERS, CONVERSATIONS, KNOWN, MAIN, normalized
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.errors import DataError
@@ -211,11 +211,14 @@ def _row(record: Record, names: list[str], reading: Reading, name: str) -> Json 
             continue
         if key in row:
             raise DataError(
-                f"{name} cannot be read: line {record.line}: two columns are named {key!r:.60}.",
+                f"{name} cannot be read: two of its columns are named {quoted(key)}.",
                 hint="Rename one of them, or remove it.",
             )
         if text in _NO_VALUE:
             reading.note("no_value", record.line, path=key, detail=f"the cell is '{text}'")
+        if key == "label" and not ANSWERS.isdisjoint(names):
+            row[key] = truth(text)
+            continue
         row[key], is_python = cell_value(key, text)
         if is_python:
             reading.note("cell_python", record.line, path=key)

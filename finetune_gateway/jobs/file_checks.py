@@ -11,7 +11,7 @@ from pathlib import Path
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
 from finetune_gateway.backend.seam import guarding, is_plugin
-from finetune_gateway.data.column_names import as_option
+from finetune_gateway.data.column_names import as_argument, as_option
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.errors import DataError, NotFoundError
 from finetune_gateway.findings import Report
@@ -177,8 +177,8 @@ def _raise_for_errors(report: Report, candidate: Candidate, dataset: Dataset) ->
             spec, columns, place = candidate.spec, dataset.reading.columns, candidate.backend
             named = place.display_name in registry.names()
             backend = place.display_name if named else place.name
-            words = ["ftg", "validate", str(dataset.source), "--backend", backend]
+            words = ["--backend", backend]
             words += ["--model", spec.model, "--method", spec.method]
             mapped = f" {as_option(columns)}" if columns else ""
-            exc.command = shlex.join(words) + mapped
+            exc.command = f"ftg validate {as_argument(dataset.source)} {shlex.join(words)}{mapped}"
         raise

@@ -171,9 +171,9 @@ def convert_row(row: Json, to: str) -> Json:
 
 
 def _is_labelled(row: Json) -> bool:
-    """Return True for a row of KTO: a label that is a category, or that stands beside a pair, is a
-    key like others."""
-    return "label" in row and is_label(row["label"]) and "preferred_output" not in row
+    """Return True for a row of KTO: a label that is a category, or that stands beside a pair or a
+    text, is a key like others."""
+    return "label" in row and "messages" in row and is_label(row["label"])
 
 
 def _openai(row: Json) -> Json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -58,6 +59,8 @@ _READ_AS = {
 }
 _LEFT = ("header_missing", "cells_extra", "quote_unbalanced", "conversation_unknown", "no_value")
 _LOOSE = json.JSONDecoder()
+# Before each row of application/json-seq (RFC 7464); a line of Markdown around rows.
+_BESIDE = re.compile(rb"\x1e|\s*```\w*\s*\Z")
 _PYTHON = ("json_single_quotes", "json_python_literal")  # rules: what Python prints breaks them
 
 
@@ -154,6 +157,7 @@ class _Fixer:
     pushed_back: deque[Line] = field(default_factory=deque)  # lines read ahead
     max_span: int = _MAX_SPAN  # reduced by each failed attempt to join lines
     formats: Formats = field(default_factory=Formats)
+    cut: bool = False  # an array begins in line 1, which was cut off
 
     def anew(self, renaming: Renaming | None) -> _Fixer:
         """Return a pass from the start that leaves rows in their format."""
@@ -173,7 +177,8 @@ class _Fixer:
         if defect and defect.code.startswith("encoding_utf"):
             self._fix_wide_encoding(dataset, head, defect.code)
         elif defect:
-            raise DataError(f"{dataset.name}: {defect.detail}.", hint=RULES[defect.code].fix)
+            hint = defect.fix or RULES[defect.code].fix
+            raise DataError(f"{dataset.name}: {defect.detail}.", hint=hint)
         elif head.removeprefix(BOM).lstrip().startswith(b"[") and _is_array_file(dataset.path):
             self._fix_array(dataset, head)
         elif _has_cr_lines(dataset.path):
@@ -252,6 +257,10 @@ class _Fixer:
         if not raw.strip():
             self.note(line.number, Change("blank_line", "", "", None))
             return
+        if match := _BESIDE.match(raw):
+            self.note(line.number, Change("not_json", "", match[0].decode(), None))
+            if not (raw := raw[match.end() :]).strip():
+                return
         if line.cut:
             raise DataError(
                 f"Line {line.number} is longer than 64 MB; nothing was written.",
@@ -293,10 +302,15 @@ class _Fixer:
         else:
             is_listed = raw.rstrip().endswith(b",")  # taken out of an array
             joined = [raw] if is_listed or exc.defect.code == "json_extra_data" else []
-        values = _split_values(b" ".join(joined))
+        values = _split_values(b" ".join(joined)) or _split_values(_unlisted(raw))
+        if not values and raw.strip() == (b"[" if line == 1 else b"]") and (line == 1 or self.cut):
+            self.cut = True
+            self.note(line, Change("json_array_not_jsonl", "", raw.decode(), None))
+            return
         if not values:
             self._keep(raw, line)
             return
+        self.cut |= raw.lstrip().startswith(b"[")
         code = "pretty_printed" if len(joined) > 1 else exc.defect.code
         lines, count = len(joined), len(values)
         self.note(line, Change(code, "", f"{count} in {lines} lines", f"{count} lines"))
@@ -405,6 +419,11 @@ def _has_cr_lines(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(1 << 20)
     return b"\n" not in head and b"\r" in head.rstrip(b"\r")
+
+
+def _unlisted(raw: bytes) -> bytes:
+    """Return a line without the bracket that opens or closes the array it was cut out of."""
+    return raw.strip().rstrip(b",; \t").removeprefix(b"[").removesuffix(b"]")
 
 
 def _split_values(raw: bytes) -> list[str]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data import call_ids, formats, sharegpt
-from finetune_gateway.data.canonical import canonical, read, read_as
+from finetune_gateway.data.canonical import canonical, read, read_as, rows_within
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
-from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
 from finetune_gateway.data.sharegpt import ConversionError
@@ -132,10 +131,14 @@ def _fix_message(message: Json, path: str) -> Iterator[Change]:
     yield from _fix_result(message, f"{path}.content")
     if isinstance(message.get("function_call"), dict):
         yield from _fix_arguments(message["function_call"], f"{path}.function_call")
-    calls = message.get("tool_calls")
-    for index, call in enumerate(calls if isinstance(calls, list) else []):
+    given = message.get("tool_calls")
+    calls: list[Any] = given if isinstance(given, list) else []
+    for index, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
+            if "type" not in call:  # as Mistral writes it
+                calls[index] = call = {"type": "function", **call}
+                yield Change("tool_type", f"{path}.tool_calls[{index}].type", None, "function")
             yield from _fix_arguments(function, f"{path}.tool_calls[{index}].function")
 
 
@@ -220,6 +223,9 @@ def _fixed_arguments(before: Any) -> tuple[str, Any]:
         return "", before
     if not before.strip():
         return "tool_args_json", "{}"
+    value, is_python = listed(before)
+    if is_python and isinstance(value, dict):
+        return "tool_args_json", sharegpt.as_string(value)
     after = before
     for _ in range(3):  # may be encoded more than twice
         inner = _parsed(after)
@@ -310,19 +316,10 @@ def _why_rewritten(row: Json) -> str:
     return "tools_json" if is_text or "tools" not in row else "tools_beside"
 
 
-def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and not is_turn(value) and format_of(value) is not None
-
-
 def unwrapped(row: Json) -> list[Json]:
     """Return the rows that a row of no known format holds in one of its keys; empty if it holds
     none, or if a key beside them would be lost."""
-    if format_of(row) is not None:
-        return []
-    for key, value in row.items():
-        rows = value if isinstance(value, list) else [value]
-        beside = {name: one for name, one in row.items() if name != key}
-        lost = any(beside.keys() & one.keys() for one in rows if isinstance(one, dict))
-        if rows and all(map(_is_row, rows)):
-            return [] if lost else [{**one, **beside} for one in rows]
-    return []
+    key, rows = rows_within(row) if format_of(row) is None else ("", [])
+    beside = {name: one for name, one in row.items() if name != key}
+    lost = any(beside.keys() & one.keys() for one in rows)
+    return [] if lost else [{**one, **beside} for one in rows]

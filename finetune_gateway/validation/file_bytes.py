@@ -254,7 +254,7 @@ def file_defect(head: bytes) -> Defect | None:
         return Defect("not_text", detail=detail, fix=_READABLE)
     for magic, name in _COMPRESSED:
         if head.startswith(magic):
-            return Defect("compressed", detail=f"byte 0: the file is compressed ({name})")
+            return _compressed(head, name)
     for mark, code, name in _ENCODINGS:
         if head.startswith(mark):
             return Defect(code, detail=f"byte 0: the file is {name}, not UTF-8")
@@ -262,6 +262,19 @@ def file_defect(head: bytes) -> Defect | None:
         if head.startswith(magic):
             return Defect("not_text", detail=f"byte 0: the file is {name}, not JSON lines")
     return _defect_without_mark(head)
+
+
+def _compressed(head: bytes, name: str) -> Defect:
+    """Return the defect of a compressed file, with --fix where that can read it."""
+    from finetune_gateway.data.compression import beginning  # few files are compressed
+
+    inner = beginning(head)
+    if inner is None:
+        return Defect("compressed", detail=f"byte 0: the file is compressed ({name})")
+    if inner[257:262] == b"ustar":
+        return Defect("compressed", detail=f"byte 0: the file is a tar archive ({name})")
+    fix = "Decompress it; --fix does: ftg validate old.jsonl --fix new.jsonl"
+    return Defect("compressed", detail=f"byte 0: the file is compressed ({name})", fix=fix)
 
 
 def _defect_without_mark(head: bytes) -> Defect | None:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from finetune_gateway.backend import Capabilities
+from finetune_gateway.data.column_names import as_argument
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.errors import DataError, NotFoundError, SpecError, shown
@@ -57,7 +58,7 @@ def previews(
         named = validation_run.of_users_columns(row.findings, dataset.reading.columns)
         row.findings = validation_run.with_path(named, dataset)
     if not rows:
-        _raise(Defect("no_examples"))
+        _raise(Defect("no_examples"), dataset)
     return rows
 
 
@@ -72,14 +73,22 @@ def _raise_if_not_text(dataset: Dataset) -> None:
     with dataset.path.open("rb") as file:
         defect = file_defect(file.read(HEAD))
     if defect:
-        _raise(defect)
+        _raise(defect, dataset)
 
 
-def _raise(defect: Defect) -> None:
+def _raise(defect: Defect, dataset: Dataset) -> None:
+    """Raise DataError, with the command that shows all findings."""
     findings = Findings()
     findings.add(defect)
-    listed = findings.listed()
-    Report(ok=False, format="unknown", kind="unknown", rows=0, findings=listed).raise_for_errors()
+    listed = validation_run.with_path(findings.listed(), dataset)
+    try:
+        Report(
+            ok=False, format="unknown", kind="unknown", rows=0, findings=listed
+        ).raise_for_errors()
+    except DataError as exc:
+        if dataset.source is not None:
+            exc.command = f"ftg validate {as_argument(dataset.source)}"
+        raise
 
 
 def _first(dataset: Dataset) -> Iterator[Line]:

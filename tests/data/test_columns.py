@@ -71,7 +71,7 @@ def test_findings_speak_of_the_users_columns(home: Path, tmp_path: Path) -> None
     data = tmp_path / "faq.jsonl"
     bad: list[dict[str, Any]] = [
         {"question": "What?", "answer": ""},
-        {"question": 7, "answer": "x"},
+        {"question": False, "answer": "x"},
         {"question": "Q"},
     ]
     write(data, [*rows(), *bad])

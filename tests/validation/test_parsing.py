@@ -55,7 +55,7 @@ def test_valid_json_is_taken(text: str) -> None:
         ('{"a": 1,}', "json_syntax", "comma"),
         ("[1, 2,]", "json_syntax", "comma"),
         ("{a: 1}", "json_syntax", "without quotes"),
-        ('{"a": 1},', "json_syntax", "after the object"),
+        ('{"a": 1},', "json_syntax", "a comma after the row"),
         ('{"a": "he "said" so"}', "json_syntax", "not escaped"),
         ('{"a": "\\x41"}', "json_syntax", "backslash"),
         ('{"a":\u00a01}', "json_syntax", "U+00A0"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 
+from finetune_gateway.data.column_names import as_argument
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.formats import CHAT, format_of
 from finetune_gateway.errors import SpecError
@@ -73,7 +73,7 @@ def advise(
 def _typed(dataset: Dataset, settings: Settings) -> str:
     """Return the path of a data set as a command names it."""
     path = dataset.source or dataset.path
-    return "DATA" if path.is_relative_to(settings.spool) else shlex.quote(str(path))
+    return "DATA" if path.is_relative_to(settings.spool) else as_argument(path)
 
 
 def _imitated(dataset: Dataset, settings: Settings) -> Dataset:

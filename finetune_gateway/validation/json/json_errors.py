@@ -23,6 +23,7 @@ _TABLE = (
     "Let --fix read the table: ftg validate old.jsonl --fix new.jsonl. Or name it .csv: then it is "
     "read as it is."
 )
+_UNLISTED = "Remove it; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _MAX_COUNTED = 100_000  # values counted on one line
 _NEAR = 300  # characters on each side that are searched for personal data
 
@@ -150,6 +151,10 @@ def _extra(text: str, pos: int) -> Defect:
         return Defect("json_extra_data", detail="objects with commas between them on one line")
     if text.startswith("\\n", pos):
         return Defect("json_extra_data", detail=r"a backslash and an n instead of a line break")
+    if not text[pos:].strip(", \t\r\n"):
+        return _syntax(text, pos, "a comma after the row", _UNLISTED)
+    if not text[pos:].strip("], \t\r\n"):
+        return _syntax(text, pos, "the end of an array after the row", _UNLISTED)
     return _syntax(text, pos, "text after the object", "Remove it.")
 
 
@@ -168,12 +173,30 @@ def _count_values(text: str) -> int:
 
 
 def _not_json(text: str) -> Defect:
-    looks_like = _looks_like(text.strip())
-    fix = _TABLE if "looks like" in looks_like and is_table(text) else ""
+    looks_like = _looks_like(text.strip(" \t\r\n"))
+    fix = _TABLE if "looks like" in looks_like and is_table(text) else _WAYS_OUT.get(looks_like, "")
     return Defect("not_json", detail=f"the line {looks_like}: {quoted(text)}", fix=fix)
 
 
+_POINTER, _FENCE, _SEQUENCE = (
+    "is from a pointer of Git LFS, in place of the file",
+    "is a mark of Markdown",
+    "begins with a record separator (U+001E), as application/json-seq has it",
+)
+_WAYS_OUT = {
+    _POINTER: "Fetch the file itself: git lfs pull",
+    _FENCE: _UNLISTED,
+    _SEQUENCE: _UNLISTED,
+}
+
+
 def _looks_like(text: str) -> str:
+    if text.startswith(("version https://git-lfs.", "oid sha256:")):
+        return _POINTER
+    if text.startswith("```"):
+        return _FENCE
+    if text.startswith("\x1e"):
+        return _SEQUENCE
     if text.startswith("<"):
         return "looks like XML or HTML"
     if _YAML.match(text):

@@ -28,6 +28,10 @@ from finetune_gateway.validation.json.json_errors import Unfinished, syntax_defe
 _MAY_MATCH = re.compile(r"\\(?:u(?:00[01]|[dD][89a-fA-F]|007[fF])|[bf])|\x7f")
 _ADDED = 10  # levels of a row around what is in a text
 _ENCODED = re.compile(r"\\{2,}u[dD][89a-fA-F]")  # half a pair in a text that is JSON itself
+_RECODE = (
+    "Save the file as UTF-8, for example: iconv -f ENCODING -t UTF-8, where ENCODING is its own: "
+    "GB18030, SHIFT_JIS, CP1251, ..."
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -50,9 +54,16 @@ def decode(raw: bytes, offset: int = 0) -> str:
         guess = bytes([byte]).decode("cp1252", "replace")
         detail = (
             f"byte {offset + exc.start} of the file (byte {exc.start} of the line) is "
-            f"0x{byte:02X}, which is not UTF-8; in Windows-1252 it would be {quoted(guess)}"
+            f"0x{byte:02X}, which is not UTF-8"
         )
-        raise BadLine(Defect("encoding_not_utf8", detail=detail)) from None
+        # Imported here: few files are in another encoding.
+        from finetune_gateway.text.windows_1252 import read_windows_1252
+
+        if read_windows_1252(raw) is None:  # --fix leaves such a line as it is
+            detail, fix = f"{detail}, nor would the line make sense in Windows-1252", _RECODE
+        else:
+            detail, fix = f"{detail}; in Windows-1252 it would be {quoted(guess)}", ""
+        raise BadLine(Defect("encoding_not_utf8", detail=detail, fix=fix)) from None
 
 
 def parse(text: str) -> Any:

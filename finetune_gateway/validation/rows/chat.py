@@ -37,6 +37,7 @@ SYSTEM = ("system", "developer")
 _RESULT_AS_TEXT = (
     "Write it as JSON in a string (json.dumps); --fix does: ftg validate old.jsonl --fix new.jsonl"
 )
+_AS_TEXT = "Write it as a string: its text; or, if it is to be JSON, as json.dumps writes it."
 _RENAME = "Rename {!r} to 'content'; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _AS_LIST = "Write it as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
 MAX_IMAGES = {"image_count": 10, "image_count_azure": 64}  # per row; sources in rules.toml
@@ -246,7 +247,8 @@ def _content_defects(message: Json, path: str) -> Defects:
         found = wrong_type(here, content, "a string or a list of parts")
         yield replace(found, fix=_RESULT_AS_TEXT)
     elif content is not None:
-        yield wrong_type(here, content, "a string or a list of parts")
+        found = wrong_type(here, content, "a string or a list of parts")
+        yield replace(found, fix=_AS_TEXT if isinstance(content, dict) else "")
     elif not _has_other_content(message) and role != "function":
         yield _no_content(message, here)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_gateway.data import formats
+from finetune_gateway.data.canonical import rows_within
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.column_names import is_turn
@@ -34,6 +35,11 @@ from finetune_gateway.validation.rows.pairs import pair_defects
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
+_TRUTH = "Write true or false; --fix does: ftg validate old.jsonl --fix new.jsonl"
+_CLASSES = (
+    "Nothing to do to train on the texts alone. If the label is what a model is to say of them, "
+    "add --map text=prompt,label=completion"
+)
 _WRAP = 'Wrap it: {"messages": [...]}; --fix does: ftg validate old.jsonl --fix new.jsonl'
 _NAMED = (
     'Write each with its names: {"prompt": ..., "completion": ...}; in pandas: '
@@ -144,7 +150,8 @@ def _by_kind(row: Json) -> Defects:
 
 def _labelled(row: Json) -> Defects:
     if not isinstance(row["label"], bool):
-        yield Defect("label", "label", f"the label is {quoted(row['label'])}")
+        fix = _TRUTH if str(row["label"]).strip().lower() in ("0", "1", "true", "false") else ""
+        yield Defect("label", "label", f"the label is {quoted(row['label'])}", fix)
     yield from conversation_defects(row)
 
 
@@ -160,7 +167,8 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     meant = {key: code for key in others if (code := meant_for(key, row.get(key)))}
     yield from (meant_defect(key, code) for key, code in meant.items())
     if not meant and _MEDIA.isdisjoint(others):
-        yield Defect("not_sent", "", _not_sent(others))
+        classes = "text" in row and "label" in others
+        yield Defect("not_sent", "", _not_sent(others), _CLASSES if classes else "")
         return
     beside = {key: row[key] for key in others if key in row}
     media = media_keys(beside)
@@ -257,12 +265,12 @@ def _conversation(row: Json) -> tuple[str, str] | None:
 
 def _envelope(row: Json) -> tuple[str, str] | None:
     """Return what is in a row that holds rows, and the way out."""
-    for key, value in row.items():
-        inner = value if isinstance(value, list) else [value]
-        first = inner[0] if inner and isinstance(inner[0], dict) else None
-        row_format = formats.format_of(first) if first and not is_turn(first) else None
-        if row_format:
-            count = f"{len(inner)} rows" if len(inner) > 1 else "a row"
-            what = f"{quoted(key)} holds {count} in the format {row_format.name}"
-            return what, f"Write what {quoted(key)} holds, one row a line."
-    return None
+    key, rows = rows_within(row)
+    row_format = formats.format_of(rows[0]) if rows else None
+    if row_format is None:
+        return None
+    count = f"{len(rows)} rows" if len(rows) > 1 else "a row"
+    fix = f"Write what {quoted(key)} holds, one row a line"
+    if all((row.keys() - {key}).isdisjoint(one) for one in rows):
+        fix += "; --fix does, with the keys beside: ftg validate old.jsonl --fix new.jsonl"
+    return f"{quoted(key)} holds {count} in the format {row_format.name}", f"{fix}."

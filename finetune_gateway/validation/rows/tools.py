@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
+from finetune_gateway.data.cells import listed as read_text
 from finetune_gateway.data.json_schema import TooCostly
 from finetune_gateway.findings import Defect, wrong_type
 from finetune_gateway.text.quoting import json_type, quoted
@@ -25,6 +26,8 @@ Defects = Iterator[Defect]
 MAX_TOOLS = 128  # OpenAI's schema
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 # As tools stand in the Responses API of OpenAI, and in Anthropic's with input_schema.
+_TYPE = 'Add "type": "function"; --fix does: ftg validate old.jsonl --fix new.jsonl'
+_PYTHON = "Write them with json.dumps; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _NESTED = 'Write {"type": "function", "function": {"name": "...", "parameters": {...}}}.'
 _MAX_DECODES = 3  # of arguments that were encoded several times
 # Lists of tools without a defect, by their content: the rows of a file usually offer the same.
@@ -112,7 +115,7 @@ def _listed_tools(tools: list[Any], path: str) -> Defects:
             yield Defect("type_error", here, "a tool without 'function'", _NESTED)
             continue
         if tool.get("type") != "function":
-            yield Defect("tool_type", f"{here}.type")
+            yield Defect("tool_type", f"{here}.type", fix="" if "type" in tool else _TYPE)
         yield from _function(tool.get("function"), f"{here}.function", names)
 
 
@@ -233,7 +236,7 @@ def _listed_calls(calls: list[Any], path: str) -> Defects:
             continue
         yield from _call_id(call, here, ids)
         if call.get("type") != "function":
-            yield Defect("tool_type", f"{here}.type")
+            yield Defect("tool_type", f"{here}.type", fix="" if "type" in call else _TYPE)
         function = call.get("function")
         if isinstance(function, dict):
             yield from _called_function(function, f"{here}.function")
@@ -284,7 +287,8 @@ def wrong_arguments(arguments: Any, path: str) -> Defect:
 def _invalid_json(arguments: str, reason: str, path: str) -> Defect:
     if not arguments.strip():
         return Defect("tool_args_json", path, "tool arguments are an empty string", 'Write "{}".')
-    return Defect("tool_args_json", path, f"tool arguments are not JSON: {reason}")
+    fix = _PYTHON if isinstance(read_text(arguments)[0], dict) else ""
+    return Defect("tool_args_json", path, f"tool arguments are not JSON: {reason}", fix)
 
 
 def _not_object(value: Any, path: str) -> Defect:
