@@ -104,15 +104,16 @@ def chat_file(tmp_path: Path) -> Path:
 
 
 def test_validate(home: Path, chat_file: Path) -> None:
-    """At most 32 files for 60 chat rows with default options."""
+    """At most 33 files for 60 chat rows with default options."""
     files = entered_twice(lambda: gateway.validate(chat_file))
     show("validate", files)
-    assert len(files) <= 32
+    assert len(files) <= 33
 
 
-@pytest.mark.parametrize("share, most", [(0, 38), (None, 48)])
+@pytest.mark.parametrize("share, most", [(0, 46), (None, 56)])
 def test_submit(home: Path, chat_file: Path, share: float | None, most: int) -> None:
-    """At most 38 files for 60 chat rows and the fake backend, and 10 to hold rows out of them."""
+    """At most 46 files for 60 chat rows and the fake backend, 2 of them the seam that each call of
+    a backend passes, and 10 to hold rows out of the rows."""
     given: dict[str, Any] = {"backend": FakeBackend(), "again": True, "validation_split": share}
     files = entered_twice(lambda: gateway.submit(chat_file, model="m", **given))
     show("submit", files)

@@ -45,6 +45,9 @@ from finetune_gateway.text.quoting import quoted
 Json = dict[str, Any]
 
 
+_READ_BESIDE = frozenset({"messages", "tools"})  # in the canonical form of conversations
+
+
 def read(row: Json) -> CanonicalRow:
     """Return the canonical row of a row of any known format; malformed fields are read as far as
     possible. A row of OpenAI's own formats, or of none, is returned itself. Never raises."""
@@ -139,9 +142,11 @@ def converted(row: Json, *, rename: bool = False) -> tuple[Json, tuple[str, ...]
     for key, value in row.items():
         if key in reader.used or (row_format is CHAT and key in made):
             continue
-        if key in made and rename:
-            key = f"other_{key}"
-        if key in made:
+        # A key that its format does not read must not be read in the canonical form.
+        taken = key in made or (key in _READ_BESIDE and row_format is not CHAT)
+        if taken and rename:
+            key, taken = f"other_{key}", f"other_{key}" in made
+        if taken:
             reason = f"the key {quoted(key)} means something else in the target format"
             raise ConversionError(key, reason)
         made[key] = value

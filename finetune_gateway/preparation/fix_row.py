@@ -4,7 +4,7 @@ arguments of calls, null keys."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ Json = dict[str, Any]
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 # Names that other tools use for a role; anything else, such as a typo, is not guessed.
 _ROLE_NAMES = {
+    **{role: role for role in _ROLES},
     "human": "user",
     "gpt": "assistant",
     "bot": "assistant",
@@ -76,10 +77,11 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     changes += _read_lists(fixed)
     changes += _fix_tools(fixed)
     changes += _fix_label(fixed)
+    names = {} if _has_own_roles(fixed) else _ROLE_NAMES
     for messages, path in _conversations(fixed):
         for index, message in enumerate(messages):
             if isinstance(message, dict):
-                changes += _fix_message(message, f"{path}[{index}]")
+                changes += _fix_message(message, f"{path}[{index}]", names)
         for where, own in call_ids.fill(messages):
             changes.append(Change("tool_id_missing", f"{path}{where}", None, own))
     changes += _fix_speakers(fixed)
@@ -118,13 +120,22 @@ def _conversations(row: Json) -> Iterator[tuple[list[Any], str]]:
         yield pair_input["messages"], "input.messages"
 
 
-def _fix_message(message: Json, path: str) -> Iterator[Change]:
+def _has_own_roles(row: Json) -> bool:
+    """Return True for a row that is read with the names of roles that it has: it is converted as a
+    whole, or not at all."""
+    row_format = format_of(row)
+    if row_format is None or row_format in formats.SENT_UNCHANGED:
+        return False
+    return not read_as(row, row_format).errors
+
+
+def _fix_message(message: Json, path: str, names: Mapping[str, str]) -> Iterator[Change]:
     yield from _remove_nulls(message, _NULLABLE, f"{path}.")
     yield from _rename_text(message, path)
     role = message.get("role")
     if isinstance(role, str) and role not in _ROLES:
         word = role.strip().lower()
-        meant = word if word in _ROLES else _ROLE_NAMES.get(word)
+        meant = names.get(word)
         if meant:
             message["role"] = meant
             yield Change("unknown_role", f"{path}.role", role, meant)

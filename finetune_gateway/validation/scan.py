@@ -24,6 +24,7 @@ from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import in_words
 from finetune_gateway.text.pii_phones import Regions
+from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens.counter import HostedCounter, RowCounter, TokenCounter
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.validation.collector import Findings
@@ -48,7 +49,7 @@ from finetune_gateway.validation.json.parsing import (
     parse,
 )
 from finetune_gateway.validation.rows.formats import not_object, row_defects, unknown_format
-from finetune_gateway.validation.rows.leftovers import leftover_defects
+from finetune_gateway.validation.rows.leftovers import HINTS, leftover_defects
 from finetune_gateway.validation.rules import RuleSet
 
 Json = dict[str, Any]
@@ -351,7 +352,7 @@ class Scan:
             yield from self._defects_by_format(row, row_format, sent, line.number)
         if line.flagged:
             yield from text_defects(text, row, self.task.regions)
-        if line.leftovers and row_format is not None:
+        if line.leftovers and row_format is not None and searcher(*HINTS)(text):
             yield from leftover_defects(text, row, sent)
 
     def _defects_by_format(

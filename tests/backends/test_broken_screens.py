@@ -91,9 +91,9 @@ def test_a_broken_answer_spoils_no_other(home: Path, train_file: Path) -> None:
     """Capabilities that broke after the submit: the other job is polled, the broken one not."""
     gateway = Gateway(home)
     backend = breaking({"capabilities": lambda backend, honest: None})
-    type(backend).mended = True  # type: ignore[attr-defined]
+    type(backend).repaired = True  # type: ignore[attr-defined]
     job = gateway.submit(train_file, model="m", backend=backend)
-    type(backend).mended = False  # type: ignore[attr-defined]
+    type(backend).repaired = False  # type: ignore[attr-defined]
     other = gateway.submit(train_file, model="m", backend=FakeBackend())
     [failure] = gateway.refresh([job, other])
     assert "capabilities() of backend 'hostile' must return" in str(failure.error)

@@ -189,7 +189,7 @@ def texts_of(gateway: Gateway, backend: Honest, data: Path) -> list[str]:
 def test_a_broken_call_buys_once_and_keeps_no_share(
     home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch, method: str, how: Misbehaviour
 ) -> None:
-    """The error names backend and method. Once the plug-in is mended the job comes to its end, is
+    """The error names backend and method. Once the plug-in is repaired the job comes to its end, is
     there once, and a job that was not bought leaves its share of the month to the next."""
     monkeypatch.setenv("ACME_API_KEY", KEY)
     gateway = Gateway(home, monthly_usd=USD)
@@ -200,7 +200,7 @@ def test_a_broken_call_buys_once_and_keeps_no_share(
     assert not [one for one in said if KEY in one]
     assert backend.market.starts <= MAX_TRIES and len(backend.market.bought) <= 1
 
-    type(backend).mended = True
+    type(backend).repaired = True
     for job in gateway.jobs():
         gateway._job(job.record, backend).wait(timeout=30)
         assert gateway.job(job.id).status.final
@@ -229,7 +229,7 @@ def test_a_search_that_says_nonsense_says_nothing(
     said = texts_of(gateway, backend, train_file)
     assert any("find() of backend 'hostile'" in one for one in said), said
     assert backend.market.starts == 1
-    type(backend).mended = True
+    type(backend).repaired = True
     [job] = gateway.jobs()
     assert gateway._job(job.record, backend).wait(timeout=30).status is JobStatus.SUCCEEDED
     assert backend.market.starts == 1
@@ -247,11 +247,11 @@ def test_a_start_that_buys_nothing_is_tried_ten_times(home: Path, train_file: Pa
     job = gateway.submit(train_file, model="m", backend=backend)
     assert job.wait(timeout=60).status is JobStatus.FAILED
     assert 2 <= len(starts) <= MAX_TRIES and "and it is not there" in str(job.error)
-    type(backend).mended = True
+    type(backend).repaired = True
     gateway.submit(train_file, model="m", backend=backend, again=True)
 
 
-# -- answers that are mended at the seam --------------------------------------------------
+# -- answers that the seam corrects --------------------------------------------------------
 
 
 def polled(home: Path, train_file: Path, **fields: Any) -> Any:

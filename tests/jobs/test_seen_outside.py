@@ -102,7 +102,7 @@ def test_each_request_is_a_line(
 
 
 def test_a_request_without_an_answer_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    """With the kind of its end; what is sent again is told at DEBUG."""
+    """With the kind of its end; what is sent again is logged at DEBUG."""
     caplog.set_level(logging.DEBUG, "finetune_gateway")
     with Provider(api_key=KEY) as provider:
         provider.fault(RETRIEVE, "reset_before", "refuse", "refuse")

@@ -141,7 +141,7 @@ ONE = {
         roles("user", "assistant"),
         ["unknown_role", "format_sharegpt"],
     ),
-    "chatbot": (roles("User", "Chatbot"), roles("user", "assistant"), ["unknown_role"] * 2),
+    "chatbot": (roles("User", "Chatbot"), roles("user", "assistant"), ["format_shape"]),
     "speakers under messages": (
         {"messages": [{"from": "Human", "value": "Hi"}, {"from": "GPT", "value": "Hello"}]},
         roles("user", "assistant"),

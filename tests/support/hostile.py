@@ -135,7 +135,7 @@ class Answering:
 
 
 def breaking(methods: dict[str, Misbehaviour]) -> Honest:
-    """Return a backend that breaks its contract in these methods until its ``mended`` is True.
+    """Return a backend that breaks its contract in these methods until its ``repaired`` is True.
 
     A misbehaviour is called with the backend, then with what the honest method would return, as a
     function without arguments.
@@ -146,14 +146,14 @@ def breaking(methods: dict[str, Misbehaviour]) -> Honest:
 
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             usual = honest.__get__(self)
-            if self.mended:
+            if self.repaired:
                 return usual(*args, **kwargs)
             return misbehave(self, lambda: usual(*args, **kwargs))
 
         return call
 
     members: dict[str, Any] = {name: broken(name, how) for name, how in methods.items()}
-    kind = type("Hostile", (Honest,), {**members, "mended": False, "__module__": "ftg_hostile"})
+    kind = type("Hostile", (Honest,), {**members, "repaired": False, "__module__": "ftg_hostile"})
     made: Honest = kind()
     return made
 

@@ -90,8 +90,18 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "off"}
 SAID = {"type": "message", "role": "assistant", "content": "Yes."}
 
 
+COHERE = [{"role": "User", "content": "Is it dark?"}, {"role": "Chatbot", "content": "Yes."}]
+DONE: Json = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Yes."}}]}
+LINE = {
+    "custom_id": "1",
+    "body": {"messages": [{"role": "user", "content": "Is it dark?"}]},
+    "response": {"status_code": 200, "body": DONE},
+}
+
+
 @FEWER
 @given(FILES)
+@example([{"messages": COHERE, "mood": "calm"}])
 @example([{**IDEAL, "tools": TOOLS}])
 @example([{**IDEAL, "tools": "[]"}])
 @example([{"input": IDEAL["input"] + [CALLED, RESULT, SAID], "tools": [BARE]}])
@@ -128,6 +138,7 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
         "label": True,
     }
 )
+@example({**LINE, "tools": "[]"})
 def test_what_is_accepted_is_converted_with_its_tokens(row: Json) -> None:
     """Into every format that can hold it; OpenAI's holds all but labels and texts."""
     row_format, report = format_of(row), judged([row], FakeBackend())

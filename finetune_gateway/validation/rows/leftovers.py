@@ -108,10 +108,11 @@ _CALL = LazyPattern(r"\s*<(tool_call|functioncall)>.*", re.DOTALL)
 
 
 def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
-    """Yield what is left half done in the texts of a row; ``text`` is its JSON."""
+    """Yield what is left half done in the texts of a row; ``text`` is its JSON, in which one of
+    HINTS was found."""
     if searcher(*_BUT_CALLS)(text):
         yield from _in_texts(row, sent)
-    elif searcher(_CALL_HINT)(text):  # as calls are written, often rightly
+    else:  # calls, which are often rightly written so
         yield from _calls_as_text(row, sent)
 
 
