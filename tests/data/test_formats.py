@@ -406,7 +406,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     """One would replace the other."""
     path = tmp_path / "rows.csv"
     path.write_text("prompt,completion,prompt\na,b,c\n")
-    with pytest.raises(DataError, match="two columns are named 'prompt'"):
+    with pytest.raises(DataError, match="two of its columns are named 'prompt'"):
         Dataset.open(path, spool=tmp_path / "spool")
 
 
@@ -443,7 +443,7 @@ def test_rows_in_memory(tmp_path: Path, home: Path) -> None:
     assert Dataset.open(ROWS).path.is_relative_to(home)
     with pytest.raises(DataError, match="row 2 is a str"):
         Dataset.open(cast(Any, [ROWS[0], "x"]), spool=tmp_path)
-    with pytest.raises(DataError, match="single dict"):
+    with pytest.raises(DataError, match="a dataset in parts: 'train'"):
         Dataset.open(cast(Any, {"train": ROWS}), spool=tmp_path)
     with pytest.raises(NotFoundError):
         Dataset.open(tmp_path / "none.csv")

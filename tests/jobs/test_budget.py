@@ -355,7 +355,9 @@ def test_a_dead_submitters_room_comes_back(
         assert dead.record.estimate is not None
         high = dead.record.estimate["cost_usd"]["high"]
         gateway = Gateway(monthly_usd=Decimal(high) * 3 / 2)
-        backend = OpenAIBackend(base_url=provider.url, api_key=KEY, profile="custom")
+        # The dead job is asked for with this key, and waits as long as its requests may take.
+        given: dict[str, Any] = {"profile": "custom", "settle_seconds": SETTLE}
+        backend = OpenAIBackend(base_url=provider.url, api_key=KEY, **given)
         other = gateway.submit(data_file(tmp_path, 2), model=MODEL, backend=backend)
         assert other.provider_id
         let_settle(home)
