@@ -197,7 +197,7 @@ def within_time(what: str, make: Callable[[], Returned], seconds: float | None =
     except Exception as exc:  # whatever a plug-in raises
         did = "gave" if isinstance(exc, _TooSlow) else "broke:"
         raise BackendError(
-            f"{what} {did} {_words(exc)}.", hint=f"Report it to its author{_where(exc)}."
+            f"{what} {did} {words_of(exc)}.", hint=f"Report it to its author{_where(exc)}."
         ) from exc
     return found
 
@@ -250,7 +250,7 @@ def _broken(backend: Any, name: str, exc: Exception) -> BackendError:
     lost = isinstance(exc, ConnectionError | TimeoutError | _TooSlow)
     what = "gave" if isinstance(exc, _TooSlow) else "broke:"
     return BackendError(
-        f"{name}() of backend {name_of(backend)!r} {what} {_words(exc)}.",
+        f"{name}() of backend {name_of(backend)!r} {what} {words_of(exc)}.",
         hint=_hint(backend, name, _where(exc)),
         backend=name_of(backend),
         maybe_applied=name in BUYS,
@@ -273,7 +273,7 @@ def _hint(backend: Any, name: str, where: str = "") -> str:
     return f"Report it to the author of {package}: {type(backend).__name__}.{name}{where}."
 
 
-def _words(exc: Exception) -> str:
+def words_of(exc: Exception) -> str:
     """Return an exception of others in words, in one line, without what looks like a key."""
     if isinstance(exc, _TooSlow | _Ended):
         return str(exc)

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
-from finetune_gateway.backend.seam import is_plugin, name_of
+from finetune_gateway.backend.seam import is_plugin, name_of, words_of
 from finetune_gateway.errors import BackendError, GatewayError, shown
 from finetune_gateway.text import pii, redaction
 
@@ -88,7 +88,7 @@ def _require_equal(backend: Backend, options: dict[str, Any]) -> None:
     try:
         again = _built(backend, stored).options()
     except Exception as exc:  # whatever the constructor of a plug-in raises
-        why = exc.message if isinstance(exc, GatewayError) else f"{type(exc).__name__}: {exc}"
+        why = exc.message if isinstance(exc, GatewayError) else words_of(exc)
         raise _error(
             backend,
             f"cannot be built again from its options(), by another process: {why.rstrip('.')}",

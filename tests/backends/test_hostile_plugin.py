@@ -24,6 +24,7 @@ from finetune_gateway.backend import (
     Result,
     SpecError,
 )
+from finetune_gateway.jobs.plugins import check_restorable
 from finetune_gateway.jobs.submission import MAX_TRIES
 
 KEY = "acme-Jx83kfQpZ1mmR7"
@@ -370,3 +371,25 @@ def test_a_counter_that_breaks_says_so_in_words(home: Path, train_file: Path) ->
     backend = breaking({"counter": returns(BrokenCounter("m"))})
     with pytest.raises(BackendError, match=r"counter\(\) of backend 'hostile' broke: KeyError"):
         Gateway(home).estimate(train_file, model="m", backend=backend)
+
+
+OPENAI_KEY = "sk-proj-" + "Ab3" * 16
+
+
+class Sealed(Honest):
+    """Its constructor can be called once, and repeats a key in its error then."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Sealed.made += 1
+        if Sealed.made > 1:
+            raise RuntimeError(f"no session for {OPENAI_KEY}")
+
+
+def test_a_constructor_that_repeats_a_key_has_it_shown_nowhere() -> None:
+    """Not in the error that says that another process cannot build the backend."""
+    with pytest.raises(BackendError, match="cannot be built again") as caught:
+        check_restorable(Sealed())
+    assert "RuntimeError" in str(caught.value) and OPENAI_KEY not in str(caught.value)
