@@ -310,6 +310,8 @@ class Gateway(HomeJobs, HomeEvaluations):
             registry.refuse_unknown(model)
         with planning.copies_folder(self.settings) as folder:
             plan = self._plan(data, model, backend, folder, options)
+            limits = plan.backend.capabilities(plan.spec.model)
+            limits.require_metadata(plan.backend.display_name, tags)
             plan.backend.check(plan.spec)
             permits.require_chances_allowed(plan, **chances)
             allowed = permits.require_private_data_allowed(plan, **private)

@@ -65,7 +65,7 @@ LATER_FIELDS = (
     "stop_on_divergence", "chat_template_kwargs", "call_format", "continue_from", "loss_type",
     "beta", "label_smoothing", "desirable_weight", "undesirable_weight", "use_dora",
     "use_rslora", "modules_to_save", "optim", "max_grad_norm", "engine", "micro_batch_size",
-    "bf16", "early_stopping_patience", "load_best_model_at_end", "report_to",
+    "bf16", "early_stopping_patience", "load_best_model_at_end", "report_to", "backend_params",
 )  # fmt: skip
 
 # OpenAI calls sft "supervised"; both words are accepted, one is kept.
@@ -128,6 +128,7 @@ class TrainingOptions(TypedDict, total=False):
     early_stopping_patience: int | Literal["auto"]
     load_best_model_at_end: bool | Literal["auto"]
     report_to: Tracker
+    backend_params: dict[str, Any] | None
 
 
 def _alias(value: Any) -> Any:
@@ -263,6 +264,9 @@ class TrainingSpec(GivenOrStored):
         default="auto", description="The best checkpoint is the result; auto: with held-out rows"
     )
     report_to: Tracker = Field(default="none", description="Tracker that gets the metrics too")
+    backend_params: dict[str, Any] | None = Field(
+        default=None, description="Settings that its backend alone has: ftg backends NAME"
+    )
 
     @classmethod
     def build(cls, **options: Any) -> Self:
@@ -384,8 +388,13 @@ def _in_words(exc: ValidationError) -> SpecError:
 @cache
 def wanted(name: str) -> str:
     """Return what an option may be in words: ``a whole number from 1 to 50 or 'auto'``."""
-    arms = list(_arms(_hints()[name], {}))
-    return f"{', '.join(arms[:-1])} or {arms[-1]}" if len(arms) > 1 else arms[0]
+    return type_words(_hints()[name])
+
+
+def type_words(type_: Any, *fields: FieldInfo) -> str:
+    """Return what a type allows, within the limits of a field of it, in words."""
+    arms = list(_arms(type_, _limits([*fields])))
+    return f"{', '.join(arms[:-1])} or {arms[-1]}" if len(arms) > 1 else "".join(arms)
 
 
 @cache
@@ -407,7 +416,7 @@ def _arms(type_: Any, limits: dict[str, Any]) -> Iterator[str]:
         yield f"text of 1 to {longest} characters" if longest else "text"
     elif type_ is bool:
         yield from ("True", "False")
-    elif get_origin(type_) is tuple:
+    elif get_origin(type_) in (tuple, list):
         yield "a list of names"
     elif get_origin(type_) is dict:
         yield "names with their values"
@@ -431,7 +440,8 @@ def _bounds(limits: dict[str, Any]) -> str:
     """Return limits in words: ``from 1 to 50``, ``from 0 to below 1``, ``above 0, at most 1``."""
     low, high = limits.get("ge"), limits.get("le")
     if low is None:
-        return f" above {limits['gt']}" + (f", at most {high}" if "le" in limits else "")
+        words = {"gt": "above", "lt": "below", "le": "at most"}
+        return ",".join(f" {word} {limits[key]}" for key, word in words.items() if key in limits)
     if "lt" in limits:
         return f" from {low} to below {limits['lt']}"
     return f" of at least {low}" if high is None else f" from {low} to {high}"

@@ -115,6 +115,7 @@ def test_a_default_makes_no_other_job(home: Path) -> None:
 
 
 OTHER = {
+    "backend_params": {"warmup_steps": 3},
     "stop_on_divergence": False,
     "chat_template_kwargs": {"enable_thinking": False},
     "call_format": "hermes",

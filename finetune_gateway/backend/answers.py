@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_gateway.backend.capabilities import Capabilities
+from finetune_gateway.backend.capabilities import REFUSABLE, Capabilities
 from finetune_gateway.errors import shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
@@ -75,9 +75,12 @@ def _capabilities(value: Any, *_: Any) -> Capabilities:
         raise Wrong(f"must return a Capabilities, not {shown(value)}")
     if not isinstance(value.hosted, bool):
         raise Wrong(f"must say with hosted=True or False where data go, not {shown(value.hosted)}")
-    for name in ("methods", "priced", "training_types", "options", "resumes", "deletes"):
+    for name in (
+        *("methods", "priced", "training_types", "options", "refuses", "resumes", "deletes"),
+    ):
         if not isinstance(given := getattr(value, name), Set):
             raise Wrong(f"must give {name} as a frozenset, not {shown(given)}")
+    _check_refuses(value)
     if not isinstance(value.rules, str | Mapping) or not isinstance(value.fixed, Mapping):
         raise Wrong("must give rules as a text or a mapping, and fixed as a mapping")
     _check_seconds(value)
@@ -86,6 +89,14 @@ def _capabilities(value: Any, *_: Any) -> Capabilities:
         if limit is not None and not (_is_number(limit) and isinstance(limit, int) and limit >= 0):
             raise Wrong(f"must give {name} as a whole number from 0, not {shown(limit)}")
     return value
+
+
+def _check_refuses(value: Capabilities) -> None:
+    if unknown := sorted(map(shown, value.refuses - REFUSABLE)):
+        can = ", ".join(sorted(REFUSABLE))
+        raise Wrong(f"must refuse one of {can} in refuses, not {', '.join(unknown)}")
+    if value.takes_metadata and "metadata" in value.refuses:
+        raise Wrong("says both that it takes metadata and that it refuses them")
 
 
 def _check_seconds(value: Capabilities) -> None:

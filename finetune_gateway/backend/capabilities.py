@@ -16,6 +16,9 @@ from finetune_gateway.spec import TrainingSpec
 
 # Settings that say what to train rather than how: every backend understands them.
 NEUTRAL = frozenset({"model", "method", "n_epochs", "seed", "suffix"})
+# Of those, and of what a submit has beside, what a backend may refuse.
+REFUSABLE = frozenset({"n_epochs", "seed", "suffix", "metadata"})
+APART = frozenset({"training_type", "backend_params"})  # judged by rules of their own
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Capabilities:
     training_types: frozenset[str] = frozenset()
     options: frozenset[str] = frozenset()  # spec fields it honours in addition to NEUTRAL
     fixed: Mapping[str, Any] = field(default_factory=dict)  # those it honours at one value alone
+    refuses: frozenset[str] = frozenset()  # of REFUSABLE, what it cannot take
     min_rows: int = 1
     max_file_bytes: int | None = None
     max_context: int | None = None  # tokens per example; longer examples are cut at the end
@@ -62,10 +66,12 @@ class Capabilities:
                 backend=backend,
                 option="training_type",
             )
+        self._require_not_refused(backend, spec)
         fixed = {name for name, value in self.fixed.items() if getattr(spec, name) == value}
-        refused = sorted(spec.chosen - NEUTRAL - self.options - fixed - {"training_type"})
+        refused = sorted(spec.chosen - NEUTRAL - self.options - fixed - APART)
         if refused:
-            honoured = f"It honours: {', '.join(sorted(self.options | NEUTRAL))}."
+            honours = sorted((self.options | NEUTRAL) - self.refuses)
+            honoured = f"It honours: {', '.join(honours)}."
             named = "It trains on from a model of its own that is named as model, like ft:..."
             raise UnsupportedError(
                 f"Backend {backend!r} cannot honour {', '.join(refused)}.",
@@ -73,7 +79,7 @@ class Capabilities:
                 backend=backend,
                 option=refused[0],
             )
-        if not spec.chosen <= NEUTRAL:
+        if not spec.chosen <= NEUTRAL | {"backend_params"}:
             methods.require(spec)
         unused = sorted(spec.chosen & LORA) if spec.training_type == "full" else []
         if unused:
@@ -83,3 +89,24 @@ class Capabilities:
                 backend=backend,
                 option=unused[0],
             )
+
+    def _require_not_refused(self, backend: str, spec: TrainingSpec) -> None:
+        """Raise UnsupportedError for a setting that most backends take and this one does not. An
+        automatic number of epochs is its own choice."""
+        given = spec.chosen - ({"n_epochs"} if spec.n_epochs == "auto" else set())
+        for name in sorted(given & self.refuses):
+            raise self.refused(backend, name)
+
+    def require_metadata(self, backend: str, metadata: Mapping[str, str]) -> None:
+        """Raise UnsupportedError for the user's own metadata where the backend refuses them."""
+        if metadata and "metadata" in self.refuses:
+            raise self.refused(backend, "metadata")
+
+    def refused(self, backend: str, name: str) -> UnsupportedError:
+        """Return the error for one of ``refuses``."""
+        return UnsupportedError(
+            f"Backend {backend!r} does not take {name}: nothing was sent.",
+            hint=f"Leave {name} out.",
+            backend=backend,
+            option=name,
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.handle_data import HandleData
+from finetune_gateway.backend.params import BackendParams
 from finetune_gateway.backend.seam import guard_calls
 from finetune_gateway.chat import ChatModel
 from finetune_gateway.data.dataset import Dataset
@@ -73,6 +74,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    params: ClassVar[type[BackendParams] | None] = None  # the settings that it alone has
     restored: bool = False  # built from what a job or a handle says, not by a call of the user
 
     def __init_subclass__(cls, **options: Any) -> None:

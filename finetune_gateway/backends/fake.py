@@ -82,7 +82,7 @@ class FakeBackend(Backend):
             rules="trl",
             methods=METHODS,
             training_types=TRAINING_TYPES,
-            options=frozenset(TrainingSpec.model_fields) - NEUTRAL,
+            options=frozenset(TrainingSpec.model_fields) - NEUTRAL - {"backend_params"},
             notes=("Trains nothing: it plays a script.",),
             resumes=frozenset({JobStatus.PAUSED, JobStatus.CANCELLED}),
             poll_seconds=(0.01, 0.05),

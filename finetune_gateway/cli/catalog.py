@@ -14,6 +14,7 @@ from finetune_gateway.jobs import added_models
 from finetune_gateway.reports.added_text import added_document, added_rows_text
 from finetune_gateway.reports.catalog_text import (
     backend_document,
+    backend_text,
     backends_text,
     hosted_models,
     local_models,
@@ -26,20 +27,33 @@ from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
 
 
-def backends(json: Json = False, quiet: Quiet = False) -> None:
-    """List the backends a job can run on: built in, or from an installed package.
+def backends(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="This one alone, with all its settings.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the backends a job can run on: built in, or from an installed package. With NAME, one of
+    them, with the settings that it honours, those of its own (--backend-param), and what it does
+    not take.
 
     Examples:
       ftg backends
+      ftg backends local
       ftg backends --json
     """
-    documents = [backend_document(name) for name in registry.names()]
+    if name is not None:
+        registry.require_known(name)
+    names = registry.names() if name is None else [name]
+    documents = [backend_document(one) for one in names]
     if json:
-        print_json(documents)
+        print_json(documents if name is None else documents[0])
     elif quiet:
-        print_result("\n".join(registry.names()))
+        print_result("\n".join(names))
     else:
-        print_result(shown := backends_text(documents))
+        shown = backends_text(documents) if name is None else backend_text(documents[0])
+        print_result(shown)
         point_out_leaving(shown)
 
 

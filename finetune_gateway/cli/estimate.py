@@ -10,6 +10,7 @@ import typer
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
+from finetune_gateway.cli.backend_params import BackendParam, parse_backend_params
 from finetune_gateway.cli.options import (
     AzureTraining,
     BaseUrl,
@@ -71,6 +72,7 @@ def estimate(
     train_on: TrainOn = None,
     chat_template: ChatTemplate = None,
     settings: Settings = None,
+    backend_param: BackendParam = None,
     train_price: TrainPrice = None,
     base_url: BaseUrl = None,
     profile: Profile = None,
@@ -155,6 +157,7 @@ def estimate(
         train_on=train_on,
         chat_template=chat_template,
         continue_from=continue_from,
+        backend_params=parse_backend_params(backend_param),
     )
     serving = ServingOptions(
         requests=monthly_requests,

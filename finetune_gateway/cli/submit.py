@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from finetune_gateway.cli.backend_params import BackendParam, parse_backend_params
 from finetune_gateway.cli.confirmation import capped_budget
 from finetune_gateway.cli.options import (
     CONFIRM_PRICE,
@@ -90,6 +91,7 @@ def submit(
     train_on: TrainOn = None,
     chat_template: ChatTemplate = None,
     settings: Settings = None,
+    backend_param: BackendParam = None,
     train_price: TrainPrice = None,
     max_cost: Annotated[
         str | None,
@@ -163,6 +165,7 @@ def submit(
         train_on=train_on,
         chat_template=chat_template,
         continue_from=continue_from,
+        backend_params=parse_backend_params(backend_param),
     )
     limit = parse_amount("max-cost", max_cost)
     tags = parse_metadata(metadata)

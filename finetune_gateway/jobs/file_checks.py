@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.backend.params import with_params
 from finetune_gateway.backend.seam import guarding, is_plugin
 from finetune_gateway.data.column_names import as_argument, as_option
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
@@ -43,6 +44,8 @@ class Candidate:
         NotFoundError for a model that it certainly lacks, unless the user has ``priced`` it."""
         limits = backend.capabilities(spec.model)
         limits.require(backend.display_name, spec)
+        if backend.params is not None or spec.backend_params:
+            spec = with_params(spec, backend)
         if limits.unknown_model_reason and not (priced and limits.hosted):
             raise NotFoundError(limits.unknown_model_reason, hint="See: ftg models --all")
         return cls(spec, backend, limits)

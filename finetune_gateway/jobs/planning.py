@@ -21,6 +21,7 @@ from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend
+from finetune_gateway.backend.params import canonical
 from finetune_gateway.backend.seam import name_of, time_limit, within_time
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import as_sent
@@ -348,7 +349,9 @@ def intent(
     validation = others[0] if others else None
     options, place = plan.backend.options(), plan.backend.identity()
     variable = {name: options[name] for name in ("api_key_env",) if name in options}
-    work = [train.sha256, validation.sha256 if validation else None, plan.spec.canonical()]
+    spec = plan.spec
+    same = canonical(spec, plan.backend) if spec.backend_params else spec.canonical()
+    work = [train.sha256, validation.sha256 if validation else None, same]
     if plan.spec.chat_template:  # an edited file makes another job
         work.append(_content_hash(plan.spec.chat_template))
     nonce = records.new_job_id() if again else None

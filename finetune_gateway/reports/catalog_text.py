@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from finetune_gateway import registry
-from finetune_gateway.backend import Capabilities
+from finetune_gateway.backend import NEUTRAL, Capabilities, params
 from finetune_gateway.backend.seam import within_time
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation import profiles
@@ -29,7 +29,7 @@ def backend_document(name: str) -> Document:
     """Return the capabilities of a backend, or why it cannot be loaded."""
     document: Document = {"name": name, "origin": registry.origin(name)}
     try:
-        capabilities = _capabilities(name)
+        capabilities, params = _abilities(name)
     except GatewayError as exc:
         return {**document, "usable": False, "error": str(exc)}
     return {
@@ -40,24 +40,54 @@ def backend_document(name: str) -> Document:
         "methods": sorted(capabilities.methods),
         "training_types": sorted(capabilities.training_types),
         "options": sorted(capabilities.options),
+        "refuses": sorted(capabilities.refuses),
+        "params": params,
         "no_new_jobs_after": capabilities.no_new_jobs_after,
         "notes": list(capabilities.notes),
     }
 
 
-def _capabilities(name: str) -> Capabilities:
-    """Return what a backend can do; of a plug-in that hangs, BackendError."""
-    if registry.origin(name) == "built in":
-        return registry.load(name).capabilities()
-    return within_time(f"Backend {name!r}", lambda: registry.load(name).capabilities())
+def _abilities(name: str) -> tuple[Capabilities, list[Document]]:
+    """Return what a backend can do, and its own settings; of a plug-in that hangs, BackendError."""
+
+    def look() -> tuple[Capabilities, list[Document]]:
+        backend = registry.load(name)
+        return backend.capabilities(), [*map(_param, params.lines_of(backend))]
+
+    return look() if registry.origin(name) == "built in" else within_time(f"Backend {name!r}", look)
+
+
+def _param(line: tuple[str, str, str]) -> Document:
+    name, value, meaning = line
+    return {"name": name, "value": value, "description": meaning}
 
 
 def backends_text(backends: Sequence[Document]) -> str:
     """Return a paragraph for each backend."""
-    return "\n\n".join(map(_backend_text, backends))
+    return "\n\n".join(map(_summary, backends))
 
 
-def _backend_text(backend: Document) -> str:
+def backend_text(backend: Document) -> str:
+    """Return all that is known of one backend: also the settings that it takes."""
+    lines = [_summary(backend)]
+    if backend["usable"]:
+        lines += _settings_lines(backend)
+    return "\n".join(lines)
+
+
+def _settings_lines(backend: Document) -> Iterator[str]:
+    honours = sorted({*backend["options"], *NEUTRAL} - {"model", *backend["refuses"]})
+    yield wrap_text(f"settings: {', '.join(honours)}", "    ", "  ")
+    if backend["refuses"]:
+        yield wrap_text(f"does not take: {', '.join(backend['refuses'])}", "    ", "  ")
+    if backend["params"]:
+        yield "  settings of its own, with --backend-param NAME=VALUE (backend_params):"
+    for one in backend["params"]:
+        meaning = f". {one['description']}" if one["description"] else ""
+        yield wrap_text(f"{one['name']}: {one['value']}{meaning}", "      ", "    ")
+
+
+def _summary(backend: Document) -> str:
     head = f"{apply_style(backend['name'], 'bold')}  ({backend['origin']})"
     if not backend["usable"]:
         return f"{head}\n{wrap_text('cannot be used: ' + backend['error'], '  ')}"

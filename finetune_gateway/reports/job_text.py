@@ -24,6 +24,7 @@ from finetune_gateway.reports.output import (
     format_duration,
     format_table,
     format_timestamp,
+    params_text,
     terminal_width,
     wrap_text,
 )
@@ -152,6 +153,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "model": f"{record.spec.model}, {record.spec.method}",
         "chain": continuing.line(record, job.store),
         "data": f"{record.name or '(removed)'}, {_rows(record)}",
+        "own settings": params_text(record.spec.backend_params or {}),
         "columns": in_words(record.columns) if record.columns else "",
         "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
         "sent anyway": kinds_text(record.allowed),

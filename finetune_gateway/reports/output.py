@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from finetune_gateway.text.cleaning import visible
@@ -248,3 +248,9 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """Return a backend's own settings: ``warmup_steps=10, optimizer="adam"``."""
+    pairs = (f"{name}={json.dumps(value)}" for name, value in params.items())
+    return visible(", ".join(pairs))

@@ -21,6 +21,7 @@ from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
     format_duration,
+    params_text,
     wrap_text,
 )
 from finetune_gateway.settings.money import format_usd
@@ -46,6 +47,8 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     lines = [f"{estimate.backend} / {spec.model}: {how} on {rows}"]
     if spec.continue_from is not None:
         lines.append(f"Trains on from the model of {visible(str(spec.continue_from))}.")
+    if spec.backend_params:
+        lines.append(wrap_text(f"Its own settings: {params_text(spec.backend_params)}", "  ", ""))
     if columns := plan.train.reading.columns:
         lines.append(wrap_text(f"Columns: {visible(in_words(columns))}", "  ", ""))
     if text := rows_text(estimate):

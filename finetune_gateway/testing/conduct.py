@@ -21,11 +21,11 @@ from finetune_gateway.backend import (
 )
 from finetune_gateway.backend.seam import within_time
 from finetune_gateway.jobs.plugins import check_restorable
-from finetune_gateway.testing.deletion import DeletionContract
 from finetune_gateway.testing.finished_job import FinishedJob
+from finetune_gateway.testing.params import ParamsContract
 
 
-class ConductContract(DeletionContract):
+class ConductContract(ParamsContract):
     """The tests of one start, of options there and back, and of how long a call takes.
 
     ``call_seconds``: the longest that a call may take; ``upload``, ``start`` and ``open`` may take

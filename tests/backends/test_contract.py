@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.acme import Acme
 from support.chaos import end_workers
 from support.hosted import MODEL
 from support.hostile import Honest, breaking
@@ -273,6 +274,22 @@ class TestHonest(BackendContract):
         return "job-warming-up"
 
 
+class TestAcme(BackendContract):
+    """A hosted plug-in with settings of its own, which refuses some of ours."""
+
+    ends_at_once = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, settings: Settings) -> Backend:
+        return Acme()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def params(cls) -> dict[str, Any]:
+        return {"warmup_steps": 3, "schedule": "cosine", "layers": ["a"], "grade": "fast"}
+
+
 @pytest.mark.parametrize("name", ["options", "capabilities"])
 def test_the_contract_catches_what_no_job_may_be_bought_with(name: str) -> None:
     """Options that its constructor does not take, and a host without ``settle_seconds``."""
@@ -281,6 +298,18 @@ def test_the_contract_catches_what_no_job_may_be_bought_with(name: str) -> None:
     backend = breaking({name: lambda backend, honest: answers[name]})
     with pytest.raises(BackendError, match=rf"{name}\(\)"):
         BackendContract().test_what_is_stored_builds_it_again(backend)
+
+
+def test_the_contract_catches_refusals_that_are_none() -> None:
+    """A word that no setting has, and metadata that it takes too."""
+    for limits in ({"refuses": frozenset({"lora_r"})}, {"refuses": {"metadata"},
+                   "takes_metadata": True}):  # fmt: skip
+        changed = replace(Honest().capabilities(), **limits)
+        backend = breaking({"capabilities": lambda backend, honest, changed=changed: changed})
+        with pytest.raises(BackendError, match=r"capabilities\(\) of backend 'hostile'"):
+            BackendContract().test_what_it_refuses_is_refused_in_words(
+                backend, TrainingSpec(model="m")
+            )
 
 
 def test_the_contract_catches_a_second_job_events_that_are_no_json_and_a_call_that_hangs() -> None:
