@@ -354,19 +354,21 @@ class Submitter:
     def _upload(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
         """Return the file with the provider's id; upload it if the provider does not have it."""
         data = self._data_file(record, file, backend)
-        if not backend.capabilities().hosted:
+        if data.remote_id is not None or not backend.capabilities().hosted:
             return data
-        remote_id, sent_at = data.remote_id, record.step_at
-        if remote_id is None and record.step == "uploading":
-            remote_id = backend.find_upload(data)
-        if remote_id is None:
-            sent_at = self.store.set_step(record.id, "uploading").step_at
-            remote_id = backend.upload(data)
-        if remote_id is not None and data.remote_id is None:
-            scope = uploads.scope_of(record, backend)
-            lifetime = backend.upload_lifetime()
-            expires_at = None if lifetime is None else sent_at + lifetime
-            uploads.remember(self.store, scope, file.sha256, remote_id, expires_at)
+        scope = uploads.scope_of(record, backend)
+        with uploads.alone(self.store, scope, file.sha256):
+            data = self._data_file(record, file, backend)  # by now another job may have sent it
+            remote_id, sent_at = data.remote_id, record.step_at
+            if remote_id is None and record.step == "uploading":
+                remote_id = backend.find_upload(data)
+            if remote_id is None:
+                sent_at = self.store.set_step(record.id, "uploading").step_at
+                remote_id = backend.upload(data)
+            if remote_id is not None and data.remote_id is None:
+                lifetime = backend.upload_lifetime()
+                expires_at = None if lifetime is None else sent_at + lifetime
+                uploads.remember(self.store, scope, file.sha256, remote_id, expires_at)
         return replace(data, remote_id=remote_id)
 
     @contextmanager

@@ -5,13 +5,17 @@ The ``files`` of the store. A scope is one host and one account.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from finetune_gateway.backend import Backend
 from finetune_gateway.errors import BackendError
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings import files as shared
 from finetune_gateway.text.cleaning import visible
 
 SPARE_SECONDS = 1800.0  # a host may need an upload for so long after its job was created
@@ -31,6 +35,18 @@ def find(store: Store, scope: str, sha256: str, *, lasting: bool = True) -> str 
         (scope, sha256, time.time() + SPARE_SECONDS if lasting else 0.0),
     ).fetchone()
     return row["remote_id"] if row else None
+
+
+@contextmanager
+def alone(store: Store, scope: str, sha256: str) -> Iterator[None]:
+    """Let one job at a time send this content to this host, of all threads and processes of the
+    home: the others wait, and then ``find`` what it has sent."""
+    name = hashlib.sha256(f"{scope} {sha256}".encode()).hexdigest()[:32]
+    path = store.settings.locks / f"{name}.upload"
+    with shared.locking(path):
+        yield
+        # Remembered by now, so who comes later and makes a new lock has nothing to send.
+        path.unlink(missing_ok=True)
 
 
 def sent_at(store: Store, scope: str, sha256: str) -> float | None:
