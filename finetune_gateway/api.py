@@ -38,7 +38,7 @@ from finetune_gateway.preparation import convert as converting
 from finetune_gateway.preparation import fix as fixing
 from finetune_gateway.preparation import split as splitting
 from finetune_gateway.preparation.convert import Conversion
-from finetune_gateway.preparation.fix import FixReport
+from finetune_gateway.preparation.fix_report import FixReport
 from finetune_gateway.settings.deadlines import Stop
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import AnyMethod

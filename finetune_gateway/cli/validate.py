@@ -42,7 +42,7 @@ from finetune_gateway.validation.dataset import analysis
 
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
-    from finetune_gateway.preparation.fix import FixReport
+    from finetune_gateway.preparation.fix_report import FixReport
 
 Check = Callable[[Dataset], Report]
 LOCAL_EXAMPLE_MODEL = "builtin/tiny"  # for methods that are trained here alone

@@ -92,6 +92,16 @@ def is_choice(row: Json) -> bool:
     return bool(_answers(row)) and any(row.get(key) for key in ("prompt", "question", "query"))
 
 
+def is_choice_beside(row: Json) -> bool:
+    """Return True for messages that wait for an answer, with two that are numbered and a key that
+    names the better one beside them."""
+    messages = row.get("messages")
+    if not _answers(row) or all(row.get(key) is None for key in _CHOICES):
+        return False
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role", last.get("from")) in ("user", "human")
+
+
 def choice(reader: Reader) -> Json:
     """Read two answers, of which a key names the better one.
 

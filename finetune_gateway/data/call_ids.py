@@ -15,9 +15,9 @@ from finetune_gateway.data.row_access import as_dict, as_list
 Json = dict[str, Any]
 
 
-def fill(messages: list[Any]) -> Iterator[tuple[str, str]]:
-    """Write the ids that are missing into a conversation, in place; yield the path of each within
-    the list, and the id."""
+def fill(messages: list[Any]) -> Iterator[tuple[int, str, str]]:
+    """Write the ids that are missing into a conversation, in place; yield the number of the
+    message, the path within it, and the id."""
     used = {one for message in messages for one in _ids(message)}
     for at, message in enumerate(messages):
         calls = calls_of(message)
@@ -34,11 +34,11 @@ def fill(messages: list[Any]) -> Iterator[tuple[str, str]]:
             own = own or _new(f"call_{at}_{index}", used)
             if not call.get("id"):
                 call["id"] = own
-                yield f"[{at}].tool_calls[{index}].id", own
+                yield at, f".tool_calls[{index}].id", own
             if result is not None and not result.get("tool_call_id"):
                 result["tool_call_id"] = own
                 where = next(n for n in range(at + 1, len(messages)) if messages[n] is result)
-                yield f"[{where}].tool_call_id", own
+                yield where, ".tool_call_id", own
 
 
 def calls_of(message: Any) -> list[Json]:

@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_gateway.data import call_ids
 from finetune_gateway.data.canonical_row import (
     CHAT_KEYS,
     PAIR_KEYS,
+    SIDES,
     CanonicalRow,
     of_messages,
     of_texts,
@@ -64,6 +66,7 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
         return short
     reader = Reader(row)
     converted = _made(reader, row_format)
+    filled = _fill(converted, row_format)
     known = {"text"} if row_format is TEXT else PAIR_KEYS | CHAT_KEYS | {"label"}
     for key in ("functions", "parallel_tool_calls"):
         if row_format.kind not in ("preference", "text") and key in row:
@@ -73,8 +76,9 @@ def read_as(row: Json, row_format: Format | None) -> CanonicalRow:
         untrain(converted["messages"][:-1])  # the label is for the last answer
     sent = {key: value for key, value in converted.items() if key in known}
     others = (*(key for key in row if key not in reader.used), *reader.unsent)
-    filled = tuple(reader.filled)
-    return CanonicalRow(sent, reader.errors, others, reader.origins, reader.lists, filled=filled)
+    made = CanonicalRow(sent, reader.errors, others, reader.origins, reader.lists)
+    made.filled = tuple((made.origin(path), own) for path, own in filled)
+    return made
 
 
 def _made(reader: Reader, row_format: Format) -> Json:
@@ -89,6 +93,26 @@ def _made(reader: Reader, row_format: Format) -> Json:
                         *made["non_preferred_output"]):  # fmt: skip
             message.pop("weight", None)  # both sides are compared
     return made
+
+
+def _fill(made: Json, row_format: Format) -> list[tuple[str, str]]:
+    """Write the ids of calls and results that are missing, where no other can be meant; return the
+    path of each in the canonical row, and the id. Whatever the format: a row that is written in
+    another one is read again with the same ids."""
+    if row_format.kind != "preference":  # a text has no messages
+        chat = made.get("messages", [])
+        return _fill_in([(f"messages[{at}]", one) for at, one in enumerate(chat)])
+    asked = [(f"input.messages[{at}]", one) for at, one in enumerate(made["input"]["messages"])]
+    sides = ([(f"{key}[{at}]", one) for at, one in enumerate(made[key])] for key in SIDES)
+    return [found for side in sides for found in _fill_in([*asked, *side])]
+
+
+def _fill_in(conversation: list[tuple[str, Json]]) -> list[tuple[str, str]]:
+    if not any("tool_calls" in message for _, message in conversation):
+        return []
+    places = [place for place, _ in conversation]
+    filled = call_ids.fill([message for _, message in conversation])
+    return [(f"{places[at]}{where}", own) for at, where, own in filled]
 
 
 def as_sent(row: Json) -> Json:
@@ -137,6 +161,7 @@ def converted(row: Json, *, rename: bool = False) -> tuple[Json, tuple[str, ...]
         raise ConversionError("", no_format_text(row))
     reader = Reader(row)
     made = _made(reader, row_format)
+    _fill(made, row_format)
     if reader.errors:
         raise reader.errors[0]
     for key, value in row.items():

@@ -178,7 +178,7 @@ def _rejected_beside(reader: Reader) -> Json:
     row_format = format_of(inner.row)
     made = row_format.reader(inner) if row_format else {"messages": []}
     reader.errors, reader.origins, reader.unsent = inner.errors, inner.origins, inner.unsent
-    reader.filled, reader.lists = inner.filled, inner.lists
+    reader.lists = inner.lists
     reader.used |= inner.used
     return beside.pair(reader, made)
 
@@ -200,7 +200,7 @@ def _tagged(reader: Reader) -> Json:
     row_format = format_of(inner.row)
     made = row_format.reader(inner) if row_format else {"messages": []}
     reader.errors, reader.origins, reader.unsent = inner.errors, inner.origins, inner.unsent
-    reader.filled, reader.lists = inner.filled, inner.lists | {"label": "kto_tag"}
+    reader.lists = inner.lists | {"label": "kto_tag"}
     reader.used = inner.used | {"kto_tag"}
     return {**made, "label": reader.row["kto_tag"]}
 
@@ -309,6 +309,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("chosen", _HH, dialogues.is_hh),
     ("chosen", TRL_PREFERENCE, None),
     ("rejected", TRL_PREFERENCE, None),
+    *((key, _CHOICE, beside.is_choice_beside) for key in beside.FIRST),
     ("messages", CHAT, _is_chat),  # most rows
     ("label", UNPAIRED, _is_labelled),
     ("custom_id", _BATCH, batch.is_line),

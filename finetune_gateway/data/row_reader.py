@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from finetune_gateway.data import call_ids
 from finetune_gateway.data.cells import holds_messages, listed
 from finetune_gateway.data.row_access import blank
 from finetune_gateway.data.sharegpt import (
@@ -36,8 +35,7 @@ class Reader:
     """Reads one row. ``used``: the keys it has read; ``lists``: the key of each list of messages;
     ``origins``: of each message, its path in the user's row and its form there; ``unsent``: keys
     within others that are not part of the example; ``marked``: True if a message had its weight
-    under another name; ``filled``: the path of each id of a call that
-    was filled in, and the id."""
+    under another name."""
 
     def __init__(self, row: Json) -> None:
         self.row = row
@@ -47,7 +45,6 @@ class Reader:
         self.used: set[str] = set()
         self.unsent: dict[str, None] = {}
         self.marked = False
-        self.filled: list[tuple[str, str]] = []
 
     def refuse(self, path: str, reason: str, code: str = "not_convertible", fix: str = "") -> None:
         """Note an error."""
@@ -67,15 +64,11 @@ class Reader:
         return message
 
     def messages(self, messages: Any, path: str) -> list[Json]:
-        """Return messages with the arguments of their calls as strings, and with the ids of calls
-        and results where they are missing and no other can be meant."""
+        """Return messages with the arguments of their calls as strings."""
         if not isinstance(messages, list):
             self.refuse_type(path, messages, "a list of messages")
             return []
-        read = [self.message(one, f"{path}[{index}]") for index, one in enumerate(messages)]
-        if any("tool_calls" in one for one in read):
-            self.filled += ((f"{path}{where}", own) for where, own in call_ids.fill(read))
-        return read
+        return [self.message(one, f"{path}[{index}]") for index, one in enumerate(messages)]
 
     def message(self, message: Any, path: str) -> Json:
         """Return a copy of a message, with the arguments of its calls as strings."""

@@ -17,29 +17,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.columns import Renaming
 from finetune_gateway.data.compression import decompressed
 from finetune_gateway.data.dataset import BOM, Dataset, Line
 from finetune_gateway.data.json_files import array_rows
 from finetune_gateway.data.python_literals import read_literal
-from finetune_gateway.data.reading import Observation, Reading
+from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import dumped
 from finetune_gateway.data.row_content import same_digest
 from finetune_gateway.errors import DataError
-from finetune_gateway.findings import Defect, Finding, Report
+from finetune_gateway.findings import Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
+from finetune_gateway.preparation.fix_report import FixReport, left, unsafe
 from finetune_gateway.preparation.fix_row import Change, Formats, fix_row, unwrapped
 from finetune_gateway.preparation.line_table import LineTable
 from finetune_gateway.text.quoting import hidden, shortened
 from finetune_gateway.text.windows_1252 import read_windows_1252
 from finetune_gateway.validation import run as validation_run
-from finetune_gateway.validation.collector import Findings
 from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
 from finetune_gateway.validation.rules import RULES
+from finetune_gateway.validation.run import MIN_ROWS
 
 MAX_SHOWN = 200  # characters of before and after in the log
 _MAX_SPAN = 1 << 20  # bytes of one object that spans several lines
@@ -64,38 +63,6 @@ _BESIDE = re.compile(rb"\x1e|\s*```\w*\s*\Z")
 _PYTHON = ("json_single_quotes", "json_python_literal")  # rules: what Python prints breaks them
 
 
-class Unsafe(BaseModel):
-    """A finding that is left, with its lines in the file that was mended."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    finding: Finding = Field(description="As validating the copy found it, with its lines there.")
-    lines: list[int] = Field(description="The lines in the file that was mended.")
-
-
-class Mended(BaseModel):
-    """What ``--fix`` has done (``fix`` in the JSON of ``ftg validate``)."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    out: str = Field(description="The mended copy.")
-    log: str = Field(description="Its log: one JSON object a change.")
-    rows: int = Field(description="Rows in the copy.")
-    changes: dict[str, int] = Field(description="Changes by code.")
-    unsafe: list[Unsafe] = Field(description="Errors and warnings that are left.")
-
-
-class FixReport(Mended):
-    """The result of ``--fix``, and the report on the copy."""
-
-    report: Report
-
-    @property
-    def changed(self) -> int:
-        """The number of changes."""
-        return sum(self.changes.values())
-
-
 def fix(
     dataset: Dataset, out: str | os.PathLike[str], *, force: bool = False,
     check: Callable[[Dataset], Report] = validation_run.validate,
@@ -110,7 +77,7 @@ def fix(
     with whole_file(path) as rows, whole_file(log) as changes:
         fixer = _Fixer(rows, changes, renaming)
         fixer.read(held)
-        if fixer.formats.kept:
+        while fixer.formats.kept or fixer.is_too_short:
             fixer = fixer.anew(renaming and Renaming(dataset.reading.columns, held))
             fixer.read(held)
         if fixer.renaming:
@@ -122,24 +89,11 @@ def fix(
         rows=len(fixer.origin),
         changes=dict(sorted(fixer.counts.items())),
         unsafe=[
-            *(_left(one) for one in held.reading.observations.values() if one.code in _LEFT),
-            *(_unsafe(finding, fixer.origin) for finding in report.errors + report.warnings),
+            *(left(one) for one in held.reading.observations.values() if one.code in _LEFT),
+            *(unsafe(finding, fixer.origin) for finding in report.errors + report.warnings),
         ],
         report=report,
     )
-
-
-def _left(one: Observation) -> Unsafe:
-    """Return what was seen in a table and has to be corrected by hand."""
-    findings = Findings()
-    for line in one.lines:
-        findings.add(Defect(one.code, one.path, one.detail, one.fix), line)
-    (finding,) = findings.listed()
-    return Unsafe(finding=finding.model_copy(update={"count": one.count}), lines=one.lines)
-
-
-def _unsafe(finding: Finding, origin: array[int]) -> Unsafe:
-    return Unsafe(finding=finding, lines=[origin[line - 1] for line in finding.lines])
 
 
 @dataclass(slots=True)
@@ -158,13 +112,23 @@ class _Fixer:
     max_span: int = _MAX_SPAN  # reduced by each failed attempt to join lines
     formats: Formats = field(default_factory=Formats)
     cut: bool = False  # an array begins in line 1, which was cut off
+    keeps_repeats: bool = False  # rows that repeat an earlier one are left
+
+    @property
+    def is_too_short(self) -> bool:
+        """True if a job has enough rows only with those that repeat an earlier one: hosts refuse a
+        shorter file, and only warn of repeats."""
+        return len(self.origin) < MIN_ROWS <= len(self.origin) + self.counts.get("duplicates", 0)
 
     def anew(self, renaming: Renaming | None) -> _Fixer:
-        """Return a pass from the start that leaves rows in their format."""
+        """Return a pass from the start that leaves rows in their format, or repeats where they
+        are."""
         for file in (self.rows, self.log):
             file.seek(0)
             file.truncate()
-        return _Fixer(self.rows, self.log, renaming, formats=Formats(convert=False))
+        formats = Formats(convert=self.formats.convert and not self.formats.kept)
+        repeats = self.keeps_repeats or self.is_too_short
+        return _Fixer(self.rows, self.log, renaming, formats=formats, keeps_repeats=repeats)
 
     def read(self, dataset: Dataset) -> None:
         """Fix a file in any container or encoding."""
@@ -381,7 +345,7 @@ class _Fixer:
 
     def _keep_unless_repeated(self, raw: bytes, digest: bytes, line: int) -> None:
         earlier = self.tables[digest[8]].add(int.from_bytes(digest[:8], "little") or 1, line)
-        if earlier:
+        if earlier and not self.keeps_repeats:
             detail = f"the row of line {earlier} again"
             self.note(line, Change("duplicates", "", detail, None))
         else:

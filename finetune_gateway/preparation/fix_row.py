@@ -82,8 +82,8 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
         for index, message in enumerate(messages):
             if isinstance(message, dict):
                 changes += _fix_message(message, f"{path}[{index}]", names)
-        for where, own in call_ids.fill(messages):
-            changes.append(Change("tool_id_missing", f"{path}{where}", None, own))
+        for at, where, own in call_ids.fill(messages):
+            changes.append(Change("tool_id_missing", f"{path}[{at}]{where}", None, own))
     changes += _fix_speakers(fixed)
     fixed, converted = _convert(fixed, seen or Formats())
     changes += converted

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from finetune_gateway.findings import Report
-from finetune_gateway.preparation.fix import Mended
+from finetune_gateway.preparation.fix_report import Mended
 
 TITLE = "What ftg validate --json prints"
 

@@ -19,7 +19,7 @@ from finetune_gateway.text.cleaning import visible
 from finetune_gateway.validation.dataset.languages import can_detect
 
 if TYPE_CHECKING:
-    from finetune_gateway.preparation.fix import FixReport
+    from finetune_gateway.preparation.fix_report import FixReport
 
 Figures = dict[str, Any]
 Fields = Iterator[tuple[str, str]]  # a label and its text

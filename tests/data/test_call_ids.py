@@ -76,7 +76,7 @@ LEFT: dict[str, list[Json]] = {
 def test_what_can_be_meant_alone_is_filled_in(name: str) -> None:
     """Then each call has its own result, and nothing else has changed."""
     messages, ids = copy.deepcopy(FILLED[name])
-    assert [own for _, own in fill(messages)] == ids
+    assert [own for *_, own in fill(messages)] == ids
     made = [one["id"] for message in messages for one in message.get("tool_calls", [])]
     given = [one["tool_call_id"] for one in messages if one["role"] == "tool"]
     assert set(given) <= set(made) and len({*made}) == len(made)

@@ -69,6 +69,15 @@ def test_a_file_is_mended(case: str, tmp_path: Path) -> None:
     assert [entry["code"] for entry in log] == codes
 
 
+def test_repeats_stay_where_a_job_needs_them(tmp_path: Path) -> None:
+    """Hosts refuse fewer than 10 rows, and only warn of repeats; where 10 are left they go."""
+    rows, log = fixed("\n".join([*LINES[:9], *LINES[:3]]), tmp_path)
+    assert (rows, log) == ([*ROWS[:9], *ROWS[:3]], [])
+    (tmp_path / "ten").mkdir()
+    rows, log = fixed("\n".join([*LINES[:10], *LINES[:10]]), tmp_path / "ten")
+    assert (rows, len(log)) == (ROWS[:10], 10)
+
+
 def test_an_array_by_its_name(tmp_path: Path) -> None:
     """A file named .json is read as an array at once."""
     rows, log = fixed(json.dumps(ROWS), tmp_path, "in.json")

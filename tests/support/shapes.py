@@ -129,6 +129,14 @@ SHAPES: dict[str, tuple[str, Json, Json]] = {
         {"prompt": ASK, "response_0": BAD, "response_1": GOOD, "better_response_id": 1},
         PAIR,
     ),
+    "numbered answers beside messages": (
+        "choice",
+        {
+            "messages": [{"role": "user", "content": ASK}],
+            **{"response_0": BAD, "response_1": GOOD, "better_response_id": 1},
+        },
+        PAIR,
+    ),
     "answers with letters": (
         "choice",
         {"prompt": ASK, "response_a": GOOD, "response_b": BAD, "winner": "model_a"},

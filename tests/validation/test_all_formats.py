@@ -88,6 +88,7 @@ BARE = {"type": "function", "name": "lamp", "parameters": None}
 CALLED = {"type": "function_call", "call_id": "c1", "name": "lamp", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "off"}
 SAID = {"type": "message", "role": "assistant", "content": "Yes."}
+LAMP_CALL = {"type": "function", "function": {"name": "lamp", "arguments": "{}"}}
 
 
 COHERE = [{"role": "User", "content": "Is it dark?"}, {"role": "Chatbot", "content": "Yes."}]
@@ -139,6 +140,14 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
     }
 )
 @example({**LINE, "tools": "[]"})
+@example({**LINE, "input": "Hi", "tools": "[]"})
+@example({"input": [*IDEAL["input"], CALLED, {**RESULT, "call_id": ""}, SAID], "tools": [BARE]})
+@example(
+    {
+        "prompt": [*IDEAL["input"], {"role": "assistant", "tool_calls": [LAMP_CALL]}],
+        "completion": [{"role": "tool", "content": "off"}, SAID],
+    }
+)
 def test_what_is_accepted_is_converted_with_its_tokens(row: Json) -> None:
     """Into every format that can hold it; OpenAI's holds all but labels and texts."""
     row_format, report = format_of(row), judged([row], FakeBackend())
