@@ -133,7 +133,7 @@ SHAPES: dict[str, tuple[str, Json, Json]] = {
         "choice",
         {
             "messages": [{"role": "user", "content": ASK}],
-            **{"response_0": BAD, "response_1": GOOD, "better_response_id": 1},
+            "response_0": BAD, "response_1": GOOD, "better_response_id": 1,
         },
         PAIR,
     ),
