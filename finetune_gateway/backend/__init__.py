@@ -18,6 +18,7 @@ from finetune_gateway.backend.contract import (
     TakesMetadata,
 )
 from finetune_gateway.backend.handle_data import HandleData
+from finetune_gateway.backend.health import Health
 from finetune_gateway.backend.params import BackendParams
 from finetune_gateway.chat import ChatModel, ChatReply, ChatsMany, ChatStream, Usage
 from finetune_gateway.data.dataset import Dataset
@@ -44,10 +45,10 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import RowTokens, TokenStats
 
 __all__ = [
-    "JOB_TAG", "LIST_LAG", "NEUTRAL", "NOT_DEPLOYED", "NOT_SETTLED",
-    "AuthenticationError", "Backend", "BackendError", "BackendParams", "Capabilities", "ChatModel",
-    "ChatReply", "ChatStream", "ChatsMany", "Checkpoint", "DataError", "DataFile", "Dataset",
-    "Estimate", "Event", "GatewayError", "HandleData", "HostedCounter", "Intent", "JobNotFinished",
+    "JOB_TAG", "LIST_LAG", "NEUTRAL", "NOT_DEPLOYED", "NOT_SETTLED", "AuthenticationError",
+    "Backend", "BackendError", "BackendParams", "Capabilities", "ChatModel", "ChatReply",
+    "ChatStream", "ChatsMany", "Checkpoint", "DataError", "DataFile", "Dataset", "Estimate",
+    "Event", "GatewayError", "HandleData", "Health", "HostedCounter", "Intent", "JobNotFinished",
     "JobStatus", "LifeCycle", "Metric", "MissingDependency", "MissingScopeError", "NotFoundError",
     "Price", "Range", "Result", "RowTokens", "Settings", "Snapshot", "SpecError", "StoreError",
     "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec", "UnsupportedError", "Usage",

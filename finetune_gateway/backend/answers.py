@@ -13,11 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_gateway.backend.capabilities import REFUSABLE, Capabilities
+from finetune_gateway.backend.health import Health
 from finetune_gateway.errors import shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.model import MOST, Model
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text.redaction import redact
 from finetune_gateway.tokens.counter import TokenCounter
 
 Arguments = tuple[Any, ...]
@@ -125,6 +127,25 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return False
     return isfinite(value)
+
+
+def _names(value: Any, *_: Any) -> list[str]:
+    """Return names of models, each once."""
+    return list(dict.fromkeys(_identifiers(value)))
+
+
+def _health(value: Any, *_: Any) -> Health | None:
+    """Return a sentence without what looks like a key, and a time that can be."""
+    if value is None:
+        return None
+    if not isinstance(value, Health):
+        raise Wrong(f"must return a Health, not {shown(value)}")
+    detail, latency = value.detail, value.latency_s
+    if not isinstance(value.ok, bool) or not isinstance(detail, str) or not detail.strip():
+        raise Wrong("must say with ok=True or False and a sentence in detail how it is")
+    detail = redact(" ".join(detail.split()))[:LONGEST_ID]
+    known = latency if _is_number(latency) and 0 <= (latency or 0) <= MOST else None
+    return value.model_copy(update={"detail": detail, "latency_s": known})
 
 
 def _json(value: Any, *_: Any) -> dict[str, Any]:
@@ -364,6 +385,8 @@ CHECKS: dict[str, Check] = {
     "resolve": _instance(TrainingSpec),
     "counter": _instance(TokenCounter),
     "estimate": _estimate,
+    "models": _names,
+    "health": _health,
     "upload": _identifier_or_none,
     "upload_lifetime": _lifetime,
     "find_upload": _identifier_or_none,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.handle_data import HandleData
+from finetune_gateway.backend.health import Health
 from finetune_gateway.backend.params import BackendParams
 from finetune_gateway.backend.seam import guard_calls
 from finetune_gateway.chat import ChatModel
@@ -139,6 +140,16 @@ class Backend(ABC):
     def check(self, spec: TrainingSpec) -> None:
         """Raise if this spec cannot run here for a reason known before any work: an unknown model,
         a base that is retired, a missing key."""
+        return None
+
+    def models(self) -> list[str]:
+        """Return the models that can be trained here; the host may be asked. Empty where it does
+        not say."""
+        return []
+
+    def health(self) -> Health | None:
+        """Ask the host for something that costs nothing, and return whether it answers and accepts
+        the key; None where there is nothing to ask."""
         return None
 
     @abstractmethod

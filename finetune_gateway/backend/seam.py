@@ -28,7 +28,7 @@ BUYS = frozenset({"start", "upload"})
 CALLS = (
     *("capabilities", "options", "identity", "place", "account", "display_name"),
     *("bind", "remember", "resolve", "check_model", "check", "connect"),
-    *("counter", "estimate", "preview_renderer"),
+    *("counter", "estimate", "preview_renderer", "models", "health"),
     *("upload", "upload_lifetime", "find_upload", "find_uploads", "start", "find"),
     *("poll", "statuses", "cancel", "resume", "rewind", "checkpoint"),
     *("open", "log_path", "kept_files", "delete_file", "delete_model"),

@@ -19,6 +19,7 @@ from finetune_gateway.reports.catalog_text import (
     hosted_models,
     local_models,
     model_sources,
+    models_of,
     models_text,
 )
 from finetune_gateway.reports.leaving import point_out_leaving
@@ -60,7 +61,7 @@ def backends(
 def models(
     backend: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="local, or a host: openai, azure, nebius, ..."),
+        typer.Option(metavar="NAME", help="local, openai, azure, ..., or a plug-in: it is asked."),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", "-a", help="Include closed models.")] = False,
     json: Json = False,
@@ -68,20 +69,15 @@ def models(
 ) -> None:
     """List models that can be trained, on each host and on this machine, with known dates, and
     the fine-tunes that you have added ('ftg models add'). Read from dated tables in the package; no
-    network.
+    network. With --backend and the name of a plug-in, what it says can be trained there.
 
     Examples:
       ftg models
       ftg models --backend openai --all
     """
-    today, names = clock.today(), profiles.profile_names()
-    if backend not in (None, "local", *names):
-        raise NotFoundError(
-            f"No models of {backend!r} are known; known: local, {', '.join(names)}.",
-            hint="Run: ftg models",
-        )
-    names = [backend] if backend in names else names
-    hosts = [] if backend == "local" else [profiles.load_profile(name) for name in names]
+    if backend not in (None, "local", *profiles.profile_names()):
+        return _print_models_of(str(backend), json=json, quiet=quiet)
+    today, hosts = clock.today(), _hosts(backend)
     models = [row for host in hosts for row in hosted_models(host, today) if all_ or row["open"]]
     if backend in (None, "local"):
         models += local_models()
@@ -103,3 +99,27 @@ def models(
             unlisted = f"{host.name}: no list of models is known. {host.notes[-1]}"
             print_message(wrap_text(unlisted, "  "))
     point_out_leaving(shown)
+
+
+def _hosts(name: str | None) -> list[profiles.Profile]:
+    """Return the profile of this host; without a name those of all."""
+    names = profiles.profile_names() if name is None else [name]
+    return [profiles.load_profile(one) for one in names if one != "local"]
+
+
+def _print_models_of(name: str, *, json: bool, quiet: bool) -> None:
+    """Print what a backend without tables in the package says can be trained there. Raises
+    NotFoundError for a name that no backend has."""
+    if name not in (known := sorted({*registry.names(), *profiles.profile_names()})):
+        raise NotFoundError(
+            f"No models of {name!r} are known; known: {', '.join(known)}.", hint="Run: ftg models"
+        )
+    rows = models_of(name)
+    if json:
+        print_json(rows)
+    elif quiet:
+        print_result("\n".join(row["model"] for row in rows))
+    elif rows:
+        print_result(models_text(rows))
+    else:
+        print_message(f"{name} does not say which models can be trained there.")

@@ -23,7 +23,8 @@ from finetune_gateway.settings.home import Settings
 
 def doctor(
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Check this backend too (openai: network).")
+        str | None,
+        typer.Option(metavar="NAME", help="Check this backend too: its key and host."),
     ] = None,
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,

@@ -13,8 +13,10 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.methods import TRAINERS
 from finetune_gateway.reports.output import apply_style, format_table, wrap_text
+from finetune_gateway.settings.home import Settings
 
 Document = dict[str, Any]
+MODELS_SECONDS = 60.0  # for a plug-in to list its models; its host may have many pages of them
 LOCAL_MODELS = (
     ("builtin/tiny", "A small chat model built on this machine, to try things; no download."),
     ("owner/name", "A chat model from the Hugging Face Hub, downloaded when first trained."),
@@ -143,6 +145,26 @@ def local_models() -> Iterator[Document]:
     methods = sorted(TRAINERS)
     for name, note in LOCAL_MODELS:
         yield {"backend": "local", "model": name, "methods": methods, "open": True, "note": note}
+
+
+def models_of(name: str) -> list[Document]:
+    """Return the models that a plug-in says can be trained there, as JSON: it may ask its host.
+    Raises BackendError for one that hangs."""
+
+    def look() -> list[Document]:
+        backend = registry.load(name)
+        backend.bind(Settings.load())
+        return [
+            {
+                "backend": name,
+                "model": model,
+                "methods": sorted(backend.capabilities(model).methods),
+                "open": True,
+            }
+            for model in backend.models()
+        ]
+
+    return within_time(f"Backend {name!r}", look, MODELS_SECONDS)
 
 
 def _methods(names: Sequence[str]) -> str:

@@ -22,10 +22,10 @@ from finetune_gateway.backend import (
 from finetune_gateway.backend.seam import within_time
 from finetune_gateway.jobs.plugins import check_restorable
 from finetune_gateway.testing.finished_job import FinishedJob
-from finetune_gateway.testing.params import ParamsContract
+from finetune_gateway.testing.reach import ReachContract
 
 
-class ConductContract(ParamsContract):
+class ConductContract(ReachContract):
     """The tests of one start, of options there and back, and of how long a call takes.
 
     ``call_seconds``: the longest that a call may take; ``upload``, ``start`` and ``open`` may take

@@ -1,5 +1,5 @@
 """A hosted plug-in in memory that has all that the contract leaves open: settings of its own, and
-what it refuses."""
+what it refuses, its models and its health."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from support.hostile import Honest
 
-from finetune_gateway.backend import BackendParams, Capabilities, DataFile, TrainingSpec
+from finetune_gateway.backend import (
+    BackendParams,
+    Capabilities,
+    DataFile,
+    Health,
+    TrainingSpec,
+)
 
 REFUSES = frozenset({"suffix", "seed", "n_epochs", "metadata"})
 
@@ -42,9 +48,18 @@ class Acme(Honest):
     def __init__(self) -> None:
         super().__init__()
         self.params_of: dict[str, AcmeParams] = {}
+        self.down = False
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         return replace(super().capabilities(model), refuses=REFUSES)
+
+    def models(self) -> list[str]:
+        return ["acme-small", "acme-large", "acme-small"]
+
+    def health(self) -> Health:
+        if self.down:
+            return Health(ok=False, detail="api.acme.test refuses the key sk-acme-1234567")
+        return Health(ok=True, detail="api.acme.test answers", latency_s=0.012)
 
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None

@@ -19,14 +19,8 @@ from urllib.parse import urlsplit
 
 import openai
 
-from finetune_gateway.backend import (
-    LIST_LAG,
-    Backend,
-    Capabilities,
-    DataFile,
-    HandleData,
-    Intent,
-)
+from finetune_gateway.backend import LIST_LAG, Backend, Capabilities, DataFile, HandleData, Intent
+from finetune_gateway.backend.health import Health
 from finetune_gateway.backends.openai import (
     bounds,
     clients,
@@ -41,11 +35,7 @@ from finetune_gateway.backends.openai import (
 )
 from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import REFUSALS, retried
-from finetune_gateway.errors import (
-    AuthenticationError,
-    BackendError,
-    SpecError,
-)
+from finetune_gateway.errors import AuthenticationError, BackendError, SpecError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
@@ -224,6 +214,15 @@ class OpenAIBackend(Backend):
         terms.check(self, spec)
         endpoint.checked(self.base_url)  # raises if there is none
         self._key()
+
+    def models(self) -> list[str]:
+        """Return the bases that take new jobs today, by its profile."""
+        return [row.model for row in self.profile.models if row.trainable(self.today())]
+
+    def health(self) -> Health:
+        """Ask the host for its models: that shows whether it answers and accepts the key."""
+        with self.calling("list the models") as (client, _):
+            return terms.health(self.host, client)
 
     def counter(self, spec: TrainingSpec) -> HostedCounter:
         """Return a counter that counts as OpenAI's chat models do."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import date
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from finetune_gateway.backend import LIST_LAG, Capabilities
+from finetune_gateway.backend.health import Health
 from finetune_gateway.backends.openai import request, storage
+from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.errors import NotFoundError, SpecError, UnsupportedError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.methods import OPENAI_WORDS
@@ -14,6 +17,8 @@ from finetune_gateway.methods import OPENAI_WORDS
 MAX_BETA = 2  # github.com/openai/openai-openapi, FineTuneDPOHyperparameters
 
 if TYPE_CHECKING:
+    import openai
+
     from finetune_gateway.estimation.profiles import Profile
     from finetune_gateway.spec import TrainingSpec
 
@@ -103,3 +108,16 @@ def _check_suffix(profile: Profile, suffix: str) -> None:
             f"{profile.title} does not take the suffix {suffix!r}.",
             hint=f"Use at most {longest} characters{without}.",
         )
+
+
+def health(host: str, client: openai.OpenAI) -> Health:
+    """Return how a host is that lists its models; it raises for one that does not."""
+    asked = time.monotonic()
+    names = [model.id for model in retried(client.models.list)]
+    tuned = sum(model.startswith("ft:") for model in names)
+    listed = f"{len(names):,} model{'' if len(names) == 1 else 's'}, {tuned} fine-tuned"
+    return Health(
+        ok=True,
+        detail=f"{host} answers and accepts the key: {listed}",
+        latency_s=time.monotonic() - asked,
+    )

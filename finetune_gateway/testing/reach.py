@@ -1,0 +1,41 @@
+"""The part of ``BackendContract`` about what a backend says of its models and of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_gateway.backend import Backend, GatewayError, Health
+from finetune_gateway.testing.params import ParamsContract
+
+
+class ReachContract(ParamsContract):
+    """The tests of ``Backend.models`` and ``Backend.health``, which not every backend has."""
+
+    def test_models_are_names_that_can_be_asked_for(self, backend: Backend) -> None:
+        """Each is a model that its capabilities know, and the list is the same each time."""
+        models = backend.models()
+        assert backend.models() == models
+        for model in models:
+            assert not backend.capabilities(model).unknown_model_reason
+
+    def test_health_says_how_it_is(self, backend: Backend, secret: str) -> None:
+        """With its key it is well; the sentence holds no key, and goes through JSON."""
+        health = backend.health()
+        if health is None:
+            pytest.skip("there is nothing to ask")
+        assert health.ok, health.detail
+        assert Health.model_validate_json(health.model_dump_json()) == health
+        assert not secret or secret not in health.detail
+
+    def test_health_without_a_key_is_no_health(
+        self, backend: Backend, keyless: Backend, secret: str
+    ) -> None:
+        """It says so, or raises one of our errors: with a hint, and without the key."""
+        if not secret or backend.health() is None:
+            pytest.skip("it needs no key, or there is nothing to ask")
+        try:
+            health = keyless.health()
+        except GatewayError as exc:
+            assert exc.message and secret not in str(exc)
+        else:
+            assert health is not None and not health.ok
