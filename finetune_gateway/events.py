@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -168,5 +169,8 @@ class Snapshot(Model):
     result: Result | None = None
     trained_tokens: int | None = None
     seconds: float | None = None  # spent so far, by the backend's own clock
+    cost_usd: Decimal | None = None  # so far, as the host bills it; the last one is the actual cost
+    progress: float | None = None  # from 0 to 1
+    place_in_line: int | None = None  # of a job that waits for its host; 1 is the next one
     finished_at: float | None = None  # seconds since the epoch, if the backend reports it
     error: str | None = None

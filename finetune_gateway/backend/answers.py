@@ -18,6 +18,7 @@ from finetune_gateway.errors import shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.model import MOST, Model
+from finetune_gateway.settings.money import MOST_USD
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.redaction import redact
 from finetune_gateway.tokens.counter import TokenCounter
@@ -29,6 +30,8 @@ MAX_EVENTS = 10_000  # of one poll; the rest comes with the next ones
 LONGEST_ID = 1000  # characters; names of resources at clouds have up to 300
 LONGEST_SETTLE = 7 * 24 * 3600.0  # seconds; a job in doubt keeps its share of the budget so long
 DEEPEST = 20  # levels of JSON in the data of an event
+# Of a snapshot, with their bounds: what is none of these is left out.
+FIGURES = (("cost_usd", 0, MOST_USD), ("progress", 0, 1), ("place_in_line", 1, MOST))
 PART = "ftg-events:"  # begins a cursor of ours: so many events of the backend's own are taken
 
 
@@ -256,6 +259,11 @@ def _snapshot(value: Any) -> Snapshot:
     for name in ("trained_tokens", "seconds", "finished_at"):
         number: Any = fields.get(name)
         if not _is_number(number) or not 0 <= number <= MOST:
+            fields[name] = None
+    for name, least, most in FIGURES:
+        number = fields.get(name)
+        whole = name != "place_in_line" or isinstance(number, int)
+        if not whole or not _is_number(number) or not least <= number <= most:
             fields[name] = None
     for name, model in (("events", Event), ("checkpoints", Checkpoint)):
         given = fields.get(name)

@@ -19,9 +19,10 @@ from finetune_gateway.jobs.many import Failure
 from finetune_gateway.reports.job_history_text import event_line
 from finetune_gateway.reports.job_text import (
     job_document,
+    job_share,
     name_jobs,
     next_step,
-    phase_share,
+    place_text,
     status_line,
 )
 from finetune_gateway.reports.output import (
@@ -106,7 +107,8 @@ class PhasePrinter:
     def __call__(self, job: Job) -> None:
         """Print the phase of the job if it is another one, not each step of the same."""
         phase = "" if job.status.final else _doing(job)
-        name, counted = phase.partition(":")[0], phase_share(phase)
+        counted = job_share(job.record) if job.trouble is None else None
+        name = phase.partition(":")[0]
         if self.bar and counted:
             self.bar.show(f"{job.id}  {counted[0]}", counted[1])
         elif self.bar:
@@ -127,7 +129,7 @@ def _doing(job: Job) -> str:
         return f"as last seen, for {job.trouble.message}"
     if job.status is JobStatus.PAUSED and not job.phase:
         return f"it goes on when it is resumed, here with ftg resume {job.id}"
-    return job.phase
+    return ", ".join(filter(None, (job.phase, place_text(job.record))))
 
 
 def exit_code(job: Job) -> int:

@@ -97,6 +97,8 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
     """Return the cost, its price row, and what it is based on, in words."""
     if never_created(record):
         return ZERO, None, "nothing was created"
+    if record.cost_usd is not None:
+        return record.cost_usd, None, f"as {record.display_name} bills it"
     row = quote.row
     if row is None:
         if quote.cost_usd and quote.cost_usd.high == 0:
@@ -241,7 +243,7 @@ def held(record: JobRecord, alive: Callable[[str], bool]) -> Decimal:
     waiting = record.phase != ""  # rejected for now: it will be sent again
     if never_created(record) and not waiting and not alive(record.id):
         return ZERO
-    return Quote.of(record).high
+    return max(Quote.of(record).high, record.cost_usd or ZERO)
 
 
 def budget(

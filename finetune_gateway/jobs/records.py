@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +99,9 @@ class JobRecord(BaseModel):
     polled_at: float | None = None
     trained_tokens: int | None = None
     seconds: float | None = None  # of work, by the backend's own clock
+    cost_usd: Decimal | None = None  # as its host bills it, so far or in all
+    progress: float | None = None  # from 0 to 1, as its host says
+    place_in_line: int | None = None  # at its host, while it waits there
     finished_at: float | None = None
     result: Result | None = None
     handle: dict[str, Any] | None = None
@@ -321,6 +325,13 @@ def storable(snapshot: Snapshot) -> Snapshot:
     if values["seconds"] is not None and not 0 <= values["seconds"] < LATEST:
         values["seconds"] = None
     return Snapshot.model_validate(values)
+
+
+def figures(snapshot: Snapshot, status: JobStatus) -> tuple[str | None, float | None, int | None]:
+    """Return the cost, the progress and the place in line of a snapshot as the store keeps them;
+    ``status``: of the job after it."""
+    cost = None if snapshot.cost_usd is None else f"{snapshot.cost_usd:f}"
+    return cost, snapshot.progress, None if status.final else snapshot.place_in_line
 
 
 def logged(record: JobRecord, before: JobRecord | None = None) -> JobRecord:

@@ -215,6 +215,15 @@ def m015_columns(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN columns TEXT NOT NULL DEFAULT '{}'")
 
 
+@migration
+def m016_figures(db: sqlite3.Connection) -> None:
+    # What the host says of a job: its cost so far (a text, because it is exact), how much of it is
+    # done (0 to 1), and its place in line.
+    db.execute("ALTER TABLE jobs ADD COLUMN cost_usd TEXT")
+    db.execute("ALTER TABLE jobs ADD COLUMN progress REAL")
+    db.execute("ALTER TABLE jobs ADD COLUMN place_in_line INTEGER")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

@@ -24,6 +24,7 @@ from finetune_gateway.jobs import schema
 from finetune_gateway.jobs.records import (
     JobRecord,
     Step,
+    figures,
     held_by_another,
     logged,
     record_of,
@@ -248,7 +249,8 @@ class Store:
             db.execute(
                 "UPDATE jobs SET status = ?, raw_status = ?, phase = ?, error = ?, cursor = ?,"
                 " polled_at = ?, trained_tokens = coalesce(?, trained_tokens),"
-                " seconds = coalesce(?, seconds), finished_at = ?, result = ? WHERE id = ?",
+                " seconds = coalesce(?, seconds), cost_usd = coalesce(?, cost_usd), progress = ?,"
+                " place_in_line = ?, finished_at = ?, result = ? WHERE id = ?",
                 (
                     status,
                     snapshot.raw_status,
@@ -258,6 +260,7 @@ class Store:
                     time.time(),
                     snapshot.trained_tokens,
                     snapshot.seconds,
+                    *figures(snapshot, status),
                     ended,
                     self._result(snapshot.result),
                     job_id,

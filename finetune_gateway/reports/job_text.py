@@ -101,6 +101,26 @@ def phase_share(phase: str) -> tuple[str, float] | None:
     return visible(counted[1]), min(1.0, float(counted[2]) / float(counted[3]))
 
 
+def job_share(record: JobRecord) -> tuple[str, float] | None:
+    """Return what a job does and how much of it is done, as ``phase_share``; of a job whose phase
+    does not say it, how much of the whole job, where its host tells."""
+    counted = phase_share(record.phase)
+    if counted is not None or record.progress is None or record.status.final:
+        return counted
+    return visible(record.phase) or record.status.value, record.progress
+
+
+def place_text(record: JobRecord) -> str:
+    """Return ``place 3 in line`` of a job that waits at its host; empty where that is not known."""
+    place = None if record.status.final else record.place_in_line
+    return "" if place is None else f"place {place:,} in line"
+
+
+def _progress(record: JobRecord) -> str:
+    share = None if record.status.final else record.progress
+    return ", ".join(filter(None, ("" if share is None else f"{share:.0%}", place_text(record))))
+
+
 def _not_deployed(job: Job) -> str:
     return ", not deployed" if job.record.deploy else ""
 
@@ -161,11 +181,12 @@ def _job_facts(job: Job) -> dict[str, str]:
         "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
         "last metrics": _last_metrics(metrics),
         "preferences": preference_text(_last_values(metrics)),
+        "progress": _progress(record),
         "pace": "" if record.status.final else pace_text(_last_values(metrics)),
         "overfitting": overfitting_note(metrics) if record.result is None else "",
         "trained": _trained_tokens(record, quote),
         "estimate": _estimate(quote),
-        "cost": _cost(job.actual),
+        "cost": _cost(record, job.actual),
         "result": record.result.model if record.result else "",
         "result is": result_step_text(record.result.metrics) if record.result else "",
         "removed": removed_text(record),
@@ -269,8 +290,11 @@ def _estimate(quote: Quote) -> str:
     return format_usd(cost.expected) + (f" ({low} to {high})" if low != high else "")
 
 
-def _cost(actual: Actual | None) -> str:
-    """Return the actual cost and the price it rests on; empty while the job runs."""
+def _cost(record: JobRecord, actual: Actual | None) -> str:
+    """Return the actual cost and the price it rests on; while the job runs, what it has cost so
+    far, where its host tells."""
+    if actual is None and record.cost_usd is not None:
+        return f"{format_usd(record.cost_usd)} so far, as {record.display_name} bills it"
     if actual is None:
         return ""
     cost = "not known" if actual.cost_usd is None else format_usd(actual.cost_usd)
@@ -333,7 +357,7 @@ def _fits(table: str) -> bool:
 def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
     name = "(removed)" if record.removed else record.name
     names = _shorten(record.spec.model, model), _shorten(name, data)
-    status = "queued here" if record.waits_here else record.status
+    status = "queued here" if record.waits_here else f"{record.status} {_progress(record)}".rstrip()
     return record.id, status, record.display_name, *names, format_age(record.created_at)
 
 

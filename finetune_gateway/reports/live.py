@@ -14,7 +14,14 @@ from rich.text import Text
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.overfitting import best, find_overfitting
-from finetune_gateway.reports.job_text import last_step, pace_text, phase_share, preference_text
+from finetune_gateway.reports.job_text import (
+    job_share,
+    last_step,
+    pace_text,
+    phase_share,
+    place_text,
+    preference_text,
+)
 from finetune_gateway.reports.output import terminal_width
 from finetune_gateway.text.cleaning import visible
 
@@ -93,6 +100,7 @@ class View:
         record = self.job.record
         counted = phase_share(record.phase)  # then the bar says how far
         doing = counted[0] if counted else visible(record.phase)
+        doing = ", ".join(filter(None, (doing, place_text(record))))
         phase = f" ({doing})" if doing and not record.status.final else ""
         return Text.assemble(
             (record.id, "bold"),
@@ -113,7 +121,7 @@ class View:
         if left is not None:
             parts.append(f"left {_format_clock(left)}")
         row = Table.grid(padding=(0, 2))
-        counted = None if total else phase_share(self.job.phase)
+        counted = None if total else job_share(self.job.record)
         share = counted[1] if counted else step / total if total else None
         if share is not None:
             facts, bar = Text("  ".join(parts)), ProgressBar(1.0, share, width=16)

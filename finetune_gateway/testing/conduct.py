@@ -75,6 +75,18 @@ class ConductContract(ReachContract):
                 document = one.model_dump()
                 assert json.loads(json.dumps(document, allow_nan=False)) == document
 
+    def test_figures_are_in_bounds(self, backend: Backend, finished: FinishedJob) -> None:
+        """A cost from 0, a progress from 0 to 1, a place in line from 1: the gateway leaves out what
+        is none. What a job has cost becomes no less."""
+        poll = inspect.unwrap(type(backend).poll)
+        for cursor, _ in finished.polls:
+            seen = poll(backend, finished.provider_id, cursor)
+            assert seen.progress is None or 0 <= seen.progress <= 1
+            assert seen.place_in_line is None or seen.place_in_line >= 1
+            assert seen.cost_usd is None or (seen.cost_usd.is_finite() and seen.cost_usd >= 0)
+        costs = [one.cost_usd for _, one in finished.polls if one.cost_usd is not None]
+        assert costs == sorted(costs)
+
     def test_no_call_takes_long(
         self,
         backend: Backend,
