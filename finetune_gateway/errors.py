@@ -303,7 +303,7 @@ def validation_error_text(error: Any) -> str:
     if kind in ("missing", "extra_forbidden"):
         return f"{name} {'is missing' if kind == 'missing' else 'is not known'}"
     if kind == "value_error":
-        return f"{name}: {context['error']}"
+        return f"{name}: {context['error']}" if name else str(context["error"])
     wanted = context.get("expected") or _WANTED.get(kind.partition("_")[0], "another value")
     bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     limits = [f"{words} {context[key]}" for key, words in bounds.items() if key in context]

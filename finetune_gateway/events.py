@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from finetune_gateway.model import Model
+from finetune_gateway.model import MOST, Model
 
 
 class JobStatus(StrEnum):
@@ -133,6 +133,19 @@ class Checkpoint(Model):
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
+class Artifact(Model):
+    """A file of a job's model, as its host keeps it. All those of one kind together are the model:
+    an adapter is its ``adapter_config.json`` and ``adapter_model.safetensors``, and more files
+    where it has a tokenizer of its own."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="allow")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}$")  # of the file here
+    kind: Literal["adapter", "merged"]
+    bytes: int = Field(ge=0, le=MOST)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # None: the host gives none
+
+
 class Result(Model):
     """What a backend returns for a job that has succeeded: the parts of a ``ModelHandle`` that only
     the backend knows."""
@@ -151,6 +164,7 @@ class Result(Model):
     metrics: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)  # why the model may be of no use
     continued_from: list[str] = Field(default_factory=list)  # see ``HandleData``
+    artifacts: list[Artifact] = Field(default_factory=list)  # what ``Backend.download`` can get
 
 
 class Snapshot(Model):

@@ -38,14 +38,15 @@ from finetune_gateway.errors import (
 from finetune_gateway.estimation.estimate import Estimate, Range, auto_epochs, epochs_of
 from finetune_gateway.estimation.price_table import Price, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import LifeCycle
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, Snapshot
+from finetune_gateway.events import Artifact, Checkpoint, Event, JobStatus, Metric, Result, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import RowTokens, TokenStats
 
 __all__ = [
-    "JOB_TAG", "LIST_LAG", "NEUTRAL", "NOT_DEPLOYED", "NOT_SETTLED", "AuthenticationError",
+    "JOB_TAG", "LIST_LAG", "NEUTRAL", "NOT_DEPLOYED", "NOT_SETTLED", "Artifact",
+    "AuthenticationError",
     "Backend", "BackendError", "BackendParams", "Capabilities", "ChatModel", "ChatReply",
     "ChatStream", "ChatsMany", "Checkpoint", "DataError", "DataFile", "Dataset", "Estimate",
     "Event", "GatewayError", "HandleData", "Health", "HostedCounter", "Intent", "JobNotFinished",

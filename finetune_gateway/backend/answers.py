@@ -16,7 +16,7 @@ from finetune_gateway.backend.capabilities import REFUSABLE, Capabilities
 from finetune_gateway.backend.health import Health
 from finetune_gateway.errors import shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
+from finetune_gateway.events import Artifact, Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.model import MOST, Model
 from finetune_gateway.settings.money import MOST_USD
 from finetune_gateway.spec import TrainingSpec
@@ -31,7 +31,12 @@ LONGEST_ID = 1000  # characters; names of resources at clouds have up to 300
 LONGEST_SETTLE = 7 * 24 * 3600.0  # seconds; a job in doubt keeps its share of the budget so long
 DEEPEST = 20  # levels of JSON in the data of an event
 # Of a snapshot, with their bounds: what is none of these is left out.
-FIGURES = (("cost_usd", 0, MOST_USD), ("progress", 0, 1), ("place_in_line", 1, MOST))
+FIGURES: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("trained_tokens", "seconds", "finished_at"), (0, MOST)),
+    "cost_usd": (0, int(MOST_USD)),
+    "progress": (0, 1),
+    "place_in_line": (1, MOST),
+}
 PART = "ftg-events:"  # begins a cursor of ours: so many events of the backend's own are taken
 
 
@@ -256,12 +261,8 @@ def _snapshot(value: Any) -> Snapshot:
     status = fields.get("status")
     if isinstance(status, str) and JobStatus.parse(status) is JobStatus.UNKNOWN:
         fields |= {"status": JobStatus.UNKNOWN, "raw_status": fields.get("raw_status") or status}
-    for name in ("trained_tokens", "seconds", "finished_at"):
+    for name, (least, most) in FIGURES.items():
         number: Any = fields.get(name)
-        if not _is_number(number) or not 0 <= number <= MOST:
-            fields[name] = None
-    for name, least, most in FIGURES:
-        number = fields.get(name)
         whole = name != "place_in_line" or isinstance(number, int)
         if not whole or not _is_number(number) or not least <= number <= most:
             fields[name] = None
@@ -304,6 +305,12 @@ def _result(value: Any, *_: Any) -> Result:
     fields = dict(value.__dict__)
     if isinstance(metrics := fields.get("metrics"), dict):
         fields["metrics"] = _plain(metrics, DEEPEST)
+    given = fields.get("artifacts")
+    if not isinstance(given, list) or not all(isinstance(one, Artifact) for one in given):
+        raise Wrong("must give artifacts as a list of Artifact")
+    fields["artifacts"] = [_validated(Artifact, dict(one.__dict__)) for one in given]
+    if len({one.name.lower() for one in given}) < len(given):
+        raise Wrong("names two artifacts alike: each is a file of its own")
     result: Result = _validated(Result, fields)
     if not result.model.strip():
         raise Wrong("returned a Result without the name of a model")

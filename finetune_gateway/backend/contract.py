@@ -17,7 +17,7 @@ from finetune_gateway.chat import ChatModel
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.estimation.estimate import Estimate
-from finetune_gateway.events import Checkpoint, Result, Snapshot
+from finetune_gateway.events import Artifact, Checkpoint, Result, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import TokenCounter
@@ -258,6 +258,19 @@ class Backend(ABC):
     @abstractmethod
     def open(self, handle: HandleData) -> ChatModel:
         """Return the model of this handle, ready to chat."""
+
+    def download(self, artifact: Artifact, handle: HandleData, folder: Path) -> None:
+        """Write a file of this model to ``folder / artifact.name``, whole: what an earlier call has
+        left of it there may be gone on from. The gateway checks its size and its hash.
+
+        Only where a ``Result`` has artifacts. Raises NotFoundError for one that is gone.
+        """
+        raise UnsupportedError(
+            f"{self.display_name} gives no files of its models.",
+            hint="Ask it as it is.",
+            backend=self.name,
+            option="download",
+        )
 
     def log_path(self, provider_id: str) -> Path | None:
         """Return the file with the raw log of the job, if there is one."""

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from finetune_gateway.events import Artifact
 from finetune_gateway.model import GivenOrStored
 
 
@@ -44,6 +45,7 @@ class HandleData(GivenOrStored):
     step: int | None = None  # of a checkpoint of the job
     # The base and the trainings before the job's own: ["builtin/tiny", "sft ftg-7kq3@200"].
     continued_from: list[str] = Field(default_factory=list)
+    artifacts: list[Artifact] = Field(default_factory=list)  # its files at its host: ``download``
     dataset_sha256: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)  # why it may be of no use, from its training
@@ -79,7 +81,7 @@ class HandleData(GivenOrStored):
         fields: dict[str, Any] = write(self)
         later = (
             *("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings", "step"),
-            "continued_from",
+            *("continued_from", "artifacts"),
         )
         unused = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in fields.items() if name not in unused} | self._later

@@ -31,7 +31,7 @@ CALLS = (
     *("counter", "estimate", "preview_renderer", "models", "health"),
     *("upload", "upload_lifetime", "find_upload", "find_uploads", "start", "find"),
     *("poll", "statuses", "cancel", "resume", "rewind", "checkpoint"),
-    *("open", "log_path", "kept_files", "delete_file", "delete_model"),
+    *("download", "open", "log_path", "kept_files", "delete_file", "delete_model"),
 )
 SCREEN_SECONDS = 5.0  # for one call of a plug-in, on screens that show other things too
 LONGEST_TEXT = 300  # characters of an exception of others in a message

@@ -126,7 +126,8 @@ def prices(
 def _show(
     own: Path, filters: dict[str, str | None], *, everything: bool, json: bool, quiet: bool
 ) -> int:
-    _check_name("unit", filters["unit"], UNITS)
+    units = dict.fromkeys((*UNITS, *(row.unit for row in price_table.read_prices(own))))
+    _check_name("unit", filters["unit"], [*units])
     _check_name("market", filters["market"], MARKETS)
     _check_name("tier", filters["tier"], TIERS)
     rows = [row for row in _all_rows(own, filters["model"]) if _matches(row, filters)]

@@ -16,11 +16,17 @@ from decimal import Decimal
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from finetune_gateway.errors import SpecError, StoreError, toml_error_text, validation_error_text
+from finetune_gateway.errors import (
+    SpecError,
+    StoreError,
+    shown,
+    toml_error_text,
+    validation_error_text,
+)
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.model import Document
@@ -46,6 +52,7 @@ Key = tuple[str, str, str, str | None, str | None]
 UNITS: tuple[str, ...] = get_args(Unit)
 MARKETS: tuple[str, ...] = get_args(Market)
 TIERS: tuple[str, ...] = get_args(Tier)
+WORD = re.compile("[a-z0-9_]{3,60}[a-z0-9]")
 FORM = (
     'Each row: [[price]] backend = "openai", model = "...", usd = { train_mtok = "5.00" }, '
     'as_of = 2026-11-21, source = "...".'
@@ -59,13 +66,24 @@ class Price(Document):
 
     backend: str = Field(min_length=1)
     model: str = Field(min_length=1)
-    unit: Unit
+    unit: str  # a Unit, or one of the backend's own, like acme_credit
     usd: Decimal = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
     as_of: date | None  # the day it was read; None: not known
     source: str = Field(min_length=1)
     note: str = ""
     market: Market | None = None  # of a GPU hour
     tier: Tier | None = None  # of training or deployment at Azure; None: whatever it is
+
+    @model_validator(mode="after")
+    def _has_a_known_unit(self) -> Self:
+        own = f"{re.sub('[^a-z0-9]+', '_', self.backend.lower())}_"
+        begins = self.unit.startswith(own) and WORD.fullmatch(self.unit)
+        if self.unit not in UNITS and not begins:
+            raise ValueError(
+                f"unit must be one of {', '.join(UNITS)}, not {shown(self.unit)}; one of its own "
+                f"begins with the backend's name, like {own}credit"
+            )
+        return self
 
     @property
     def key(self) -> Key:
@@ -101,32 +119,35 @@ def prices(extra: Path | None = None) -> list[Price]:
 def find_price(
     profile: str,
     model: str,
-    unit: Unit,
+    unit: str,
     *,
     extra: Path | None = None,
     tier: str | None = None,
+    market: str | None = None,
 ) -> Price | None:
     """Return the row of exactly this backend, model and unit, or None.
 
     A fine-tune's id finds the row of its base: ``ft:gpt-4o-...:org::id`` is looked up as
     ``ft:gpt-4o-...`` for inference, and as the base for training. Inference of a base is priced
     by genai-prices if it is installed, unless the user's file has a row. ``tier``: a row of this
-    tier goes before one that names none; a row of another tier never counts.
+    tier goes before one that names none; a row of another tier never counts. ``market``: of a GPU
+    hour; by default a row that names none, else the one on demand.
     """
     name = _price_name(model, unit)
-    own = read_prices(extra)
+    markets = (None, "on-demand") if unit == "gpu_hour" and market is None else (market,)
+    keys = [(profile, name, unit, one, at) for one in markets for at in dict.fromkeys((tier, None))]
     return (
-        _row(own, (profile, name, unit, None, tier))
-        or _row(own, (profile, name, unit, None, None))
+        _row(read_prices(extra), keys)
         or _catalog_price(profile, name, unit)
-        or _row(packaged_prices(), (profile, name, unit, None, tier))
-        or _row(packaged_prices(), (profile, name, unit, None, None))
+        or _row(packaged_prices(), keys)
     )
 
 
-def _row(rows: Iterable[Price], key: Key) -> Price | None:
-    """Return the last row with this key, which is the one that counts."""
-    return {row.key: row for row in rows if row.key == key}.get(key)
+def _row(rows: Iterable[Price], keys: Sequence[Key]) -> Price | None:
+    """Return the row with the first of these keys that has one; of several the last, which is the
+    one that counts."""
+    found = {row.key: row for row in rows if row.key in keys}
+    return next((found[key] for key in keys if key in found), None)
 
 
 def gpu_prices(gpu: str, *, extra: Path | None = None) -> list[Price]:
@@ -141,7 +162,7 @@ def catalog_prices(backend: str, model: str) -> list[Price]:
     return [price for price in rows if price]
 
 
-def _catalog_price(backend: str, name: str, unit: Unit) -> Price | None:
+def _catalog_price(backend: str, name: str, unit: str) -> Price | None:
     if name.startswith("ft:") or unit not in genai_prices.FIELDS:
         return None
     entry = genai_prices.find(backend, name)
@@ -158,7 +179,7 @@ def _catalog_price(backend: str, name: str, unit: Unit) -> Price | None:
     )
 
 
-def _price_name(model: str, unit: Unit) -> str:
+def _price_name(model: str, unit: str) -> str:
     base = base_model(model)
     tuned = base != model and not unit.startswith("train_")
     return f"ft:{base}" if tuned else base

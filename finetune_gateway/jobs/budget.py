@@ -103,6 +103,8 @@ def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None
     if row is None:
         if quote.cost_usd and quote.cost_usd.high == 0:
             return ZERO, None, "no charge: this machine has no price"
+        if quote.prices:  # by a unit of its own, which only the host can count
+            return None, quote.prices[0], f"{record.display_name} did not say what it cost"
         return None, None, "no price was known when it was submitted"
     of = f"of {row.as_of}, {row.source}"
     if row.unit == "train_mtok":

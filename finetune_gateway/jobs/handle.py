@@ -33,15 +33,15 @@ from finetune_gateway.errors import (
     shown,
     validation_error_text,
 )
+from finetune_gateway.jobs import downloads
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.model_folder import has_template
 
-FILE_NAME = "finetune_gateway.json"
+FILE_NAME, MANIFEST = downloads.FILE_NAME, downloads.MANIFEST
 PROBE_TOKENS = 32  # of a first answer
-MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
 
 Found = TypeVar("Found")
 
@@ -51,6 +51,7 @@ class ModelHandle(Shown, HandleData):
 
     _model: ChatModel | None = PrivateAttr(default=None)
     _backend: Backend | None = PrivateAttr(default=None)
+    _settings: Settings | None = PrivateAttr(default=None)  # of the home that it is of
 
     def chat(
         self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
@@ -237,18 +238,53 @@ class ModelHandle(Shown, HandleData):
     def __getstate__(self) -> dict[Any, Any]:
         """Leave out what holds a key, or a loaded model: another process opens its own."""
         state = super().__getstate__()
-        private = {"_model": None, "_backend": None, "_allows_changed_base": False}
+        private: dict[str, Any] = dict.fromkeys(("_model", "_backend", "_settings"))
+        private["_allows_changed_base"] = False
         return state | {"__pydantic_private__": {**(self.__pydantic_private__ or {}), **private}}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Return a copy of the data that chats through the same backend."""
         memo = {} if memo is None else memo
-        memo |= {id(one): one for one in (self._model, self._backend) if one is not None}
+        shared = (self._model, self._backend, self._settings)
+        memo |= {id(one): one for one in shared if one is not None}
         return super().__deepcopy__(memo)
 
-    def attach(self, backend: Backend) -> None:
-        """Use this backend object rather than one built from the stored options."""
+    def attach(self, backend: Backend, settings: Settings | None = None) -> None:
+        """Use this backend object rather than one built from the stored options; ``settings``: of
+        the home that the model is of."""
         self._backend, self._model = backend, backend.open(self)
+        self._settings = settings or self._settings
+
+    def download(
+        self,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        base: str | None = None,
+        report: Callable[[str], object] = lambda text: None,
+    ) -> Self:
+        """Bring the files of this model onto this machine, and return the handle of what is there:
+        it answers without the host. Each file is checked by its size and its hash, the folder is
+        there whole or not at all, and the same call goes on after a kill.
+
+        Arguments:
+            to: A folder that is not there yet; by default one in the home folder.
+            base: The base of an adapter here, where it has another name than at the host.
+            report: Called with what is being done.
+
+        Raises UnsupportedError for a model that its host gives no files of, SpecError for a folder
+        that holds something else, BackendError, StoreError.
+        """
+        settings = self._settings or Settings.load()
+        backend = self._backend
+        if backend is None:
+            backend = registry.restore(self.backend, self.backend_options)
+            backend.bind(settings)
+        backend.connect()
+        folder = downloads.folder_of(self, settings.create()) if to is None else Path(to)
+        private = to is None
+        return self.load(
+            downloads.download(self, backend, folder, base=base, private=private, report=report)
+        )
 
     def release(self) -> None:
         """Let go of a model that is loaded; the next chat loads it again."""

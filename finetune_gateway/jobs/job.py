@@ -379,7 +379,7 @@ class Job(Pictured):
         if not self.status.final:
             self.refresh()
         _, handle = results.at_step(self.record, step, self._store, self.backend)
-        handle.attach(self.backend)
+        handle.attach(self.backend, self._store.settings)
         return handle
 
     def _deployed(self, handle: ModelHandle, deployment: str | None) -> ModelHandle:
@@ -392,7 +392,7 @@ class Job(Pictured):
         named = handle.model_copy(
             update={"model": deployment, "deploy": None, "ready_at": None, "first_answer": None}
         )
-        named.attach(self.backend)
+        named.attach(self.backend, self._store.settings)
         try:
             reply = named.chat("Hello.", max_tokens=PROBE_TOKENS)
         except BackendError as exc:
@@ -427,7 +427,7 @@ class Job(Pictured):
         """Return the handle once its model has answered; the backend may have an answer already."""
         if not handle.ready:
             accounts.proven(self._store, self.record, self.backend)
-        handle.attach(self.backend)
+        handle.attach(self.backend, self._store.settings)
         if not handle.ready and handle.deploy is None:
             try:
                 # Imported here: only a job that has succeeded needs tenacity.

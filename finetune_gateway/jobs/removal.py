@@ -20,7 +20,7 @@ from pydantic import ConfigDict
 from finetune_gateway.backend import Backend
 from finetune_gateway.errors import GatewayError, JobRemoved, SpecError, StoreError
 from finetune_gateway.events import Result
-from finetune_gateway.jobs import added_models, compared, fetched, schema
+from finetune_gateway.jobs import added_models, compared, downloads, fetched, schema
 from finetune_gateway.jobs.budget import Quote
 from finetune_gateway.jobs.deletion import delete, size
 from finetune_gateway.jobs.fetched import Manifest
@@ -153,6 +153,7 @@ class Remover:
         names = [record.result.model] if record.result else []
         added = [path for name in names if (path := added_models.path(settings, name)).exists()]
         found = fetched.of_job(settings, record.host, record.provider_id or "")
+        added += downloads.of_job(settings, record.id)
         return [*added, *(fetched.doomed(settings, [found]) if found else ())]
 
     # -- the rows ----------------------------------------------------------------------------

@@ -24,6 +24,7 @@ TOKEN_COLUMNS = {
     "OUT": "out_mtok",
 }
 BATCH = ("batch_in_mtok", "batch_cached_in_mtok", "batch_out_mtok")
+TOKENS = (*TOKEN_COLUMNS.values(), *BATCH)
 HOURS = {"train_hour": "training", "hosting_hour": "hosting"}
 OWN_ROW = "your own row (ftg prices path)"
 
@@ -50,16 +51,18 @@ def issues_document(issues: Sequence[Issue]) -> dict[str, Any]:
 
 
 def prices_text(rows: Sequence[Price], own_keys: Collection[Any]) -> str:
-    """Return a table per host for tokens, one for hours, and one for GPUs."""
-    tokens = [row for row in rows if row.unit.endswith("_mtok")]
+    """Return a table per host for tokens, and one for hours, for GPUs, for units of plug-ins."""
+    tokens = [row for row in rows if row.unit in TOKENS]
     hours = [row for row in rows if row.unit in HOURS]
     gpus = [row for row in rows if row.unit == "gpu_hour"]
+    others = [row for row in rows if row.unit not in UNITS]
     parts = [
         _token_table(name, [row for row in tokens if row.backend == name], own_keys)
         for name in dict.fromkeys(row.backend for row in tokens)
     ]
     parts += [_hour_table(hours, own_keys)] if hours else []
     parts += [_gpu_table(gpus, own_keys)] if gpus else []
+    parts += [_other_table(others, own_keys)] if others else []
     parts += [f"* {OWN_ROW}"] if any(row.key in own_keys for row in rows) else []
     return "\n\n".join(parts)
 
@@ -99,6 +102,12 @@ def _gpu_table(rows: Sequence[Price], own_keys: Collection[Any]) -> str:
     return "\n".join([apply_style("USD per GPU hour", "bold"), table, *_sources(rows)])
 
 
+def _other_table(rows: Sequence[Price], own_keys: Collection[Any]) -> str:
+    lines = [(row.backend, row.model, row.unit, _cell(row, own_keys), _day(row)) for row in rows]
+    table = format_table(("WHERE", "WHAT", "UNIT", "USD", "AS OF"), lines, "USD")
+    return "\n".join([apply_style("USD per unit of a plug-in", "bold"), table, *_sources(rows)])
+
+
 def _cell(row: Price | None, own_keys: Collection[Any]) -> str:
     return "-" if row is None else f"{row.usd}{'*' if row.key in own_keys else ''}"
 
@@ -118,8 +127,9 @@ def _day(row: Price) -> str:
 def price_rows_text(rows: Sequence[Price], own_keys: Collection[Any] = ()) -> str:
     """Return each row with its source and note."""
     lines = []
-    order = sorted(rows, key=lambda row: (row.backend, row.model, UNITS.index(row.unit), row.usd))
-    for row in order:
+    places = {unit: at for at, unit in enumerate(UNITS)}  # units of plug-ins come last
+    unit = {row.unit: (places.get(row.unit, len(places)), row.unit) for row in rows}
+    for row in sorted(rows, key=lambda row: (row.backend, row.model, unit[row.unit], row.usd)):
         name = " ".join(filter(None, (row.backend, row.model, row.unit, row.market, row.tier)))
         lines.append(f"{f'${row.usd}':>8}  {name}")
         about = [f"{_day(row)}, {row.source}", row.note, OWN_ROW if row.key in own_keys else ""]

@@ -76,8 +76,8 @@ class ConductContract(ReachContract):
                 assert json.loads(json.dumps(document, allow_nan=False)) == document
 
     def test_figures_are_in_bounds(self, backend: Backend, finished: FinishedJob) -> None:
-        """A cost from 0, a progress from 0 to 1, a place in line from 1: the gateway leaves out what
-        is none. What a job has cost becomes no less."""
+        """A cost from 0, a progress from 0 to 1, a place in line from 1: the gateway leaves others
+        out. What a job has cost becomes no less."""
         poll = inspect.unwrap(type(backend).poll)
         for cursor, _ in finished.polls:
             seen = poll(backend, finished.provider_id, cursor)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from finetune_gateway.backend import Backend, JobStatus, UnsupportedError
-from finetune_gateway.testing.data_rules import RulesContract
 from finetune_gateway.testing.finished_job import FinishedJob
+from finetune_gateway.testing.model_files import ModelFilesContract
 
 
-class ResumeContract(RulesContract):
+class ResumeContract(ModelFilesContract):
     """The tests of ``Backend.resume``, which not every backend has."""
 
     ends_at_once = False

@@ -17,6 +17,7 @@ import pytest
 from support.paths import ROOT
 
 import finetune_gateway as gateway
+from finetune_gateway import backend
 from finetune_gateway.cli import main
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.estimation import genai_prices, price_table
@@ -449,3 +450,33 @@ def test_submit_keeps_a_given_price_with_the_plan(home: Path, train_file: Path) 
     with pytest.raises(BudgetError, match="not confirmed"):
         submit(1000)
     assert seen[0].estimate.prices[0].usd == 1000
+
+
+# -- units of plug-ins -----------------------------------------------------------------------
+
+
+def test_a_row_in_a_unit_of_a_plugin_is_found_again(ftg: Run, home: Path) -> None:
+    """Set by the command, found by the look-up of plug-ins, shown in a table of its own."""
+    given = ("--backend", "acme", "--model", "a100", "--usd", "0.25", "--source", "our contract")
+    for unit in ("acme_credit", "gpu_hour"):
+        assert ftg("prices", "set", *given, "--unit", unit)[0] == 0
+        price = backend.find_price("acme", "a100", unit, extra=home / "prices.toml")
+        assert price is not None and (price.usd, price.unit) == (Decimal("0.25"), unit)
+        assert Price.model_validate_json(price.model_dump_json()) == price
+    spot = backend.find_price("acme", "a100", "gpu_hour", extra=home / "prices.toml", market="spot")
+    assert spot is None
+    assert "acme   a100  acme_credit  0.25*" in ftg("prices", "--backend", "acme")[1]
+    for words in (("--unit", "acme_credit"), ("--model", "a100")):
+        assert "acme_credit" in ftg("prices", *words)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("acme", "gpu_hours"), ("acme", "other_credit"), ("acme", "acme_"), ("acme", "acme_A b")],
+)
+def test_a_unit_that_is_a_mistake_is_refused(ftg: Run, home: Path, name: str, unit: str) -> None:
+    """A near miss, a unit of another backend, what is no word."""
+    code, _, err = ftg("prices", "set", "--backend", name, "--model", "m", "--unit", unit,
+                       "--usd", "1", "--source", "s")  # fmt: skip
+    assert code == 2 and "unit must be one of train_mtok" in " ".join(err.split())
+    assert not (home / "prices.toml").exists()

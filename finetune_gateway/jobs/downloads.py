@@ -1,0 +1,212 @@
+"""A model that its host gives as files, brought onto this machine: whole, or not at all.
+
+Files are written to a hidden folder beside the one that is asked for, each is checked by its size
+and its hash, and then the folder is renamed. After a kill the same call goes on: what is whole is
+not asked for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from finetune_gateway.backend import Artifact, Backend, BackendError, HandleData
+from finetune_gateway.errors import SpecError, StoreError, UnsupportedError
+from finetune_gateway.settings import files
+from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import encodable, visible
+
+FILE_NAME = "finetune_gateway.json"  # of a handle in the folder of its model
+MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
+LOCK = ".lock"
+NEEDED = {"adapter": "adapter_config.json", "merged": "config.json"}  # beside the weights
+# What else of a handle is true of the files too, wherever they are.
+KEPT = (
+    *("base_revision", "base_sha256", "base_quantization", "template_hash", "chat_template_kwargs"),
+    *("system_prompt", "job_id", "step", "continued_from", "dataset_sha256", "metrics", "warnings"),
+    "created_at",
+)
+
+Report = Callable[[str], object]
+
+
+def folder_of(handle: HandleData, settings: Settings) -> Path:
+    """Return where a model lies that was brought here without a place being named."""
+    name = handle.job_id or hashlib.sha256(encodable(handle.model).encode()).hexdigest()[:16]
+    return settings.models / (name if handle.step is None else f"{name}@{handle.step}")
+
+
+def of_job(settings: Settings, job_id: str) -> list[Path]:
+    """Return what was brought into the home folder of a job, and what a kill has left of it."""
+    folder = settings.models
+    names = (job_id, f"{job_id}@*", f".{job_id}.part", f".{job_id}@*.part")
+    return [path for name in names for path in folder.glob(name)]
+
+
+def download(
+    handle: HandleData,
+    backend: Backend,
+    folder: Path,
+    *,
+    base: str | None = None,
+    private: bool = False,
+    report: Report = lambda text: None,
+) -> Path:
+    """Write the files of a model to ``folder``, with the handle of what lies there, and return its
+    whole path. A folder that holds this very model is not written again.
+
+    ``base``: its base on this machine, where that has another name than at the host. ``private``:
+    for this user alone. ``report`` is called with what is being done. Raises SpecError for a folder
+    that holds something else, UnsupportedError for a model that its host gives no files of,
+    BackendError for a file that is not what its host says, and StoreError.
+    """
+    wanted = _wanted(handle, backend)
+    folder = Path(os.path.abspath(folder.expanduser()))
+    with files.storing("The model cannot be saved", folder.parent):
+        if not _holds(folder, wanted):
+            _require_free(folder)
+            _fill(handle, backend, folder, wanted, base, private, report)
+    return folder
+
+
+def _wanted(handle: HandleData, backend: Backend) -> list[Artifact]:
+    """Return the files to get: the adapter, else the merged model."""
+    name, host = visible(handle.job_id or handle.model), backend.display_name
+    for kind in ("adapter", "merged"):
+        if wanted := [one for one in handle.artifacts if one.kind == kind]:
+            names = {one.name for one in wanted}
+            weights = any(one.endswith(".safetensors") for one in names)
+            if not weights or NEEDED[kind] not in names or names & {FILE_NAME, MANIFEST}:
+                raise UnsupportedError(
+                    f"{host} gives {', '.join(sorted(names))} of {name}, and a model here is "
+                    f"{NEEDED[kind]} and weights as safetensors.",
+                    hint="Get the files at the host, and convert them where you trust them.",
+                    backend=backend.name,
+                    option="download",
+                )
+            return wanted
+    raise UnsupportedError(
+        f"{host} gives no files of {name}.",
+        hint=f"Ask it as it is: ftg chat {name}",
+        backend=backend.name,
+        option="download",
+    )
+
+
+def _holds(folder: Path, wanted: Sequence[Artifact]) -> bool:
+    """Return True for a folder that holds these files, whole, as they were written here."""
+    try:
+        written = json.loads((folder / MANIFEST).read_bytes())["files"]
+        digests = {one.name: files.sha256_of(folder / one.name) for one in wanted}
+        same = all(digests[one.name] == (one.sha256 or digests[one.name]) for one in wanted)
+        return same and digests == written and (folder / FILE_NAME).is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _require_free(folder: Path) -> None:
+    """Raise SpecError for a place where something of the user's is."""
+    if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise SpecError(
+            f"{visible(str(folder))} is there, and not this model, whole: nothing was written.",
+            hint="Name a folder that is not there yet: --to FOLDER",
+        )
+
+
+def _fill(
+    handle: HandleData,
+    backend: Backend,
+    folder: Path,
+    wanted: Sequence[Artifact],
+    base: str | None,
+    private: bool,
+    report: Report,
+) -> None:
+    part = folder.with_name(f".{folder.name}.part")
+    (files.folder if private else _folder)(part)
+    with files.locking(part / LOCK):
+        if _holds(folder, wanted):  # another process has had the lock
+            shutil.rmtree(part, ignore_errors=True)
+            return
+        _require_room(part, wanted)
+        for number, one in enumerate(wanted, 1):
+            report(f"downloading {visible(folder.name)}: {number} of {len(wanted)} files")
+            if not _is_whole(part / one.name, one):
+                backend.download(one, handle, part)
+                _require_whole(part / one.name, one, backend)
+        _finish(handle, folder, part, [one.name for one in wanted], wanted[0].kind, base)
+        if private:
+            files.narrow(part)
+        os.rename(part, folder)
+        files.sync(folder.parent)
+    (folder / LOCK).unlink(missing_ok=True)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _require_room(part: Path, wanted: Sequence[Artifact]) -> None:
+    missing = sum(one.bytes for one in wanted) - files.bytes_of([part])
+    free = shutil.disk_usage(part).free
+    if missing > free:
+        raise StoreError(
+            f"The files have {missing:,} bytes more, and {part.parent} has room for {free:,}.",
+            hint="Free some space there, or name a folder on another disk: --to FOLDER",
+        )
+
+
+def _is_whole(path: Path, wanted: Artifact) -> bool:
+    """Return True for a file that is what its host says. Without a hash its size alone does not
+    show that: it is asked for again."""
+    return wanted.sha256 is not None and not _difference(path, wanted)
+
+
+def _require_whole(path: Path, wanted: Artifact, backend: Backend) -> None:
+    if wrong := _difference(path, wanted):
+        path.unlink(missing_ok=True)
+        raise BackendError(
+            f"{visible(wanted.name)} of {backend.display_name} is not what the host says: {wrong}.",
+            hint="Run it again: what is whole is kept. If it stays so, ask the host.",
+            backend=backend.name,
+        )
+
+
+def _difference(path: Path, wanted: Artifact) -> str:
+    """Return how a file differs from what its host says; empty if it does not."""
+    if path.is_symlink() or not path.is_file():
+        return "no such file was written"
+    if (size := path.stat().st_size) != wanted.bytes:
+        return f"{size:,} bytes, not {wanted.bytes:,}"
+    if wanted.sha256 is not None and (digest := files.sha256_of(path)) != wanted.sha256:
+        return f"its sha256 is {digest[:12]}..., not {wanted.sha256[:12]}..."
+    return ""
+
+
+def _finish(
+    handle: HandleData, folder: Path, part: Path, names: Sequence[str], kind: str, base: str | None
+) -> None:
+    """Write the handle and, last, the manifest; what else the backend has left there goes."""
+    for path in part.iterdir():
+        if path.name not in (*names, LOCK):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    about = {
+        "kind": kind,
+        "model": str(folder),
+        "base_model": base or handle.base_model,
+        "backend": "local",
+        **{name: getattr(handle, name) for name in KEPT},
+    }
+    if base is not None:  # of another name: what is known of the host's says nothing of it
+        about |= {"base_revision": None, "base_sha256": None}
+    document = HandleData.model_validate(about).model_dump_json(indent=2)
+    files.write_atomic(part / FILE_NAME, f"{document}\n")
+    for name in names:
+        files.sync(part / name)
+    hashes = {name: files.sha256_of(part / name) for name in names}
+    files.write_atomic(part / MANIFEST, json.dumps({"files": hashes}, indent=2) + "\n")
+    files.sync(part)

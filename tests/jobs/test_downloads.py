@@ -1,0 +1,227 @@
+"""A model that its host gives as files: whole here or not at all, never over a file of the user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.records import record
+
+from finetune_gateway import FakeBackend, Gateway, ModelHandle
+from finetune_gateway.backend import Artifact, HandleData
+from finetune_gateway.errors import (
+    BackendError,
+    GatewayError,
+    SpecError,
+    StoreError,
+    UnsupportedError,
+)
+from finetune_gateway.events import Result
+
+FILES = {
+    "adapter_config.json": b'{"peft_type": "LORA"}',
+    "adapter_model.safetensors": bytes(range(256)) * 64,
+}
+
+
+def artifact(name: str, raw: bytes, **changes: Any) -> Artifact:
+    known = {"kind": "adapter", "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    return Artifact(name=name, **{**known, **changes})
+
+
+class Hosting(FakeBackend):
+    """Gives files. ``asked``: their names; ``broken``: what it gives in the place of one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asked: list[str] = []
+        self.broken: dict[str, bytes | Exception] = {}
+
+    def download(self, artifact: Artifact, handle: HandleData, folder: Path) -> None:
+        self.asked.append(artifact.name)
+        (folder / "beside.tmp").write_bytes(b"left over")
+        raw = self.broken.get(artifact.name, FILES[artifact.name])
+        if isinstance(raw, Exception):
+            raise raw
+        (folder / artifact.name).write_bytes(raw)
+
+
+def handle(backend: Hosting, **changes: Any) -> ModelHandle:
+    artifacts = [artifact(name, raw) for name, raw in FILES.items()]
+    known = {"kind": "hosted", "model": "fake:1", "base_model": "acme/base", "backend": "fake"}
+    made = ModelHandle.model_validate(
+        {**known, "artifacts": artifacts, "system_prompt": "Be brief.", **changes}
+    )
+    made.attach(backend)
+    return made
+
+
+def test_a_model_is_brought_here(home: Path, tmp_path: Path) -> None:
+    """Its files, a handle that any process loads, and nothing else; again it is not asked for."""
+    backend, folder = Hosting(), tmp_path / "new" / "model"
+    found = handle(backend, job_id="ftg-1").download(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        *FILES, "finetune_gateway.json", "manifest.json",
+    }  # fmt: skip
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert all((folder / name).read_bytes() == raw for name, raw in FILES.items())
+    assert (found.kind, found.backend, found.model) == ("adapter", "local", str(folder))
+    assert (found.base_model, found.system_prompt) == ("acme/base", "Be brief.")
+    assert (found.job_id, found.backend_options, found.artifacts) == ("ftg-1", {}, [])
+    assert handle(backend, job_id="ftg-1").download(folder) == ModelHandle.load(folder)
+    assert backend.asked == [*FILES]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"x" * 16384, b"short", BackendError("The host is down.", backend="fake"), OSError("x")],
+)
+def test_a_file_that_is_not_what_was_said_is_no_model(
+    home: Path, tmp_path: Path, raw: bytes | Exception
+) -> None:
+    """Nothing is at the place; the next call asks for that file alone."""
+    backend, folder = Hosting(), tmp_path / "model"
+    backend.broken = {"adapter_model.safetensors": raw}
+    with pytest.raises(BackendError):
+        handle(backend).download(folder)
+    assert not folder.exists()
+    backend.broken = {}
+    handle(backend).download(folder)
+    assert backend.asked == [*FILES, "adapter_model.safetensors"]
+    assert (folder / "adapter_model.safetensors").read_bytes() == FILES["adapter_model.safetensors"]
+
+
+def test_a_place_of_the_user_is_left_alone(home: Path, tmp_path: Path) -> None:
+    """A folder with a file, a file, a link, and a model whose file was changed since."""
+    backend, folder = Hosting(), tmp_path / "model"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    handle(backend).download(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    before = backend.asked.copy()
+    for place in ("mine", "file", "link", "model"):
+        with pytest.raises(SpecError, match="nothing was written"):
+            handle(backend).download(tmp_path / place)
+    assert backend.asked == before and (folder / "adapter_config.json").read_text() == "{}"
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"artifacts": []}, "gives no files"),
+        ({"artifacts": [artifact("adapter_config.json", b"")]}, "weights as safetensors"),
+        ({"artifacts": [artifact("a.safetensors", b"")]}, "adapter_config.json"),
+        ({"artifacts": [artifact(name, b"", kind="merged") for name in FILES]}, "config.json"),
+    ],
+)
+def test_what_can_be_no_model_here_is_not_asked_for(
+    home: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """Pickles, files of no model, none at all."""
+    backend = Hosting()
+    with pytest.raises(UnsupportedError, match=said):
+        handle(backend, **changes).download(tmp_path / "model")
+    assert backend.asked == [] and not [*tmp_path.glob("*model*")]
+
+
+def test_a_disk_without_room_is_said_before(home: Path, tmp_path: Path) -> None:
+    backend = Hosting()
+    huge = [artifact(name, raw, bytes=10**15) for name, raw in FILES.items()]
+    with pytest.raises(StoreError, match="has room for"):
+        handle(backend, artifacts=huge).download(tmp_path / "model")
+    assert backend.asked == []
+
+
+def test_a_backend_without_files_says_so(home: Path, tmp_path: Path) -> None:
+    """The default of the contract."""
+    given = handle(Hosting())
+    given.attach(FakeBackend())
+    with pytest.raises(UnsupportedError, match="gives no files"):
+        given.download(tmp_path / "model")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_downloads import FILES, Hosting, handle
+
+class Dying(Hosting):
+    def download(self, artifact, handle, folder):
+        if artifact.name == "adapter_model.safetensors":
+            (folder / artifact.name).write_bytes(FILES[artifact.name][:100])
+            os.kill(os.getpid(), 9)
+        super().download(artifact, handle, folder)
+
+handle(Dying()).download(Path(sys.argv[1]))
+"""
+
+
+def test_after_a_kill_the_same_call_goes_on(home: Path, tmp_path: Path) -> None:
+    """The place stays free; half a file is asked for again, a whole one is not."""
+    folder = tmp_path / "model"
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", KILLED, str(folder), here]
+    died = subprocess.run(words, check=False, env=environment)
+    assert died.returncode == -signal.SIGKILL and not folder.exists()
+    backend = Hosting()
+    handle(backend).download(folder)
+    assert backend.asked == ["adapter_model.safetensors"]
+
+
+def test_a_job_has_its_model_in_the_home_folder_until_it_is_removed(home: Path) -> None:
+    """For this user alone, and by the name of the job."""
+    gateway, backend = Gateway(), Hosting()
+    artifacts = [artifact(name, raw) for name, raw in FILES.items()]
+    made = Result(kind="hosted", model="fake:1", artifacts=artifacts)
+    stored = gateway.store.add(record(status="succeeded", result=made, provider_id="fake-1"))[0]
+    job = gateway.job(stored.id, backend=backend)
+    found = job.result().download()
+    folder = home / "models" / job.id
+    assert found.model == str(folder) and folder.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
+    again = ModelHandle.model_validate_json(job.result().model_dump_json())
+    assert [one.name for one in again.artifacts] == [*FILES]
+    job.remove()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "artifacts",
+    [
+        None,
+        ["a"],
+        [artifact("a.safetensors", b"").model_copy(update={"name": "../a"})],
+        [artifact("a.safetensors", b"").model_copy(update={"sha256": "no hash"})],
+        [artifact("a.safetensors", b"").model_copy(update={"bytes": -1})],
+        [artifact("a.safetensors", b""), artifact("A.safetensors", b"")],
+    ],
+)
+def test_artifacts_of_a_plugin_are_checked(home: Path, artifacts: Any) -> None:
+    """Names that lead elsewhere, no hashes, two that are one file: refused, in words."""
+    given = Result(kind="hosted", model="m").model_copy(update={"artifacts": artifacts})
+
+    class Lying(FakeBackend):
+        def checkpoint(self, provider_id: str, point: Any) -> Result:
+            return given
+
+    with pytest.raises(GatewayError, match="checkpoint") as refused:
+        Lying().checkpoint("fake-1", None)
+    assert "artifacts" in refused.value.message or "Artifact" in refused.value.message
+
+
+def test_a_later_version_may_say_more_of_a_file() -> None:
+    """It is kept, and written again."""
+    document = {**json.loads(artifact("a.json", b"").model_dump_json()), "region": "eu"}
+    assert json.loads(Artifact.model_validate(document).model_dump_json()) == document
