@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @like(Gateway.validate)
 def validate(data: Source, **options: Unpack[ValidateOptions]) -> Report:
     """Check a dataset and return the report. Offline; no key is needed."""
-    return _default().validate(data, **options)
+    return default().validate(data, **options)
 
 
 @overload
@@ -70,8 +70,8 @@ def preview(
 ) -> Preview | list[Preview]:
     """Return rows as the model will see them: token by token, with what is trained. Offline."""
     if is_row(data):
-        return _default().preview([data], model=model, **options)[0]
-    return _default().preview(data, model=model, **options)
+        return default().preview([data], model=model, **options)[0]
+    return default().preview(data, model=model, **options)
 
 
 @overload
@@ -109,19 +109,19 @@ def estimate(
     **options: Unpack[PlanOptions],
 ) -> Estimate | list[Option]:
     """Return what a run would cost, how long it would take and whether it fits. Offline."""
-    return _default().estimate(data, model=model, backend=backend, **options)
+    return default().estimate(data, model=model, backend=backend, **options)
 
 
 @like(Gateway.advise)
 def advise(data: Source, **options: Unpack[AdviseOptions]) -> Advice:
     """Return what to do with a data set: prompt, retrieval or fine-tuning, and where. Offline."""
-    return _default().advise(data, **options)
+    return default().advise(data, **options)
 
 
 @like(Gateway.submit)
 def submit(data: Source, *, model: str | None = None, **options: Unpack[SubmitOptions]) -> Job:
     """Copy the data, validate and price the copy, write the job down, start it and return it."""
-    return _default().submit(data, model=model, **options)
+    return default().submit(data, model=model, **options)
 
 
 @like(Gateway.compare)
@@ -130,19 +130,19 @@ def compare(
 ) -> Comparison:
     """Ask models the same rows, measure what they answer, and say which is better as far as one
     can tell."""
-    return _default().compare(models, data, **options)
+    return default().compare(models, data, **options)
 
 
 @like(Gateway.migrate)
 def migrate(model: str, to: str, **options: Unpack[MigrateOptions]) -> Migration:
     """Train a fetched fine-tune again at another place, compare, and decide: go or no-go."""
-    return _default().migrate(model, to, **options)
+    return default().migrate(model, to, **options)
 
 
 @like(Gateway.job)
 def get_job(name: str, *, backend: str | Backend | None = None) -> Job:
     """Return a job by its id, a unique beginning of it, the provider's id, or ``latest``."""
-    return _default().job(name, backend=backend)
+    return default().job(name, backend=backend)
 
 
 @like(Gateway.jobs)
@@ -154,13 +154,13 @@ def list_jobs(
     limit: int | None = None,
 ) -> list[Job]:
     """Return jobs, newest first, as they were last stored. Asks no backend."""
-    return _default().jobs(status=status, backend=backend, metadata=metadata, limit=limit)
+    return default().jobs(status=status, backend=backend, metadata=metadata, limit=limit)
 
 
 @like(Gateway.refresh)
 def refresh_jobs(jobs: Iterable[Job] | None = None) -> list[Failure]:
     """Ask the backends of these jobs, by default of all jobs, and store what is new."""
-    return _default().refresh(jobs)
+    return default().refresh(jobs)
 
 
 @like(Gateway.wait)
@@ -173,13 +173,13 @@ def wait_for_jobs(
     stop: Stop | None = None,
 ) -> list[Failure]:
     """Block until these jobs have ended, ``timeout`` seconds have passed, or ``stop`` is set."""
-    return _default().wait(jobs, timeout, on_change=on_change, on_event=on_event, stop=stop)
+    return default().wait(jobs, timeout, on_change=on_change, on_event=on_event, stop=stop)
 
 
 @like(Gateway.remove)
 def remove_jobs(jobs: Iterable[Job]) -> list[Removed]:
     """Remove every text of these jobs from this machine, and return what went."""
-    return _default().remove(jobs)
+    return default().remove(jobs)
 
 
 @like(Gateway.prune)
@@ -190,22 +190,22 @@ def prune(
     confirm: Callable[[list[Item]], bool] | None = None,
 ) -> Pruned:
     """Remove data that no job needs any more, and return what went."""
-    return _default().prune(older_than_days, remote=remote, confirm=confirm)
+    return default().prune(older_than_days, remote=remote, confirm=confirm)
 
 
 @like(Gateway.budget)
 def budget() -> Budget:
     """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""
-    return _default().budget()
+    return default().budget()
 
 
 @like(Gateway.costs)
 def costs(since: date | None = None, until: date | None = None) -> Ledger:
     """Return what each job was expected to cost and did cost, and what was spent without a job."""
-    return _default().costs(since, until)
+    return default().costs(since, until)
 
 
-def _default() -> Gateway:
+def default() -> Gateway:
     """Return the gateway of the home folder; ``FTG_HOME`` is read at each call."""
     return _gateway(str(Settings.load().home))
 

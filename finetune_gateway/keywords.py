@@ -19,6 +19,7 @@ from finetune_gateway.data.dataset import Source
 from finetune_gateway.errors import SpecError, shown, unknown
 from finetune_gateway.jobs.file_checks import OnProgress
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.jobs.permits import refusing_coroutines
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
 
@@ -280,6 +281,8 @@ def closed(function: F, known: Collection[str]) -> F:
         for name in given:
             if name not in known:
                 raise unknown(function.__name__, name, known)
+        if callable(given.get("confirm")):
+            given["confirm"] = refusing_coroutines(given["confirm"])
         return function(*args, **given)
 
     return cast(F, checked)

@@ -25,7 +25,7 @@ ROOMS = (
     *("chat", "backend", "registry"),
     *("validation", "preparation", "jobs", "backends", "price_updates"),
     *("evaluation", "migration"),
-    *("reports", "keywords", "evaluations", "gateway", "api", "testing"),
+    *("reports", "keywords", "evaluations", "gateway", "api", "aio", "testing"),
     *("cli", "__init__", "__main__"),
 )
 MAX_ROOT_MODULES = 16
@@ -384,6 +384,7 @@ ENTRIES = {
     "import the gateway": "import finetune_gateway.gateway",
     "the local backend": "import finetune_gateway.backends.local.backend",
     "ftg --help": "import finetune_gateway.cli as cli; cli.main(['--help'])",
+    "import the awaited verbs": "from finetune_gateway import aio",
     "every public name but the hosted backend": (
         "import finetune_gateway as g; [getattr(g, n) for n in g.__all__ if n != 'OpenAIBackend']"
     ),
@@ -408,6 +409,13 @@ def loaded(code: str) -> set[str]:
 def test_nothing_heavy_is_loaded(entry: str) -> None:
     """The way in costs no SDK and no training library."""
     assert loaded(ENTRIES[entry]) & {*LAZY} == set()
+
+
+def test_awaited_verbs_are_imported_when_they_are_named() -> None:
+    """No other entry imports them, and the package itself does without asyncio."""
+    assert "asyncio" not in loaded(ENTRIES["import finetune_gateway"]) - loaded("")
+    for entry in ("import the gateway", "every public name but the hosted backend"):
+        loaded(f"{ENTRIES[entry]}\nimport sys; assert 'finetune_gateway.aio' not in sys.modules")
 
 
 def test_help_loads_next_to_nothing() -> None:

@@ -21,6 +21,7 @@ from finetune_gateway.jobs import (
     ledger,
     many,
     model_names,
+    permits,
     planning,
     pruning,
 )
@@ -204,7 +205,8 @@ class HomeJobs(OpenHome, ABC):
         days = self.retention_days(older_than_days)
         named = self._retention(older_than_days).amount is not None
         pruner = pruning.Pruner(self.store, self._submitter.load, days, with_fetched=named)
-        return pruning.prune(pruner, confirm or (lambda items: True), remote=remote)
+        agreed = permits.refusing_coroutines(confirm or (lambda items: True))
+        return pruning.prune(pruner, agreed, remote=remote)
 
     def retention_days(self, older_than_days: float | None = None) -> float:
         """Return for how many days ``prune`` keeps the data of a job that has ended."""

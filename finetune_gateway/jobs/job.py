@@ -248,7 +248,6 @@ class Job(Pictured):
         first is returned as it is: its ``deploy`` says how, and it is not ``ready``.
 
         ``timeout``, ``stop``: the end of all of that, as for ``wait``; ``on_event`` is as there.
-
         ``model``: its name, for a job that has succeeded at a host that does not give it; or the
         name of its deployment, which is kept once it has answered.
         ``step``: a checkpoint instead, of a job that may still run or have failed: its step, "last"
@@ -257,13 +256,19 @@ class Job(Pictured):
         ``timeout`` seconds, NotFoundError for a deployment or a step that is not there.
         """
         deadline, hook = Deadline(timeout, stop), waiting.Hook(on_event)
+        if step is None and self.status.final:
+            hook.call(self)
+        elif step is None:
+            self._wait(deadline, hook)
+        return self.result_by(deadline, model, step)
+
+    def result_by(
+        self, deadline: Deadline, model: str | None, step: results.StepName | None
+    ) -> ModelHandle:
+        """Return the model of a job that has ended, or its checkpoint, as ``result`` does."""
         try:
             if step is not None:
                 return waiting.in_time(self, deadline, lambda job: job._at_step(step))
-            if self.status.final:
-                hook.call(self)
-            else:
-                self._wait(deadline, hook)
             self._require_model()
             return waiting.in_time(self, deadline, lambda job: job._answering(model, deadline))
         except DeadlinePassed:
@@ -407,8 +412,7 @@ class Job(Pictured):
         return named
 
     def _late_result(self, model: str | None) -> Result:
-        """Return the result of a job that had succeeded without one: the host may name the model
-        by now, or the user does. Raises NotFoundError."""
+        """Return the result that its host, or the user, names by now. Raises NotFoundError."""
         if model is not None and self.record.hosted:
             return Result(kind="hosted", model=model)
         if self.provider_id is not None:

@@ -130,14 +130,14 @@ def wait(
     for job in jobs:
         hook.call(job)
     groups, failures = _grouped(jobs)
-    waiting = _Wait(groups, failures, on_change or (lambda job: None), hook)
+    waiting = Wait(groups, failures, on_change or (lambda job: None), hook)
     try:
-        Passes(groups, partial(_ask, send=True), waiting.after, deadline).run()
+        Passes(groups, partial(ask, send=True), waiting.after, deadline).run()
     finally:
         for group in groups:
             group.end()
     if late := [job for group in groups for job in group.jobs if not job.status.final]:
-        failures.append(Failure(late, _not_finished(late, deadline)))
+        failures.append(Failure(late, not_finished(late, deadline)))
     return failures
 
 
@@ -158,7 +158,7 @@ def _grouped(jobs: Iterable[Job]) -> tuple[list[Group], list[Failure]]:
             continue
         try:
             job.store.settings.require_writable()
-            place = _place(job.backend)
+            place = place_of(job.backend)
             if place not in groups:
                 groups[place] = Group(job.backend, job.backend.capabilities())
         except GatewayError as exc:
@@ -167,10 +167,10 @@ def _grouped(jobs: Iterable[Job]) -> tuple[list[Group], list[Failure]]:
                 silent[job.record.lane] = exc
             continue
         groups[place].jobs.append(job)
-    return [*groups.values()], _failures(failed)
+    return [*groups.values()], failures_of(failed)
 
 
-def _place(backend: Backend) -> Hashable:
+def place_of(backend: Backend) -> Hashable:
     """Return what is equal for jobs that one list can tell of: a host and an account, or one
     backend object."""
     account = backend.account()
@@ -179,7 +179,7 @@ def _place(backend: Backend) -> Hashable:
     return backend.name, json.dumps(backend.place(), sort_keys=True), account
 
 
-def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
+def failures_of(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
     """Return each kind of error once, with all its jobs."""
     kinds: dict[Hashable, Failure] = {}
     for job, error in failed:
@@ -195,10 +195,10 @@ def _failures(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
 def _look(group: Group, deadline: Deadline) -> Answer:
     """Ask without sending, and give each call of a plug-in a few seconds."""
     with time_limit():
-        return _ask(group, deadline, send=False)
+        return ask(group, deadline, send=False)
 
 
-def _ask(group: Group, deadline: Deadline, *, send: bool) -> Answer:
+def ask(group: Group, deadline: Deadline, *, send: bool) -> Answer:
     """Ask the backend of a group for all its jobs, and poll those that have changed."""
     live = [job for job in group.jobs if not job.reload().status.final]
     unsent = [job for job in live if job.provider_id is None]
@@ -213,7 +213,7 @@ def _ask(group: Group, deadline: Deadline, *, send: bool) -> Answer:
     # Apart: a host may refuse one kind of request and not the other.
     due = [job for job in unsent if _is_due(job, send=send)]
     failed = _poll_each(due, deadline, send=send) + _poll_each(changed + turn, deadline, send=False)
-    return Answer(_failures(failed), left)
+    return Answer(failures_of(failed), left)
 
 
 def _is_due(job: Job, *, send: bool) -> bool:
@@ -321,7 +321,7 @@ def _is_of_host(error: GatewayError) -> bool:
 # -- many passes -------------------------------------------------------------------------
 
 
-class _Wait:
+class Wait:
     """What happens after each pass of a wait."""
 
     def __init__(
@@ -336,8 +336,16 @@ class _Wait:
         self.on_change = on_change
         self.last = {job.id: _state(job) for group in groups for job in group.jobs}
 
+    def add(self, job: Job, group: Group) -> None:
+        """Wait for one more job, in a group whose passes go on."""
+        self.last[job.id] = _state(job)
+        group.jobs.append(job)
+        group.pause = 0.0
+
     def after(self, group: Group, answer: Answer) -> float | None:
         """Drop the jobs that have ended, or that cannot be waited for; return the next pause."""
+        if not group.jobs:
+            return None  # nobody waits for them any more
         trouble = {job.id: one.error for one in answer.failures for job in one.jobs}
         for job in group.jobs:
             job.trouble = trouble.get(job.id)
@@ -408,7 +416,7 @@ def _is_lasting(error: GatewayError) -> bool:
     return error.code == NOT_SETTLED or not (error.retryable or error.maybe_applied)
 
 
-def _not_finished(jobs: list[Job], deadline: Deadline) -> JobNotFinished:
+def not_finished(jobs: list[Job], deadline: Deadline) -> JobNotFinished:
     count = f"{len(jobs)} jobs were" if len(jobs) > 1 else f"Job {jobs[0].id} was"
     return JobNotFinished(
         f"{count} not finished {deadline.how}.",

@@ -50,21 +50,50 @@ class Passes(Generic[G, A]):
         self.deadline = deadline
         self.alone = len(groups) == 1
         self.until = deadline.end  # the end of the passes that run
-        self.running = 0
+        self.running: list[G] = []
         self.started = len(groups)
         self.due = [(0.0, place, group) for place, group in enumerate(groups)]  # a heap
-        self.answers: SimpleQueue[tuple[G, A | BaseException]] = SimpleQueue()
+        self.answers: SimpleQueue[tuple[G, A | BaseException] | Callable[[], object]]
+        self.answers = SimpleQueue()
+
+    @property
+    def ended(self) -> bool:
+        """True if there is nothing to ask, to receive, or to call."""
+        return not (self.due or self.running) and self.answers.empty()
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function between two answers, in the thread of ``run``; from any thread."""
+        self.answers.put(function)
+
+    def add(self, group: G, pause: float) -> None:
+        """Ask a group too, in so many seconds, or sooner if it waits for its turn already; one that
+        is being asked is asked again after its answer. In the thread of ``run``."""
+        due, waits = time.monotonic() + pause, [one for one in self.due if one[2] is group]
+        if group in self.running or (waits and waits[0][0] <= due):
+            return
+        self.drop(group)
+        self.started += 1
+        heapq.heappush(self.due, (due, self.started, group))
+
+    def drop(self, group: G) -> None:
+        """Let a group that waits for its turn not be asked. In the thread of ``run``."""
+        self.due = [one for one in self.due if one[2] is not group]
+        heapq.heapify(self.due)
 
     def run(self) -> None:
-        while (self.due or self.running) and not self.deadline.stopped:
+        while not self.ended and not self.deadline.stopped:
             self._start_due()
             try:
-                group, answer = self.answers.get(timeout=self._seconds())
+                answered = self.answers.get(timeout=self._seconds())
             except Empty:
                 if self.deadline.over and time.monotonic() >= self.until:
                     return
                 continue
-            self.running -= 1
+            if callable(answered):
+                answered()
+                continue
+            group, answer = answered
+            self.running.remove(group)
             if isinstance(answer, BaseException):
                 raise answer
             if (pause := self.after(group, answer)) is not None:
@@ -74,7 +103,7 @@ class Passes(Generic[G, A]):
     def _start_due(self) -> None:
         while self._is_due:
             group = heapq.heappop(self.due)[2]
-            self.running += 1
+            self.running.append(group)
             if self.deadline.bounded or (group.hosted and not self.alone):
                 self.until = self.deadline.end_of_call()
                 self.deadline.begin(partial(self._ask_beside, group))
@@ -84,7 +113,7 @@ class Passes(Generic[G, A]):
     @property
     def _is_due(self) -> bool:
         """True if a group can be asked now. Each is once, however short the time."""
-        if not self.due or self.running == THREADS:
+        if not self.due or len(self.running) == THREADS:
             return False
         moment = self.due[0][0]
         return moment <= time.monotonic() and (moment == 0.0 or not self.deadline.over)
@@ -102,7 +131,7 @@ class Passes(Generic[G, A]):
     def _seconds(self) -> float | None:
         """Return how long to wait for an answer: until a pass is due, or until the deadline."""
         ends = [self.until if self.running else self.deadline.end]
-        if self.due and self.running < THREADS:
+        if self.due and len(self.running) < THREADS:
             ends.append(self.due[0][0])
         left = max(0.0, min(ends) - time.monotonic())
         if self.deadline.stop is not None:

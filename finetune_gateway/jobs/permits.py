@@ -3,8 +3,10 @@ see, rows of which the model would learn only a part, and runs that the estimate
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from finetune_gateway.errors import DataError, PrivateDataError, SpecError
 from finetune_gateway.findings import Finding, Report
@@ -17,6 +19,25 @@ _WAYS = {
 }
 _PLACES = 5  # in a message; the error has all
 _LINES = 5
+
+
+def refusing_coroutines(confirm: Callable[..., bool]) -> Callable[..., bool]:
+    """Return ``confirm`` as a function that raises SpecError where it returns what must be awaited:
+    that is true, whatever will come of it, and would be taken for a yes."""
+
+    def call(*args: Any) -> bool:
+        agreed: Any = confirm(*args)
+        if inspect.isawaitable(agreed):
+            if inspect.iscoroutine(agreed):
+                agreed.close()  # or Python warns that nobody awaits it
+            raise SpecError(
+                "confirm returns what must be awaited: nobody knows whether it agrees.",
+                hint="Nothing was sent. Give a function that returns True or False, or await the "
+                "same verb of aio.",
+            )
+        return bool(agreed)
+
+    return call
 
 
 def require_private_data_allowed(plan: Plan, *, pii: bool, secrets: bool) -> dict[str, int]:

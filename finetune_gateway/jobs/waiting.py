@@ -156,10 +156,10 @@ class Hook(Generic[J]):
             try:
                 self.function(job, event)
             except Exception as exc:  # whatever it is, the job goes on
-                _log_error(job.id, event, exc)
+                log_error(job.id, event, exc)
 
 
-def _log_error(job_id: str, event: Event, exc: Exception) -> None:
+def log_error(job_id: str, event: Event, exc: Exception) -> None:
     """Write where a function of the caller has failed; not its words, which may hold the event."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].filename}, line {frames[-1].lineno}"

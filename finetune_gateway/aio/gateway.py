@@ -1,0 +1,227 @@
+"""A Gateway, awaited: the same verbs, which never block the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+from finetune_gateway.aio.calls import Calls, Face, awaited
+from finetune_gateway.aio.job import Hook, Job, OnEvent
+from finetune_gateway.aio.watcher import Watcher
+from finetune_gateway.errors import GatewayError, JobNotFinished
+from finetune_gateway.gateway import Gateway as BlockingGateway
+from finetune_gateway.jobs import many
+from finetune_gateway.jobs.home_backends import Configured
+from finetune_gateway.jobs.job import Job as BlockingJob
+from finetune_gateway.jobs.removal import Removed
+from finetune_gateway.settings.client_options import HttpClient, Keys
+from finetune_gateway.settings.deadlines import Deadline, Stop
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass
+class Failure:
+    """Jobs that are as they were last seen, and why."""
+
+    jobs: list[Job]
+    error: GatewayError
+
+
+class Gateway(Face[BlockingGateway]):
+    """One home folder and the jobs in it: ``finetune_gateway.Gateway``, awaited.
+
+    >>> async with aio.Gateway() as gateway:
+    ...     job = await gateway.submit("train.jsonl", model="gpt-4.1-mini-2025-04-14")
+    ...     model = await job.result()
+    ...     print((await model.chat("Where is my parcel?")).text)
+
+    It belongs to no loop: it may be made before one runs.
+    """
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        *,
+        monthly_usd: Decimal | float | None = None,
+        backends: Configured | None = None,
+        keys: Keys | None = None,
+        http_client: HttpClient | None = None,
+        proxy: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Open a home folder; arguments and errors as of ``finetune_gateway.Gateway``."""
+        self._open(
+            BlockingGateway(
+                home,
+                monthly_usd=monthly_usd,
+                backends=backends,
+                keys=keys,
+                http_client=http_client,
+                proxy=proxy,
+                timeout=timeout,
+            )
+        )
+
+    def _open(self, blocking: BlockingGateway) -> None:
+        super().__init__(blocking, Calls(blocking.close_connection))
+        self._watcher = Watcher()
+
+    async def call(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
+        """Call a function in a thread of this Gateway, and return what it returns: for what is not
+        awaited here, such as what ``blocking`` has."""
+        return await self._calls.run(function, *args, **given)
+
+    def _job(self, job: BlockingJob) -> Job:
+        return Job(job, self._calls, self._watcher)
+
+    def _jobs(self, jobs: list[BlockingJob]) -> list[Job]:
+        return [self._job(job) for job in jobs]
+
+    def _equal_job(self, job: BlockingJob | None) -> Job | None:
+        return None if job is None else self._job(job)
+
+    # -- before anything is sent ---------------------------------------------------------
+
+    validate = awaited(BlockingGateway.validate)
+    preview = awaited(BlockingGateway.preview)
+    estimate = awaited(BlockingGateway.estimate)
+    options = awaited(BlockingGateway.options)
+    plan = awaited(BlockingGateway.plan)
+    advise = awaited(BlockingGateway.advise)
+
+    # -- jobs ----------------------------------------------------------------------------
+
+    submit = awaited(BlockingGateway.submit, _job)
+    equal_job = awaited(BlockingGateway.equal_job, _equal_job)
+    job = awaited(BlockingGateway.job, _job)
+    jobs = awaited(BlockingGateway.jobs, _jobs)
+    prune = awaited(BlockingGateway.prune)
+    retention_days = awaited(BlockingGateway.retention_days)
+    budget = awaited(BlockingGateway.budget)
+    costs = awaited(BlockingGateway.costs)
+    backend = awaited(BlockingGateway.backend)
+    open = awaited(BlockingGateway.open)
+
+    # -- models --------------------------------------------------------------------------
+
+    # These ask models: they may take long, and hold up no job.
+    compare = awaited(BlockingGateway.compare, model=True)
+    migrate = awaited(BlockingGateway.migrate, model=True)
+    comparison = awaited(BlockingGateway.comparison)
+    comparisons = awaited(BlockingGateway.comparisons)
+
+    async def remove(self, jobs: Iterable[Job]) -> list[Removed]:
+        """Remove every text of these jobs from this machine, and return what went; errors as of
+        ``finetune_gateway.Gateway.remove``."""
+        return await self._calls.run(self.blocking.remove, [job.blocking for job in jobs])
+
+    async def removable(self, jobs: Iterable[Job]) -> list[Removed]:
+        """Return what ``remove`` would remove, and change nothing. Raises as it does."""
+        return await self._calls.run(self.blocking.removable, [job.blocking for job in jobs])
+
+    async def refresh(self, jobs: Iterable[Job] | None = None) -> list[Failure]:
+        """Ask the backends of these jobs, by default of all jobs, and store what is new; return
+        what could not be asked, and why. Sends nothing."""
+        here = None if jobs is None else {job.id: job for job in jobs}
+        asked = None if here is None else [job.blocking for job in here.values()]
+        failures = await self._calls.run(self.blocking.refresh, asked)
+        return [Failure(self._jobs(failure.jobs), failure.error) for failure in failures]
+
+    async def wait(
+        self,
+        jobs: Iterable[Job],
+        timeout: float | None = None,
+        *,
+        on_change: Callable[[Job], object] | None = None,
+        on_event: OnEvent | None = None,
+        stop: Stop | None = None,
+    ) -> list[Failure]:
+        """Return once these jobs have ended, whatever their status, or ``timeout`` seconds have
+        passed: those that have not ended, and why. A job that is certainly not at its backend is
+        sent. ``on_change`` is called in the loop with each job that has news, ``on_event`` as by
+        ``Job.wait``."""
+        deadline, hook = Deadline(timeout, stop), Hook(on_event, on_change)
+        waits = {job: asyncio.create_task(job.wait_until(deadline, hook)) for job in jobs}
+        try:
+            await asyncio.wait(waits.values())
+        finally:
+            for wait in waits.values():
+                wait.cancel()
+        return self._failures(waits, deadline)
+
+    def _failures(
+        self, waits: Mapping[Job, asyncio.Task[None]], deadline: Deadline
+    ) -> list[Failure]:
+        """Return each kind of error once, with its jobs; those that are late together."""
+        late, failed = [], []
+        for job, wait in waits.items():
+            error = wait.exception()
+            if error is None:
+                continue
+            if not isinstance(error, GatewayError):
+                raise error
+            if deadline.over and isinstance(error, JobNotFinished):
+                late.append(job.blocking)
+            else:
+                failed.append((job.blocking, error))
+        failures = many.failures_of(failed)
+        if late:
+            failures.append(many.Failure(late, many.not_finished(late, deadline)))
+        return [Failure(self._jobs(failure.jobs), failure.error) for failure in failures]
+
+    # -- open and closed -----------------------------------------------------------------
+
+    def use(
+        self,
+        *,
+        monthly_usd: Decimal | float | None = None,
+        backends: Configured | None = None,
+        keys: Keys | None = None,
+        http_client: HttpClient | None = None,
+        proxy: str | None = None,
+        timeout: float | None = None,
+    ) -> Gateway:
+        """Return another Gateway of the same home, with other keys or time-outs; what is left out
+        is as it is here. Each is closed by itself."""
+        other = self.blocking.use(
+            monthly_usd=monthly_usd,
+            backends=backends,
+            keys=keys,
+            http_client=http_client,
+            proxy=proxy,
+            timeout=timeout,
+        )
+        return Gateway.over(other)
+
+    @classmethod
+    def over(cls, blocking: BlockingGateway) -> Gateway:
+        """Return the awaited face of a Gateway that is open. To close it closes both."""
+        face = cls.__new__(cls)
+        face._open(blocking)
+        return face
+
+    async def close(self) -> None:
+        """End all waits, each with a SpecError; let calls that have begun end, such as a submit;
+        then close the connections to hosts and the store. Jobs go on where they run."""
+        self._watcher.close()
+        await self._calls.close()
+        await asyncio.to_thread(self.blocking.close)
+
+    async def __aenter__(self) -> Self:
+        self.blocking.settings  # noqa: B018 - raises if it is closed
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

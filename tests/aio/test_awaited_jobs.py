@@ -1,0 +1,332 @@
+"""Jobs that tasks wait for: one thread looks at all of them, and a cancelled task harms none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.chaos import until
+from support.fleet import KEY, asked, end, running
+from support.hosted import MODEL
+from support.provider import CREATE, Fault, Provider
+from support.rows import chat_rows
+
+from finetune_gateway import (
+    BackendError,
+    FakeBackend,
+    Gateway,
+    JobFailed,
+    JobNotFinished,
+    JobStatus,
+    OpenAIBackend,
+    SpecError,
+    aio,
+)
+
+CHAT = "POST /chat/completions"
+STILL = 999.0  # seconds in which a job of the provider does not go on by itself
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of the provider."""
+    monkeypatch.setenv(KEY, "sk-test-0123456789abcdef")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider(steps=2, pace=STILL) as provider:
+        yield provider
+
+
+def at(provider: Provider, **options: Any) -> OpenAIBackend:
+    """A host that settles quickly."""
+    given = {"request_timeout": 30.0, "settle_seconds": 0.03, "poll_seconds": 0.005}
+    place = {"base_url": provider.url, "api_key_env": KEY, "profile": "custom"}
+    return OpenAIBackend(**{**given, **place, **options})
+
+
+@asynccontextmanager
+async def running_jobs(
+    home: Path, provider: Provider, count: int
+) -> AsyncIterator[tuple[aio.Gateway, list[aio.Job], list[str]]]:
+    """Yield a Gateway, its running jobs, and their ids at the provider."""
+    blocking = Gateway(home)
+    made = running(provider, blocking.store, count)
+    blocking.store.close()
+    async with aio.Gateway.over(blocking) as gateway:
+        yield gateway, await gateway.jobs(), made
+
+
+def watching(gateway: aio.Gateway) -> bool:
+    """True while the thread is there that looks at jobs."""
+    return gateway._watcher._thread is not None
+
+
+# -- the whole of a job ------------------------------------------------------------------
+
+
+def test_a_job_of_a_host_from_submit_to_chat(home: Path) -> None:
+    """Its events come in order and once, its model answers, whole and in pieces."""
+
+    async def main(provider: Provider) -> None:
+        async with aio.Gateway(home) as gateway:
+            job = await gateway.submit(chat_rows(12), model=MODEL, backend=at(provider))
+            numbers = [event.number async for event in job.watch()]
+            assert numbers == [event.number for event in await job.events()] == sorted(numbers)  # type: ignore[type-var]
+            assert len(numbers) > 2 and job.status is JobStatus.SUCCEEDED
+            heard: list[int | None] = []
+            model = await job.result(20, on_event=lambda one, event: heard.append(event.number))
+            assert heard == numbers and model.ready and model.job_id == job.id
+            reply = await model.chat("Where is my parcel?")
+            stream = model.stream("Where is my parcel?")
+            pieces = [piece async for piece in stream]
+            assert len(pieces) > 1 and "".join(pieces) == reply.text
+            assert stream.reply is not None and stream.reply.text == reply.text
+            assert (await job.to_dict())["status"] == "succeeded" and await job.metrics()
+        assert not watching(gateway)
+
+    with Provider(steps=2) as provider:
+        asyncio.run(main(provider))
+
+
+@pytest.mark.chaos
+def test_a_training_on_this_machine(home: Path) -> None:
+    """builtin/tiny is trained by a process, watched, and asked in this one."""
+
+    async def main() -> None:
+        async with aio.Gateway(home) as gateway:
+            job = await gateway.submit(chat_rows(12), model="builtin/tiny", n_epochs=1)
+            kinds = {type(event).__name__ async for event in job.watch(300)}
+            model = await job.result(300)
+            assert kinds and model.kind == "adapter"
+            stream = model.stream("Where is my parcel?", max_tokens=8)
+            assert [piece async for piece in stream] and stream.reply is not None
+            replies = await asyncio.gather(*(model.chat("Hello.", max_tokens=4) for _ in range(4)))
+            assert len({reply.text for reply in replies}) == 1
+
+    asyncio.run(main())
+
+
+def test_what_there_is_no_model_of_is_raised(home: Path) -> None:
+    """A failed job, in the words of the blocking call."""
+
+    async def main() -> None:
+        async with aio.Gateway(home) as gateway:
+            backend = FakeBackend([{"status": "failed", "error": "no memory"}])
+            job = await gateway.submit(chat_rows(12), model="m", backend=backend)
+            assert (await job.wait(20)).status is JobStatus.FAILED
+            with pytest.raises(JobFailed, match=f"Job {job.id} failed"):
+                await job.result(20)
+
+    asyncio.run(main())
+
+
+# -- one watcher -------------------------------------------------------------------------
+
+
+def test_one_thread_looks_at_all_jobs(home: Path, provider: Provider) -> None:
+    """40 tasks wait for 40 jobs: the host is asked for its list, and each job is polled when it
+    has ended; there is one connection, and the thread goes with the last task."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 40) as (gateway, jobs, made):
+            waits = [asyncio.create_task(job.wait(60)) for job in jobs]
+            await asyncio.to_thread(until, lambda: asked(provider)["list"] >= 4)
+            assert not any(wait.done() for wait in waits)
+            polled = asked(provider)["job"]
+            end(provider, *made)
+            await asyncio.gather(*waits)
+            assert {job.status for job in jobs} == {JobStatus.SUCCEEDED}
+            assert asked(provider)["job"] == polled + 40
+            await asyncio.to_thread(until, lambda: not watching(gateway))
+
+    asyncio.run(main())
+    assert provider.server.accepted <= 2
+
+
+def test_several_tasks_wait_for_one_job(home: Path, provider: Provider) -> None:
+    """In two loops of two threads, one of them for its events: all get the end of it, and each
+    event once."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 1) as (gateway, [job], made):
+
+            async def numbers() -> list[int | None]:
+                return [event.number async for event in job.watch()]
+
+            other = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(numbers())))
+            waits = [asyncio.create_task(job.wait()), asyncio.create_task(job.wait(60))]
+            here = asyncio.create_task(numbers())
+            await asyncio.to_thread(until, lambda: asked(provider)["job"] >= 3)
+            end(provider, *made)
+            await asyncio.gather(*waits)
+            seen = [event.number for event in await job.events()]
+            assert await here == await other == seen and len(seen) > 1
+
+    asyncio.run(main())
+
+
+def test_a_wait_for_several_says_which_have_not_ended(home: Path, provider: Provider) -> None:
+    """Three of four end; the fourth is named when the time is up, and goes on."""
+    stop = threading.Event()
+    changed: set[str | None] = set()
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 4) as (gateway, jobs, made):
+
+            async def note(job: aio.Job) -> None:
+                changed.add(job.provider_id if job.status.final else None)
+                if {*made[:3]} <= changed:
+                    stop.set()
+
+            end(provider, *made[:3])
+            [failure] = await gateway.wait(jobs, 60, on_change=note, stop=stop)
+            assert isinstance(failure.error, JobNotFinished)
+            assert [job.provider_id for job in failure.jobs] == made[3:]
+            end(provider, *made)
+            assert await gateway.wait(jobs) == []
+
+    asyncio.run(main())
+
+
+def test_what_no_waiting_ends_is_raised_in_each_task(home: Path, provider: Provider) -> None:
+    """A host that refuses the key: both waits say so, and the others go on."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 2) as (gateway, jobs, made):
+            provider.keys.clear()
+            waits = [asyncio.create_task(job.wait(60)) for job in jobs]
+            for wait in waits:
+                with pytest.raises(BackendError, match="401|key"):
+                    await wait
+
+    asyncio.run(main())
+
+
+# -- the end of a wait -------------------------------------------------------------------
+
+
+def test_a_cancelled_wait_leaves_the_job(home: Path, provider: Provider) -> None:
+    """Nothing is cancelled at the host; nobody looks any more; the next wait ends as usual."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 1) as (gateway, [job], made):
+            for begin in (job.wait, job.result):
+                wait = asyncio.create_task(begin())
+                await asyncio.to_thread(until, lambda: watching(gateway))
+                wait.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await wait
+                await asyncio.to_thread(until, lambda: not watching(gateway))
+            assert provider.posts["/fine_tuning/jobs/*/cancel"] == 0
+            end(provider, *made)
+            assert (await job.result(60)).ready
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_submit_leaves_the_job_whole(home: Path, provider: Provider) -> None:
+    """The task ends while the create is on its way: the job is stored as sent, once."""
+    provider.fault(CREATE, Fault("slow", seconds=0.5))
+
+    async def main() -> None:
+        async with aio.Gateway(home) as gateway:
+            submit = asyncio.create_task(
+                gateway.submit(chat_rows(12), model=MODEL, backend=at(provider))
+            )
+            await asyncio.to_thread(until, lambda: provider.posts["/fine_tuning/jobs"] == 1)
+            submit.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await submit
+
+    asyncio.run(main())
+    [job] = Gateway(home).jobs()
+    assert not job.record.unsent and [one["id"] for one in provider.jobs] == [job.provider_id]
+
+
+def test_a_cancelled_answer_is_not_generated(home: Path, provider: Provider) -> None:
+    """Who waits for the first answer of a model and is cancelled frees its thread; a stream that
+    is left is closed, and the model answers again."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 1) as (gateway, [job], made):
+            end(provider, *made)
+            provider.fault(CHAT, Fault("slow", seconds=0.5))
+            first = asyncio.create_task(job.result())
+            await asyncio.to_thread(until, lambda: provider.posts["/chat/completions"] == 1)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            model = await job.result(60)
+            stream = model.stream("Where is my parcel?")
+            async for piece in stream:
+                assert piece
+                break
+            await stream.aclose()
+            assert [piece async for piece in stream] == [] and stream.reply is None
+            assert (await model.chat("Hello.")).text
+
+    asyncio.run(main())
+
+
+def test_a_wait_ends_in_time(home: Path, provider: Provider) -> None:
+    """By its timeout, or by a stop token; what is no time is refused."""
+    stop = threading.Event()
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 1) as (gateway, [job], made):
+            with pytest.raises(JobNotFinished, match="after 0.1 s"):
+                await job.wait(0.1)
+            wait = asyncio.create_task(job.wait(stop=stop))
+            await asyncio.to_thread(until, lambda: watching(gateway))
+            stop.set()
+            with pytest.raises(JobNotFinished, match="stopped"):
+                await wait
+            assert [event async for event in job.watch(0)]
+            with pytest.raises(SpecError, match="timeout cannot be nan"):
+                await job.wait(float("nan"))
+
+    asyncio.run(main())
+
+
+def test_to_close_ends_all_waits(home: Path, provider: Provider) -> None:
+    """Each with an error that says so; what is asked later raises it too, and the jobs go on."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 2) as (gateway, jobs, made):
+            waits = [asyncio.create_task(job.wait()) for job in jobs]
+            await asyncio.to_thread(until, lambda: watching(gateway))
+            await gateway.close()
+            for wait in waits:
+                with pytest.raises(SpecError, match="closed"):
+                    await wait
+            for call in (gateway.jobs, jobs[0].refresh, jobs[0].wait):
+                with pytest.raises(SpecError, match="closed"):
+                    await call()
+
+    asyncio.run(main())
+    assert provider.posts["/fine_tuning/jobs/*/cancel"] == 0
+
+
+def test_a_slow_model_holds_up_no_job(home: Path, provider: Provider) -> None:
+    """While more chats wait for their host than there are threads, a submit is done."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 1) as (gateway, [job], made):
+            end(provider, *made)
+            model = await job.result(60)
+            for _ in range(40):
+                provider.fault(CHAT, Fault("slow", seconds=1.0))
+            chats = [asyncio.create_task(model.chat("Hello.")) for _ in range(40)]
+            await asyncio.to_thread(until, lambda: provider.posts["/chat/completions"] > 20)
+            await gateway.submit(chat_rows(12), model="m", backend=FakeBackend())
+            assert not all(chat.done() for chat in chats)
+            await asyncio.gather(*chats)
+
+    asyncio.run(main())
