@@ -146,6 +146,11 @@ class ModelHandle(Face[BlockingHandle]):
     release = awaited(BlockingHandle.release, model=True)
     save = awaited(BlockingHandle.save)
 
+    def _other(self, handle: BlockingHandle) -> ModelHandle:
+        return ModelHandle(handle, self._calls)
+
+    download = awaited(BlockingHandle.download, _other, model=True)
+
     @classmethod
     async def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a handle from its file, or from the folder that holds it."""

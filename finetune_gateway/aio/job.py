@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from inspect import isawaitable
 from typing import Any
@@ -94,7 +94,7 @@ class Job(Face[BlockingJob]):
         after: int = 0,
         stop: Stop | None = None,
         on_poll: Callable[[Job], object] | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """Yield events, those that are stored first, until the job has ended or ``timeout`` seconds
         have passed; arguments as of ``finetune_gateway.Job.watch``."""
         deadline = Deadline(timeout, stop)

@@ -1,0 +1,183 @@
+"""A service that fine-tunes for several tenants: submits, shows progress as it comes, chats.
+
+    TENANTS=tenants.json uvicorn app:from_file --factory --timeout-graceful-shutdown 5
+
+``tenants.json`` has, by the token that a tenant's requests bear, what its Gateway is made with:
+
+    {"token-1": {"home": "homes/1", "keys": {"openai": "sk-..."}, "monthly_usd": 200,
+                 "backends": {"openai": {"request_timeout": 20}}}}
+
+A tenant may use the backends that are named there, and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+import finetune_gateway as ftg
+from finetune_gateway import aio
+
+MOST_BYTES = 50_000_000  # of a body
+SAMPLING = {"max_tokens", "temperature", "top_p", "seed", "stop"}
+STATUS = {
+    ftg.NotFoundError: 404,
+    ftg.BudgetError: 402,
+    ftg.JobNotFinished: 409,
+    ftg.BackendError: 502,
+}
+
+
+def from_file() -> Starlette:
+    return service(json.loads(Path(os.environ["TENANTS"]).read_text(encoding="utf-8")))
+
+
+def service(tenants: Mapping[str, Mapping[str, Any]]) -> Starlette:
+    """Return the service for these tenants, by their tokens."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.tenants, app.state.waits = {}, set()
+            for token, given in tenants.items():
+                gateway = await stack.enter_async_context(aio.Gateway(**given))
+                app.state.tenants[token] = gateway, frozenset(given.get("backends", ()))
+                for job in await gateway.jobs():
+                    follow(app, job)
+            yield
+
+    routes = [
+        Route("/jobs", submit, methods=["POST"]),
+        Route("/jobs", list_jobs),
+        Route("/jobs/{id}", show),
+        Route("/jobs/{id}/events", events),
+        Route("/jobs/{id}/cancel", cancel, methods=["POST"]),
+        Route("/jobs/{id}/chat", chat, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ftg.GatewayError: error})
+
+
+async def submit(request: Request) -> JSONResponse:
+    """Train on the rows in the body, as JSONL: ``POST /jobs?backend=openai&model=...``."""
+    (gateway, backends), asked = tenant(request), request.query_params
+    if asked.get("backend") not in backends:
+        raise HTTPException(404, f"The backends here are {', '.join(sorted(backends))}.")
+    rows = await body(request)  # and no path, which would be one of this machine
+    given = {name: asked.get(name) for name in ("model", "backend", "suffix", "max_cost_usd")}
+    job = await gateway.submit(rows, **given)  # type: ignore[arg-type]  # wrong ones are refused
+    follow(request.app, job)
+    return JSONResponse(await job.to_dict(), 201)
+
+
+async def list_jobs(request: Request) -> JSONResponse:
+    """Show the newest jobs of a tenant."""
+    jobs = await tenant(request)[0].jobs(limit=100)
+    return JSONResponse([{"id": job.id, "status": job.status, "phase": job.phase} for job in jobs])
+
+
+async def show(request: Request) -> JSONResponse:
+    job = await job_of(request)
+    return JSONResponse(await job.to_dict())
+
+
+async def events(request: Request) -> StreamingResponse:
+    """Send what happens in a job until it has ended, as server-sent events; after the one that a
+    browser which connects again has had last."""
+    job, last = await job_of(request), request.headers.get("last-event-id", "")
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            async with aclosing(job.watch(after=int(last) if last.isdecimal() else 0)) as news:
+                async for event in news:
+                    yield f"id: {event.number}\ndata: {event.model_dump_json()}\n\n"
+            yield f"event: end\ndata: {json.dumps(await job.to_dict())}\n\n"
+        except ftg.GatewayError as exc:  # the answer has begun
+            yield f"event: problem\ndata: {json.dumps(words(exc))}\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+async def cancel(request: Request) -> JSONResponse:
+    job = await job_of(request)
+    await job.cancel()
+    return JSONResponse(await job.to_dict())
+
+
+async def chat(request: Request) -> StreamingResponse:
+    """Answer ``{"messages": [...]}`` with the model of a job, in pieces as it writes them."""
+    job = await job_of(request)
+    try:
+        asked = json.loads(await body(request))
+        messages, sampling = asked["messages"], {one: asked[one] for one in SAMPLING & {*asked}}
+    except (ValueError, KeyError, TypeError):
+        raise HTTPException(422, 'Send {"messages": [...]}.') from None
+    model = await job.result(timeout=30 if job.status.final else 0)
+    stream = model.stream(messages, **sampling)
+    first = await anext(stream, "")  # awaited here: what is wrong gets a status of its own
+
+    async def pieces() -> AsyncIterator[str]:
+        async with stream:
+            yield first
+            async for piece in stream:
+                yield piece
+
+    return StreamingResponse(pieces(), media_type="text/plain")
+
+
+def follow(app: Starlette, job: aio.Job) -> None:
+    """Wait for a job beside all requests, so that what is stored of it stays up to date."""
+
+    def ended(wait: asyncio.Task[Any]) -> None:
+        app.state.waits.discard(wait)
+        if not wait.cancelled() and (reason := wait.exception()):
+            logging.warning("Job %s is watched no longer: %s", job.id, reason)
+
+    wait = asyncio.create_task(job.wait())
+    app.state.waits.add(wait)
+    wait.add_done_callback(ended)
+
+
+def tenant(request: Request) -> tuple[aio.Gateway, frozenset[str]]:
+    """Return the Gateway of whoever asks, and the backends that it may use."""
+    token = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+    for known, found in request.app.state.tenants.items():
+        if compare_digest(known.encode(), token):
+            return found  # type: ignore[no-any-return]
+    raise HTTPException(401, "Send your token: Authorization: Bearer TOKEN")
+
+
+async def job_of(request: Request) -> aio.Job:
+    return await tenant(request)[0].job(request.path_params["id"])
+
+
+async def body(request: Request) -> bytes:
+    received = bytearray()
+    async for part in request.stream():
+        received += part
+        if len(received) > MOST_BYTES:
+            raise HTTPException(413, f"At most {MOST_BYTES:,} bytes are taken.")
+    return bytes(received)
+
+
+def words(exc: ftg.GatewayError) -> dict[str, str]:
+    return {"error": exc.message, "hint": exc.hint}
+
+
+async def error(request: Request, exc: Exception) -> JSONResponse:
+    """Answer with what an error says, which is no key and no row."""
+    assert isinstance(exc, ftg.GatewayError)
+    status = next((code for kind, code in STATUS.items() if isinstance(exc, kind)), 422)
+    return JSONResponse(words(exc), status)
