@@ -316,9 +316,15 @@ class Gateway(HomeJobs, HomeEvaluations):
             permits.require_chances_allowed(plan, **chances)
             allowed = permits.require_private_data_allowed(plan, **private)
             limit = config.current_value(self.settings, "budget.job_usd", max_cost_usd).usd
-            require_within(plan.estimate, limit)
+            if plan.estimate.cost_usd is not None or not plan.backend.gives_quotes:
+                require_within(plan.estimate, limit)
             intent = planning.intent(
-                plan, self.settings.files, again=again, metadata=tags, allowed=allowed
+                plan,
+                self.settings.files,
+                again=again,
+                metadata=tags,
+                allowed=allowed,
+                max_cost_usd=limit,
             )
             record = self._submitter.equal(intent, plan.backend)
             keep = partial(planning.keep, plan, self.settings.files, record)

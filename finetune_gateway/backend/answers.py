@@ -156,6 +156,14 @@ def _health(value: Any, *_: Any) -> Health | None:
     return value.model_copy(update={"detail": detail, "latency_s": known})
 
 
+def _quote(value: Any, *_: Any) -> Decimal | None:
+    if value is None:
+        return None
+    if not _is_number(value) or not 0 <= value <= MOST_USD:
+        raise Wrong(f"must return an amount of USD from 0 to {MOST_USD:,}, not {shown(value)}")
+    return Decimal(str(value))  # never by way of a float
+
+
 def _json(value: Any, *_: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise Wrong(f"must return a dict with texts as keys, not {shown(value)}")
@@ -406,6 +414,7 @@ CHECKS: dict[str, Check] = {
     "upload_lifetime": _lifetime,
     "find_upload": _identifier_or_none,
     "find_uploads": _identifiers,
+    "quote": _quote,
     "start": _identifier,
     "find": _identifier_or_none,
     "poll": _poll,

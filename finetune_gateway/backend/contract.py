@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -192,6 +193,22 @@ class Backend(ABC):
         --remote`` deletes them. Raises BackendError if not all could be looked through."""
         found = self.find_upload(file)
         return [] if found is None else [found]
+
+    def quote(
+        self, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+    ) -> Decimal | None:
+        """Return what this job will cost, in USD, now that its files are uploaded; the host is
+        asked. None if it does not say: the estimate stands. Creates nothing.
+
+        Called before ``start``. A price above the user's limit, or the budget of the month, ends
+        the job.
+        """
+        return None
+
+    @property
+    def gives_quotes(self) -> bool:
+        """True for a backend that has a ``quote`` of its own."""
+        return type(self).quote is not Backend.quote
 
     @abstractmethod
     def start(

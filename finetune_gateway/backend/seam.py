@@ -29,7 +29,7 @@ CALLS = (
     *("capabilities", "options", "identity", "place", "account", "display_name"),
     *("bind", "remember", "resolve", "check_model", "check", "connect"),
     *("counter", "estimate", "preview_renderer", "models", "health"),
-    *("upload", "upload_lifetime", "find_upload", "find_uploads", "start", "find"),
+    *("upload", "upload_lifetime", "find_upload", "find_uploads", "quote", "start", "find"),
     *("poll", "statuses", "cancel", "resume", "rewind", "checkpoint"),
     *("download", "open", "log_path", "kept_files", "delete_file", "delete_model"),
 )

@@ -274,7 +274,8 @@ class Confirmation:
         """Raise Exit, or BudgetError if the month has no room: what the submit itself would do."""
         equal = None if self.again else self.gateway.equal_job(plan)
         if equal is None and budget is not None:
-            model = plan.spec.model if plan.estimate.data_leaves_machine else None
+            priced_here = plan.estimate.data_leaves_machine and not plan.backend.gives_quotes
+            model = plan.spec.model if priced_here else None
             require_room(plan.estimate.cost_usd, budget, unpriced=model)
         if self.json:
             print_json(plan_document(plan, budget, equal))

@@ -29,11 +29,13 @@ NAMED = 5  # jobs that a refusal lists
 
 
 class Quote(Model):
-    """The parts of a job's stored estimate that are used here."""
+    """The parts of a job's stored estimate that are used here, and the price that its host has
+    named, which takes the place of the estimated one."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     cost_usd: Range[Decimal] | None = None
+    quoted_usd: Decimal | None = None
     billed_tokens: Range[int] | None = None
     trained_tokens: Range[int] | None = None
     seconds: Range[float] | None = None
@@ -42,7 +44,7 @@ class Quote(Model):
     @classmethod
     def of(cls, record: JobRecord) -> Self:
         """Return the quote of a job; empty if it was stored without an estimate."""
-        return cls.model_validate(record.estimate or {})
+        return cls.model_validate({**(record.estimate or {}), "quoted_usd": record.quote_usd})
 
     @property
     def row(self) -> Price | None:
@@ -58,8 +60,16 @@ class Quote(Model):
 
     @property
     def high(self) -> Decimal:
-        """The high estimate of the cost; 0 if no price is known."""
-        return self.cost_usd.high if self.cost_usd else ZERO
+        """The price that was named, else the high estimate; 0 if no price is known."""
+        return self.price.high if self.price else ZERO
+
+    @property
+    def price(self) -> Range[Decimal] | None:
+        """The price that was named, else the estimated one."""
+        if self.quoted_usd is None:
+            return self.cost_usd
+        usd = self.quoted_usd
+        return Range[Decimal](low=usd, expected=usd, high=usd)
 
 
 class Actual(Model):
@@ -94,7 +104,15 @@ def actual(record: JobRecord) -> Actual | None:
 
 
 def _bill(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None, str]:
-    """Return the cost, its price row, and what it is based on, in words."""
+    """Return the cost, its price row, and what it is based on, in words. A job that has succeeded
+    cost what its host quoted, where no figure of its own says more."""
+    cost, row, basis = _computed(record, quote)
+    if cost is None and quote.quoted_usd is not None and record.status is JobStatus.SUCCEEDED:
+        return quote.quoted_usd, None, f"as {record.display_name} quoted it before it was created"
+    return cost, row, basis
+
+
+def _computed(record: JobRecord, quote: Quote) -> tuple[Decimal | None, Price | None, str]:
     if never_created(record):
         return ZERO, None, "nothing was created"
     if record.cost_usd is not None:
@@ -159,9 +177,7 @@ def require_within(estimate: Estimate, limit: Decimal | None) -> None:
         )
     high = estimate.cost_usd.high
     if high > limit:
-        cost, most = dollars(high), dollars(limit)
-        if cost == most:  # equal in cents: show every digit
-            cost, most = f"{high:f}", f"{limit:f}"
+        cost, most = apart(high, limit)
         raise BudgetError(
             f"The job may cost {cost} USD, over the limit of {most}.",
             hint="Raise --max-cost, use fewer epochs or rows, or a cheaper model.",
@@ -268,7 +284,7 @@ def budget(
 
 def admit(record: JobRecord, others: Budget) -> None:
     """Raise BudgetError if the job does not fit into what the other jobs leave of the month."""
-    cost = Quote.of(record).cost_usd
+    cost = Quote.of(record).price
     require_room(cost, others, unpriced=record.spec.model if record.hosted else None)
 
 
@@ -315,6 +331,12 @@ def _list_holds(holds: tuple[Hold, ...]) -> str:
     ]
     more = f", {len(holds) - NAMED} more" if len(holds) > NAMED else ""
     return f" ({', '.join(jobs)}{more})"
+
+
+def apart(cost: Decimal, limit: Decimal) -> tuple[str, str]:
+    """Return two amounts that differ so that they are seen to."""
+    texts = dollars(cost), dollars(limit)
+    return texts if texts[0] != texts[1] else (f"{cost:f}", f"{limit:f}")
 
 
 def dollars(amount: Decimal) -> str:

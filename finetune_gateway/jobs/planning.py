@@ -330,11 +330,12 @@ def intent(
     again: bool = False,
     metadata: dict[str, str] | None = None,
     allowed: dict[str, int] | None = None,
+    max_cost_usd: Decimal | None = None,
 ) -> JobRecord:
     """Return the row of a job, not yet stored, whose files ``keep`` will put in ``folder``.
 
     Equal plans have the same ``submit_key``, unless ``again``, and whatever their ``metadata``.
-    ``allowed``: the private data that it may send.
+    ``allowed``: the private data that it may send. ``max_cost_usd``: the limit of the submit.
     Raises StoreError if the files cannot be put on the disk.
     """
     plugins.require_restorable(plan.backend)
@@ -372,6 +373,7 @@ def intent(
         columns=plan.train.reading.columns,
         system_prompt=plan.system_prompt,
         estimate=plan.estimate.model_dump(mode="json"),
+        max_cost_usd=max_cost_usd,
         metadata=metadata or {},
         allowed=allowed or {},
         submit_key=_hash([*work, plan.backend.name, place, nonce]),

@@ -73,6 +73,8 @@ class JobRecord(BaseModel):
     columns: dict[str, str] = {}  # of the user's data, and the keys they were read as
     system_prompt: str | None = None
     estimate: dict[str, Any] | None = None
+    max_cost_usd: Decimal | None = None  # the limit of its submit
+    quote_usd: Decimal | None = None  # what its host has named as its price: see ``quotes``
     metadata: dict[str, str] = {}  # the user's own
     allowed: dict[str, int] = {}  # private data that it may send: kinds, and how often found
     submit_key: str

@@ -224,6 +224,13 @@ def m016_figures(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN place_in_line INTEGER")
 
 
+@migration
+def m017_quote(db: sqlite3.Connection) -> None:
+    # USD, as text: the limit of the submit, and what the host has asked before it was created.
+    db.execute("ALTER TABLE jobs ADD COLUMN max_cost_usd TEXT")
+    db.execute("ALTER TABLE jobs ADD COLUMN quote_usd TEXT")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

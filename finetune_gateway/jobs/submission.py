@@ -21,7 +21,7 @@ from finetune_gateway.errors import (
     GatewayError,
     StoreError,
 )
-from finetune_gateway.jobs import accounts, charges, turns, uploads
+from finetune_gateway.jobs import accounts, charges, quotes, turns, uploads
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
 from finetune_gateway.jobs.store import Store
@@ -79,6 +79,7 @@ class Submitter:
             self.store.note(record.id, "held-out", text)
         if not record.unsent:
             return record
+        quotes.set_limit(self.store, record, intent.max_cost_usd)
         keep()  # equal files: what has become of the copies since does not matter
         return self.advance(record, backend)
 
@@ -132,7 +133,7 @@ class Submitter:
         self, intent: JobRecord, backend: Backend, keep: Callable[[], None]
     ) -> tuple[JobRecord, bool]:
         def admit() -> None:
-            self.reserve(intent)
+            self.reserve(intent, backend)
             keep()
 
         try:
@@ -142,10 +143,11 @@ class Submitter:
                 raise
         return self.store.add(intent, admit)
 
-    def reserve(self, record: JobRecord) -> None:
+    def reserve(self, record: JobRecord, backend: Backend | None = None) -> None:
         """Raise BudgetError if the month has no room for the job. Inside a transaction no other
-        process can take the same room."""
-        if self._cap() is not None:
+        process can take the same room. One whose ``backend`` will name its price takes it then."""
+        later = backend is not None and backend.gives_quotes and quotes.awaited(record)
+        if self._cap() is not None and not later:
             budgets.admit(record, self.budget(record.created_at, without=record.id))
 
     def _reconcile_orphans(self, intent: JobRecord, backend: Backend) -> bool:
@@ -228,7 +230,7 @@ class Submitter:
                 if record.tries >= MAX_TRIES:
                     reason = f"Sent {record.tries} times without an answer, and it is not there."
                     return self.store.fail(record.id, reason)
-                self._reserve_again(record)
+                self._reserve_again(record, backend)
                 if record.account is None:
                     account = accounts.of(self.store, backend)
                     accounts.require_only(self.store, record, account)
@@ -314,12 +316,12 @@ class Submitter:
         passed = seconds_since(record.step_at, record.step_clock)
         return pause - passed if record.tries and passed >= 0 else 0.0
 
-    def _reserve_again(self, record: JobRecord) -> None:
+    def _reserve_again(self, record: JobRecord, backend: Backend) -> None:
         """Reserve the share of a job whose submitter died: other jobs may have taken it in the
         meantime. Then the job has failed. Raises BudgetError."""
         try:
             with self.store.transaction():
-                self.reserve(record)
+                self.reserve(record, backend)
         except BudgetError as exc:
             self.store.fail(record.id, f"Not sent: {exc.message}")
             raise
@@ -333,6 +335,8 @@ class Submitter:
         validation = None
         if record.validation is not None:
             validation = self._upload(record, backend, record.validation)
+        if backend.gives_quotes:
+            quotes.take(self.store, record, backend, (train, validation), self.reserve)
         self.store.set_step(record.id, "creating", file_id=train.remote_id)
         return self._start(record, backend, train, validation)
 
@@ -375,16 +379,16 @@ class Submitter:
     def _classify_failure(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:
         """Store what a failed request means: it may have been applied (the step stays), it was
         rejected for now (back to the intent), or it was refused (the job has failed). A job of
-        which nothing was sent ends here, whatever the reason."""
+        which nothing was sent ends here, unless its host asks to wait."""
         try:
             yield
         except StoreError:
             raise
         except BackendError as exc:
             now = self.store.get(record.id)
-            unreachable = exc.status_code is None and not exc.maybe_applied
+            unreachable = exc.status_code is None and not (exc.maybe_applied or exc.turned_away)
             refused = not (exc.maybe_applied or exc.retryable)
-            if now.tries == record.tries:  # nothing was sent this time
+            if now.tries == record.tries and not (first and exc.turned_away):  # nothing was sent
                 if first:
                     self.store.fail(record.id, str(exc))
                 else:  # a search that failed says nothing about the job

@@ -186,6 +186,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "overfitting": overfitting_note(metrics) if record.result is None else "",
         "trained": _trained_tokens(record, quote),
         "estimate": _estimate(quote),
+        "quote": "" if record.quote_usd is None else format_usd(record.quote_usd),
         "cost": _cost(record, job.actual),
         "result": record.result.model if record.result else "",
         "result is": result_step_text(record.result.metrics) if record.result else "",

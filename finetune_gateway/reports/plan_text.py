@@ -92,6 +92,11 @@ def _hosted_lines(plan: Plan, limit: Decimal | None, budget: Budget | None) -> I
     estimate = plan.estimate
     limited = f"; limit {_exact_usd(limit)}" if limit is not None else ""
     yield f"Estimated cost: {_cost(estimate.cost_usd)}{limited}"
+    if plan.backend.gives_quotes:
+        yield wrap_text(
+            f"{visible(estimate.backend)} names its price once the files are there, before the job "
+            "is created."
+        )
     for price in estimate.prices:
         if price.unit in BILLED:
             yield wrap_text(f"At {price_text(price)}.")
@@ -163,9 +168,16 @@ def submitted_text(job: Job) -> str:
             f"{job.record.outlook}"
         )
     if job.status.final:
-        return f"Submitted {job.id}{_provider(job)}."
+        return f"Submitted {job.id}{_provider(job)}.{_quoted(job.record)}"
     where = f"at {job.record.display_name}" if job.record.hosted else "on this machine"
-    return f"Submitted {job.id}{_provider(job)}. It runs {where}; you may close this terminal."
+    runs = f"It runs {where}; you may close this terminal."
+    return f"Submitted {job.id}{_provider(job)}.{_quoted(job.record)} {runs}"
+
+
+def _quoted(record: JobRecord) -> str:
+    if record.quote_usd is None:
+        return ""
+    return f" {record.display_name} quotes {format_usd(record.quote_usd)} for it."
 
 
 def existing_job_text(job: Job) -> str:

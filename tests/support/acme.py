@@ -1,9 +1,10 @@
 """A hosted plug-in in memory that has all that the contract leaves open: settings of its own, and
-what it refuses, its models and its health."""
+what it refuses, its models, its health and its quotes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -49,6 +50,7 @@ class Acme(Honest):
         super().__init__()
         self.params_of: dict[str, AcmeParams] = {}
         self.down = False
+        self.quoted: Decimal | None = Decimal("3.50")
 
     def capabilities(self, model: str | None = None) -> Capabilities:
         return replace(super().capabilities(model), refuses=REFUSES)
@@ -60,6 +62,11 @@ class Acme(Honest):
         if self.down:
             return Health(ok=False, detail="api.acme.test refuses the key sk-acme-1234567")
         return Health(ok=True, detail="api.acme.test answers", latency_s=0.012)
+
+    def quote(
+        self, spec: TrainingSpec, train: DataFile, validation: DataFile | None
+    ) -> Decimal | None:
+        return self.quoted
 
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None
