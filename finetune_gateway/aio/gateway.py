@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from finetune_gateway.aio.calls import Calls, Face, awaited
+from finetune_gateway.aio.handle import ModelHandle
 from finetune_gateway.aio.job import Hook, Job, OnEvent
 from finetune_gateway.aio.watcher import Watcher
 from finetune_gateway.errors import GatewayError, JobNotFinished
@@ -116,6 +117,24 @@ class Gateway(Face[BlockingGateway]):
     migrate = awaited(BlockingGateway.migrate, model=True)
     comparison = awaited(BlockingGateway.comparison)
     comparisons = awaited(BlockingGateway.comparisons)
+
+    async def deploy(
+        self,
+        job: Job | str,
+        name: str | None = None,
+        *,
+        max_usd_per_hour: Decimal | float | str | None = None,
+    ) -> ModelHandle:
+        """Let the backend of a job make a deployment of its model, and return its handle once it
+        answers; arguments and errors as of ``finetune_gateway.Gateway.deploy``."""
+        of, most = job if isinstance(job, str) else job.blocking, max_usd_per_hour
+        made = await self._calls.ask(self.blocking.deploy, of, name, max_usd_per_hour=most)
+        return ModelHandle(made, self._calls)
+
+    async def end_deployment(self, job: Job | str) -> bool:
+        """End the deployment of a job's model; as ``finetune_gateway.Gateway.end_deployment``."""
+        of = job if isinstance(job, str) else job.blocking
+        return await self._calls.run(self.blocking.end_deployment, of)
 
     async def remove(self, jobs: Iterable[Job]) -> list[Removed]:
         """Remove every text of these jobs from this machine, and return what went; errors as of

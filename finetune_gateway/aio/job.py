@@ -131,7 +131,7 @@ class Job(Face[BlockingJob]):
             async for _ in news:
                 await hook.call_with_news(self)
         if job.record.ended_otherwise:
-            raise job.ended_otherwise()
+            raise waiting.ended_otherwise(job)
         if not job.status.final:
             raise waiting.not_finished(job, deadline)
 
@@ -155,6 +155,11 @@ class Job(Face[BlockingJob]):
         finally:
             left.set()
         return ModelHandle(found, self._calls)
+
+    async def handle(self, step: results.StepName | None = None) -> ModelHandle:
+        """Return the handle of its model, or of a checkpoint, without waiting for it or asking it;
+        errors as of ``finetune_gateway.Job.handle``."""
+        return ModelHandle(await self._calls.run(self.blocking.handle, step), self._calls)
 
     async def _news(
         self, deadline: Deadline, *, send: bool, every: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from finetune_gateway.backend.capabilities import NEUTRAL, Capabilities
 from finetune_gateway.backend.contract import (
+    BY_FTG,
     JOB_TAG,
     LIST_LAG,
     NOT_DEPLOYED,
@@ -45,7 +46,7 @@ from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
 from finetune_gateway.tokens.stats import RowTokens, TokenStats
 
 __all__ = [
-    "JOB_TAG", "LIST_LAG", "NEUTRAL", "NOT_DEPLOYED", "NOT_SETTLED", "Artifact",
+    "BY_FTG", "JOB_TAG", "LIST_LAG", "NEUTRAL", "NOT_DEPLOYED", "NOT_SETTLED", "Artifact",
     "AuthenticationError",
     "Backend", "BackendError", "BackendParams", "Capabilities", "ChatModel", "ChatReply",
     "ChatStream", "ChatsMany", "Checkpoint", "DataError", "DataFile", "Dataset", "Estimate",

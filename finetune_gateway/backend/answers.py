@@ -16,6 +16,7 @@ from finetune_gateway.backend.capabilities import REFUSABLE, Capabilities
 from finetune_gateway.backend.health import Health
 from finetune_gateway.errors import shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import Artifact, Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.model import MOST, Model
 from finetune_gateway.settings.money import MOST_USD
@@ -375,6 +376,15 @@ def _chat_model(value: Any, *_: Any) -> Any:
     return value
 
 
+def _price_or_none(value: Any, *_: Any) -> Price | None:
+    if value is None:
+        return None
+    if not isinstance(value, Price):
+        raise Wrong(f"must return a Price or None, not {shown(value)}")
+    price: Price = _validated(Price, dict(value.__dict__))
+    return price
+
+
 def _path_or_none(value: Any, *_: Any) -> Path | None:
     return None if value is None else _path(value)
 
@@ -420,6 +430,9 @@ CHECKS: dict[str, Check] = {
     "poll": _poll,
     "statuses": _statuses,
     "checkpoint": _result,
+    "deploy": _identifier,
+    "deployment_price": _price_or_none,
+    "end_deployment": _instance(bool),
     "open": _chat_model,
     "log_path": _path_or_none,
     "kept_files": _files,

@@ -18,6 +18,7 @@ from finetune_gateway.chat import ChatModel
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import Artifact, Checkpoint, Result, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -37,6 +38,8 @@ JOB_TAG = "ftg_job_id"  # the key in a host's metadata that holds our id of the 
 NOT_SETTLED = "not_settled"
 # The code with which a host refuses a chat with a model that has no deployment; Azure's word.
 NOT_DEPLOYED = "DeploymentNotFound"
+# As ``Result.deploy``: the model answers once ``Backend.deploy`` was called, as 'ftg deploy' does.
+BY_FTG = "ftg deploy"
 
 
 @dataclass(frozen=True)
@@ -287,6 +290,38 @@ class Backend(ABC):
             hint="Ask it as it is.",
             backend=self.name,
             option="download",
+        )
+
+    # -- deployments: of a model that answers only while something is rented for it --------------
+
+    def deployment_price(self, handle: HandleData) -> Price | None:
+        """Return what an hour of a deployment of this model costs, used or not; None if that is not
+        known. Offline."""
+        return None
+
+    def deploy(self, handle: HandleData, name: str) -> str:
+        """Let this model answer, by a deployment that is known as ``name``, and return what a chat
+        names as its model then. One of this name that is there is not made again.
+
+        It may return before the deployment answers: until then a chat raises a BackendError that is
+        ``retryable``, or has the status code 404. ``maybe_applied`` of its own errors must be True
+        if the deployment may be there. Of a model that needs one, ``Result.deploy`` is ``BY_FTG``.
+        """
+        raise UnsupportedError(
+            f"{self.display_name} makes no deployments.",
+            hint="Ask the model as it is.",
+            backend=self.name,
+            option="deploy",
+        )
+
+    def end_deployment(self, handle: HandleData, name: str) -> bool:
+        """End a deployment, so that it costs no more; its model stays. Return False if there is
+        none of this name any more."""
+        raise UnsupportedError(
+            f"{self.display_name} makes no deployments.",
+            hint="End it at the host.",
+            backend=self.name,
+            option="deploy",
         )
 
     def log_path(self, provider_id: str) -> Path | None:

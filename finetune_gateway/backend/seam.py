@@ -24,14 +24,15 @@ from finetune_gateway.errors import BackendError, GatewayError, shown
 from finetune_gateway.text.redaction import redact
 
 # Calls that may have taken effect, and cost money, when they broke.
-BUYS = frozenset({"start", "upload"})
+BUYS = frozenset({"start", "upload", "deploy"})
 CALLS = (
     *("capabilities", "options", "identity", "place", "account", "display_name"),
     *("bind", "remember", "resolve", "check_model", "check", "connect"),
     *("counter", "estimate", "preview_renderer", "models", "health"),
     *("upload", "upload_lifetime", "find_upload", "find_uploads", "quote", "start", "find"),
     *("poll", "statuses", "cancel", "resume", "rewind", "checkpoint"),
-    *("download", "open", "log_path", "kept_files", "delete_file", "delete_model"),
+    *("deployment_price", "deploy", "end_deployment", "download"),
+    *("open", "log_path", "kept_files", "delete_file", "delete_model"),
 )
 SCREEN_SECONDS = 5.0  # for one call of a plug-in, on screens that show other things too
 LONGEST_TEXT = 300  # characters of an exception of others in a message

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("compare:compare", "Which model is better, what each costs, how sure", "Models"),
     "models add": ("models_add:add", "Make a fine-tune of a host a model of this home", "Models"),
     "check": ("check:check", "Does a model behave as its guide says? Its unit test", "Models"),
+    "download": ("download:download", "Bring a hosted model's files here, if it has any", "Models"),
     "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (
         "migrate_list:list_fine_tunes",
@@ -103,7 +104,7 @@ _NO_EXPORT = "'ftg status JOB' says where the result is; PEFT and transformers l
 # What people look for that is no command.
 ELSEWHERE = {
     **dict.fromkeys(("login", "auth", "keys"), "Keys are read from the environment: ftg doctor"),
-    **dict.fromkeys(("export", "merge", "push", "download", "serve"), _NO_EXPORT),
+    **dict.fromkeys(("export", "merge", "push", "serve"), _NO_EXPORT),
     "init": "There is nothing to set up; a first job: ftg demo",
 }
 GROUPS = {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +13,6 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet, require_yes
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import (
-    BackendError,
-    GatewayError,
     MissingDependency,
     NotFoundError,
     SpecError,
@@ -34,9 +30,6 @@ from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:
     from finetune_gateway.backends.openai.management import Account, Deployment, Management
-
-STARTING = 300.0  # seconds that a new deployment may take until it answers
-PAUSE = 5.0
 
 
 def deploy(
@@ -66,15 +59,16 @@ def deploy(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Deploy a model that was tuned at Azure, so that it answers, and wait until it does; or end
-    its deployment with --delete.
+    """Deploy a model that was tuned at Azure, or by a plug-in whose host needs it, so that it
+    answers, and wait until it does; or end its deployment with --delete.
 
     It costs by the hour, used or not: how much is said before anything is made. After that 'ftg
     chat JOB' asks the deployment. Azure itself deletes one that nobody calls for 15 days
     (developer: each one after 24 hours); the model stays, and can be deployed again.
 
     It signs in as you: with azure-identity (pip install 'finetune-gateway[azure]'), else with
-    Azure's own command (az login). Without either the command that does the same is printed.
+    Azure's own command (az login). Without either the command that does the same is printed. A
+    plug-in needs the job and at most --name; what its deployment costs is in 'ftg costs'.
 
     Examples:
       ftg deploy latest --subscription ID --resource-group my-group
@@ -82,6 +76,14 @@ def deploy(
       ftg deploy latest --delete
     """
     where = {"subscription": subscription, "resource_group": resource_group, "account": account}
+    made = _job(model)
+    if made is not None and deployments.by_backend(made.backend):
+        of_azure = {**where, "sku": sku, "capacity": None if capacity == 1 else capacity}
+        _refuse_options(made, of_azure)
+        # Imported here: only plug-ins need it.
+        from finetune_gateway.cli.deploy_by_plugin import deploy_by_plugin
+
+        return deploy_by_plugin(made, name, delete=delete, yes=yes, json=json, quiet=quiet)
     target = Target.of(model, {key: value for key, value in where.items() if value})
     wanted = Wanted(name, sku, capacity)
     try:
@@ -93,6 +95,17 @@ def deploy(
     if delete:
         return _delete(management, target, name, yes, json, quiet)
     return _make(management, target, wanted, yes, json, quiet)
+
+
+def _refuse_options(job: Job, options: dict[str, Any]) -> None:
+    """Raise SpecError for an option that only a deployment at Azure has."""
+    for name, value in options.items():
+        if value is not None:
+            raise SpecError(
+                f"--{name.replace('_', '-')} is of deployments at Azure; {job.id} is of "
+                f"{job.record.display_name}.",
+                hint="Leave it out.",
+            )
 
 
 def plane() -> Management:
@@ -146,7 +159,8 @@ class Target:
         backend = job.backend
         if not isinstance(backend, OpenAIBackend) or not backend.profile.deployments:
             raise UnsupportedError(
-                f"ftg deploy makes deployments at Azure; {job.id} is of {backend.display_name}.",
+                f"ftg deploy makes deployments at Azure, and at hosts of plug-ins that need them; "
+                f"{job.id} is of {backend.display_name}.",
                 hint=f"Ask it as it is: ftg chat {job.id}",
                 backend=backend.name,
                 option="deploy",
@@ -213,14 +227,15 @@ def _make(
     _warn_of_another(target, {**_place(account), "name": name}, quiet=quiet and yes)
     if not yes:
         require_yes("Make this deployment?", "Nothing was done")
-    with _kept(target, {**_place(account), "name": name, "sku": kind.sku}):
+    place = {**_place(account), "name": name, "sku": kind.sku}
+    with deployments.kept(target.job, place) if target.job else nullcontext():
         made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
     if target.job is not None:
         deployments.keep(target.job, _details(account, made))
     try:
         with working(f"Deploying {name}", quiet=quiet) as say:
             made = plane.wait(account, name, target.model, on_state=say)
-        ready = target.job is not None and _answers(target.job, name)
+        ready = target.job is not None and deployments.answers(target.job, name)
     except KeyboardInterrupt as exc:
         exc.add_note(f"The deployment goes on, and costs. {_end(target, name)}")
         raise
@@ -230,23 +245,6 @@ def _make(
         print_result(name)
     print_message(_next(target, name, ready), quiet=quiet)
     return 0
-
-
-@contextmanager
-def _kept(target: Target, deployment: dict[str, Any]) -> Iterator[None]:
-    """Keep what is being made before it is asked for: one whose answer is lost costs too. What was
-    kept before is kept again if nothing was made."""
-    if (job := target.job) is None:
-        yield
-        return
-    before = deployments.details(job)
-    deployments.keep(job, deployment)
-    try:
-        yield
-    except GatewayError as exc:
-        if not (isinstance(exc, BackendError) and exc.maybe_applied):
-            deployments.keep(job, before)
-        raise
 
 
 def _warn_of_another(target: Target, place: dict[str, str], *, quiet: bool) -> None:
@@ -284,18 +282,6 @@ def _delete(
     gone = "is deleted; its model stays." if there else "was gone already."
     print_message(f"{named} {gone}", quiet=quiet)
     return 0
-
-
-def _answers(job: Job, name: str) -> bool:
-    """Return True once the deployment has answered, which a new one may take minutes for."""
-    deadline = time.monotonic() + STARTING
-    while True:
-        try:
-            return job.result(model=name).ready
-        except NotFoundError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(PAUSE)
 
 
 def _details(account: Account, made: Deployment) -> dict[str, Any]:

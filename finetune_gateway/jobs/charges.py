@@ -28,6 +28,7 @@ from finetune_gateway.model import Model
 
 COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
 CHECK = "check:"  # and of what a check of a model has
+DEPLOYMENT = "deployment:"  # and of what a deployment of a job's model costs, until it is ended
 
 
 class Charge(Model):
@@ -60,9 +61,16 @@ class Charge(Model):
 
     @property
     def held_usd(self) -> Decimal:
-        """What it takes of its month."""
+        """What it takes of its month; a deployment that goes on, what it has cost until now."""
         spent = self.spent_usd if self.ended else None
+        if not self.ended and self.name.startswith(DEPLOYMENT):
+            return max(self.reserved_usd, self.by_the_hour(time.time()))
         return self.reserved_usd if spent is None else spent
+
+    def by_the_hour(self, until: float) -> Decimal:
+        """Return what the hours until then cost by its price."""
+        hours = Decimal(str(round(max(0.0, until - self.created_at)))) / 3600
+        return sum((price.usd * hours for price in self.prices), ZERO).quantize(budgets.CENT_PARTS)
 
     @property
     def hold(self) -> Hold:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
-from finetune_gateway.errors import JobError
+from finetune_gateway.backend import BY_FTG, Backend
+from finetune_gateway.errors import (
+    BackendError,
+    BudgetError,
+    GatewayError,
+    JobError,
+    NotFoundError,
+    UnsupportedError,
+)
+from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.jobs import charges
+from finetune_gateway.jobs.charges import DEPLOYMENT, Charge
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
 
+STARTING = 300.0  # seconds that a new deployment may take until it answers
+PAUSE = 5.0
 PLACE = ("subscription", "resource_group", "account", "name")
 
 
@@ -49,6 +67,141 @@ def forget(job: Job, deploy: str) -> None:
     change = {"model": model_of(job), "deploy": deploy, "deployment": place}
     handle = ModelHandle.model_validate(job.record.handle or {})
     _store(job, handle.model_copy(update=change | {"ready_at": None, "first_answer": None}))
+
+
+@contextmanager
+def kept(job: Job, deployment: dict[str, Any]) -> Iterator[None]:
+    """Keep what is being made before it is asked for: one whose answer is lost costs too. What was
+    kept before is kept again if nothing was made."""
+    before = details(job)
+    keep(job, deployment)
+    try:
+        yield
+    except GatewayError as exc:
+        if not (isinstance(exc, BackendError) and exc.maybe_applied):
+            keep(job, before)
+        raise
+
+
+def answers(job: Job, name: str, seconds: float = STARTING) -> bool:
+    """Return True once the deployment has answered, which a new one may take minutes for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return job.result(model=name).ready
+        except (NotFoundError, BackendError) as exc:
+            if isinstance(exc, BackendError) and not exc.retryable:
+                raise
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(PAUSE)
+
+
+# -- by a plug-in: each job has one, and what it costs is a charge ---------------------------
+
+
+def by_backend(backend: Backend) -> bool:
+    """Return True for a backend that makes deployments itself, when it is asked to."""
+    return type(backend).deploy is not Backend.deploy
+
+
+def price(job: Job) -> Price | None:
+    """Return what an hour of a deployment of a job's model costs, where that is known."""
+    return job.backend.deployment_price(_trained(job))
+
+
+def _trained(job: Job) -> ModelHandle:
+    """Return the handle of a job's model by the name that its training gave it."""
+    return job.handle().model_copy(update={"model": model_of(job)})
+
+
+def require_needed(job: Job) -> None:
+    """Raise UnsupportedError for a job whose model answers without a deployment, or whose backend
+    makes none."""
+    if by_backend(job.backend) and job.record.deployed_by_us:
+        return
+    does = "needs none" if by_backend(job.backend) else "gets none from here"
+    raise UnsupportedError(
+        f"The model of {job.id} at {job.backend.display_name} {does}.",
+        hint=f"Ask it as it is: ftg chat {job.id}",
+        backend=job.backend.name,
+        option="deploy",
+    )
+
+
+def make(
+    job: Job, name: str | None = None, *, cap: Decimal | None = None, most: Decimal | None = None
+) -> str:
+    """Let the backend of a job make a deployment of its model, and return its name. The same call
+    again, after a kill or a lost answer, makes none beside it.
+
+    ``cap``: of the month, for its first hour; ``most``: USD an hour. Raises BudgetError,
+    BackendError, and UnsupportedError for a backend that makes none.
+    """
+    handle, backend = _trained(job), job.backend
+    require_needed(job)
+    before, hour = details(job), backend.deployment_price(handle)
+    named = name or before.get("name") or job.id
+    if "made_at" in before and before["name"] != named:
+        raise JobError(
+            f"{job.id} has the deployment {before['name']} already, which costs.",
+            hint=f"End it first: ftg deploy {job.id} --delete",
+            job_id=job.id,
+        )
+    if most is not None and (hour is None or hour.usd > most):
+        costs = "is not known" if hour is None else f"is {hour.usd} USD"
+        raise BudgetError(f"What an hour of it costs {costs}; at most {most} was to be spent.")
+    charge = _charge(job, hour, cap)
+    known = {"name": named, "usd_per_hour": None if hour is None else f"{hour.usd:f}"}
+    try:
+        with kept(job, {**known, "made_at": charge.created_at}):
+            asked = backend.deploy(handle, named)
+    except GatewayError as exc:
+        if not (isinstance(exc, BackendError) and exc.maybe_applied) and "made_at" not in before:
+            charges.settle(job.store, charge.id, Decimal(0), "nothing was made")
+        raise
+    keep(job, {**known, "made_at": charge.created_at, "model": asked})
+    return named
+
+
+def _charge(job: Job, hour: Price | None, cap: Decimal | None) -> Charge:
+    """Return the charge of the job's deployment: that of an earlier call, if it goes on."""
+    for charge in charges.unsettled(job.store, f"{DEPLOYMENT}{job.id}"):
+        return charge
+    usd = hour.usd if hour else None
+    charge = Charge(
+        id=charges.new_id(),
+        created_at=time.time(),
+        name=f"{DEPLOYMENT}{job.id}",
+        backend=job.record.display_name,
+        host=job.record.host,
+        model=model_of(job),
+        cost=None if usd is None else Range[Decimal](low=usd, expected=usd, high=usd),
+        prices=(hour,) if hour else (),
+        reserved_usd=usd or Decimal(0),
+    )
+    charges.reserve(job.store, charge, cap)
+    return charge
+
+
+def end(job: Job) -> bool:
+    """End the deployment that ``make`` has made; its model stays. Return False if the host had none
+    any more. Raises NotFoundError if the gateway knows of none."""
+    known = details(job)
+    if "made_at" not in known:
+        raise NotFoundError(
+            f"{job.id} has no deployment that was made here.", hint=f"See: ftg status {job.id}"
+        )
+    there = job.backend.end_deployment(_trained(job), known["name"])
+    for charge in charges.unsettled(job.store, f"{DEPLOYMENT}{job.id}"):
+        now = time.time()
+        hours = f"{(now - charge.created_at) / 3600:.2f} hours"
+        rows = ", ".join(f"${price.usd} ({price.source})" for price in charge.prices)
+        spent = charge.by_the_hour(now) if charge.prices else None
+        basis = f"{hours} x {rows}" if rows else f"{hours}; no price is known"
+        charges.settle(job.store, charge.id, spent, basis)
+    forget(job, f"{BY_FTG} {job.id}")
+    return there
 
 
 def _store(job: Job, handle: ModelHandle) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
-from finetune_gateway.backend import Backend, ChatModel, ChatReply, ChatStream, HandleData
+from finetune_gateway.backend import BY_FTG, Backend, ChatModel, ChatReply, ChatStream, HandleData
 from finetune_gateway.chat import (
     Completes,
     Conversation,
@@ -38,7 +38,7 @@ from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
-from finetune_gateway.tokens.model_folder import has_template
+from finetune_gateway.tokens.model_folder import has_template, has_tokenizer
 
 FILE_NAME, MANIFEST = downloads.FILE_NAME, downloads.MANIFEST
 PROBE_TOKENS = 32  # of a first answer
@@ -105,6 +105,8 @@ class ModelHandle(Shown, HandleData):
         ``complete``."""
         if self.kind == "hosted" or not Path(self.model).is_dir() or has_template(self.model):
             return True
+        if self.kind == "adapter" and not has_tokenizer(self.model):
+            return True  # its base has them
         return not isinstance(self._open(), Completes)  # a plug-in's folder may be of another kind
 
     def chat_many(
@@ -312,12 +314,13 @@ class ModelHandle(Shown, HandleData):
         """Raise NotFoundError for a model that has no deployment to answer through."""
         if self.deploy is not None:
             job, model, deploy = self.job_id or "JOB", visible(self.model), visible(self.deploy)
+            named = "" if deploy.startswith(BY_FTG) else " --model DEPLOYMENT"
             ours = (
                 f"ftg deploy {job}, or: " if self.backend_options.get("profile") == "azure" else ""
             )
             raise NotFoundError(
                 f"Succeeded, not deployed: {model} answers only through a deployment.",
-                hint=f"To deploy it: {ours}{deploy} Then run: ftg chat {job} --model DEPLOYMENT",
+                hint=f"To deploy it: {ours}{deploy} Then run: ftg chat {job}{named}",
             )
 
     def _answering(self) -> ChatModel:

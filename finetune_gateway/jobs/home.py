@@ -17,6 +17,7 @@ from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.jobs import (
     charges,
     continuing,
+    deployments,
     home_backends,
     ledger,
     many,
@@ -26,6 +27,7 @@ from finetune_gateway.jobs import (
     pruning,
 )
 from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.ledger import Ledger
 from finetune_gateway.jobs.many import Failure
@@ -37,6 +39,7 @@ from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.settings import config
 from finetune_gateway.settings.deadlines import Stop
+from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, TrainingSpec
 
 
@@ -219,6 +222,36 @@ class HomeJobs(OpenHome, ABC):
     @property
     def _remover(self) -> Remover:
         return Remover(self.store, self._submitter.load)
+
+    def deploy(
+        self,
+        job: Job | str,
+        name: str | None = None,
+        *,
+        max_usd_per_hour: Decimal | float | str | None = None,
+    ) -> ModelHandle:
+        """Let the backend of a job make a deployment of its model, where it needs one to answer,
+        wait until it answers, and return its handle. It costs by the hour until ``end_deployment``;
+        the same call again makes no second one. What it costs is in ``costs`` and ``budget``.
+
+        Arguments:
+            job: It, or its id.
+            name: Of the deployment at its host; by default the id of the job.
+            max_usd_per_hour: Refuse one that costs more, or whose price is not known.
+
+        Raises BudgetError, UnsupportedError where none is needed, and for Azure (``ftg deploy``).
+        """
+        found = self.job(job) if isinstance(job, str) else job
+        most = max_usd_per_hour
+        limit = None if most is None else parse_usd(most, "max_usd_per_hour")
+        deployments.make(found, name, cap=self.monthly_usd, most=limit)
+        deployments.answers(found, str(deployments.details(found)["model"]))
+        return found.handle()
+
+    def end_deployment(self, job: Job | str) -> bool:
+        """End the deployment of a job's model: it costs no more, and the model stays. Return False
+        if its host had none any more. Raises NotFoundError if none was made here."""
+        return deployments.end(self.job(job) if isinstance(job, str) else job)
 
     def budget(self) -> Budget:
         """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""

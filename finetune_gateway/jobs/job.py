@@ -17,8 +17,6 @@ from finetune_gateway.backend import NOT_DEPLOYED, Backend
 from finetune_gateway.errors import (
     BackendError,
     GatewayError,
-    JobCancelled,
-    JobFailed,
     JobNotFinished,
     NotFoundError,
 )
@@ -210,19 +208,10 @@ class Job(Pictured):
         for _ in waiting.polls(self, deadline, send=True):
             hook.call(self)
         if self.record.ended_otherwise:
-            raise self.ended_otherwise()
+            raise waiting.ended_otherwise(self)
         if not self.status.final:
             raise waiting.not_finished(self, deadline)
         return self
-
-    def ended_otherwise(self) -> JobNotFinished:
-        """Return the error for a job that has ended with a status that is not known here."""
-        return JobNotFinished(
-            f"{self.record.display_name} has ended job {self.id} as "
-            f"{visible(self.record.raw_status)!r}, a status that is not known here.",
-            hint=f"Look at {self.provider_id} there; ftg status {self.id} asks again.",
-            job_id=self.id,
-        )
 
     def require_on_its_way(self) -> None:
         """Raise JobNotFinished for a job that only a command would send now."""
@@ -274,21 +263,24 @@ class Job(Pictured):
         except DeadlinePassed:
             raise waiting.no_answer(self, deadline) from None
 
+    def handle(self, step: results.StepName | None = None) -> ModelHandle:
+        """Return the handle of its model, or of a checkpoint, as ``result``; it is neither waited
+        for nor asked, so it may not be ready. Raises as ``result`` does."""
+        if step is not None:
+            return self._at_step(step)
+        if not self.reload().status.final:
+            raise waiting.not_ended(self)
+        self._require_model()
+        handle = self._handle(None)
+        accounts.proven(self._store, self.record, self.backend)
+        handle.attach(self.backend, self._store.settings)
+        return handle
+
     def _require_model(self) -> None:
         """Raise JobFailed, JobCancelled or JobRemoved if there will be no model."""
         removal.require_kept(self.reload().record)
-        if self.status is JobStatus.FAILED:
-            raise JobFailed(
-                f"Job {self.id} failed: {self.error or 'no reason was given'}",
-                hint=f"See: ftg logs {self.id}",
-                job_id=self.id,
-            )
-        if self.status is JobStatus.CANCELLED:
-            raise JobCancelled(
-                f"Job {self.id} was cancelled.",
-                hint=f"Run: ftg resume {self.id}" if self.resumable else "Submit it again.",
-                job_id=self.id,
-            )
+        if self.status in (JobStatus.FAILED, JobStatus.CANCELLED):
+            raise waiting.no_model(self)
 
     def cancel(self, *, on_wait: Callable[[str], object] = lambda reason: None) -> Job:
         """Ask the job to stop and return self. An ended job stays as it is.

@@ -18,7 +18,7 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
-from finetune_gateway.jobs.charges import CHECK, COMPARE, Charge
+from finetune_gateway.jobs.charges import CHECK, COMPARE, DEPLOYMENT, Charge
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Shown
@@ -193,6 +193,9 @@ def _sum(rounds: list[Charge]) -> Charge:
 def _charge_line(charge: Charge) -> Line:
     cost, price = charge.cost, next(iter(charge.prices), None)
     reserved = "not ended: reserved until it is settled from the requests that were written down"
+    if charge.name.startswith(DEPLOYMENT):
+        job = charge.name.removeprefix(DEPLOYMENT)
+        reserved = f"it goes on, and costs by the hour, until: ftg deploy {job} --delete"
     return Line(
         date=datetime.fromtimestamp(charge.created_at, UTC).date(),
         job_id=charge.name or charge.id,

@@ -25,7 +25,7 @@ from finetune_gateway.errors import (
     asked_wait,
 )
 from finetune_gateway.events import JobStatus, later
-from finetune_gateway.jobs import accounts, turns
+from finetune_gateway.jobs import accounts, turns, waiting
 from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.passes import Passes
 from finetune_gateway.jobs.records import JobRecord
@@ -397,7 +397,7 @@ def _why_not(job: Job, allowed: float) -> JobNotFinished | None:
     """Return why waiting does not help a job: it has ended with a word that we do not know, or its
     host asks for a longer wait than is allowed."""
     if job.record.ended_otherwise:
-        return job.ended_otherwise()
+        return waiting.ended_otherwise(job)
     try:
         turns.require_short(job.record, allowed)
     except JobNotFinished as exc:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from finetune_gateway.backend import NOT_SETTLED
+from finetune_gateway.backend import BY_FTG, NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import BackendError, DataError
 from finetune_gateway.events import JobStatus, Result, Snapshot
@@ -147,7 +147,13 @@ class JobRecord(BaseModel):
         """How to deploy its model, if it has succeeded at a host where the model answers only
         then, and no deployment has answered yet; else empty."""
         known = self.handle or (self.result.model_dump() if self.result else {})
-        return known.get("deploy") or ""
+        deploy = known.get("deploy") or ""
+        return f"{BY_FTG} {self.id}" if deploy == BY_FTG else deploy
+
+    @property
+    def deployed_by_us(self) -> bool:
+        """True if its backend makes the deployments of its model when asked."""
+        return self.result is not None and self.result.deploy == BY_FTG
 
     @property
     def unsent(self) -> bool:

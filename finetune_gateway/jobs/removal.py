@@ -90,6 +90,11 @@ class Remover:
                 f"{record.id} has not ended (it is {record.status}), so it is not removed.",
                 hint=f"Cancel it first: ftg cancel {record.id}",
             )
+        if ((record.handle or {}).get("deployment") or {}).get("made_at"):
+            raise SpecError(
+                f"{record.id} is not removed: its deployment goes on, and costs.",
+                hint=f"End it first: ftg deploy {record.id} --delete",
+            )
         if others := [one for one in trained_from(self.store, record) if one not in going]:
             raise SpecError(
                 f"{record.id} is not removed: {', '.join(others)} was trained from its model.",

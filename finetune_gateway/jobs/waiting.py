@@ -19,6 +19,8 @@ from finetune_gateway.errors import (
     AuthenticationError,
     BackendError,
     GatewayError,
+    JobCancelled,
+    JobFailed,
     JobNotFinished,
     SpecError,
     shown,
@@ -29,6 +31,7 @@ from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed
 from finetune_gateway.text import logs
+from finetune_gateway.text.cleaning import visible
 
 PATIENCE_SECONDS = 600.0  # a wait continues so long while the provider cannot be reached
 JITTER = 0.2  # share by which a pause between two polls may be shorter
@@ -49,6 +52,9 @@ class Job(Protocol):
 
     @property
     def phase(self) -> str: ...
+
+    @property
+    def resumable(self) -> bool: ...
 
     @property
     def store(self) -> Store: ...
@@ -185,6 +191,40 @@ def not_finished(job: Job, deadline: Deadline) -> JobNotFinished:
     return JobNotFinished(
         f"Job {job.id} was still {job.status} {deadline.how}{why}",
         hint=job.record.outlook or f"It continues. Run: ftg watch {job.id}",
+        job_id=job.id,
+    )
+
+
+def not_ended(job: Job) -> JobNotFinished:
+    """Return the error for a job whose model is wanted before it has ended."""
+    return JobNotFinished(
+        f"Job {job.id} has no model yet: it is {job.status}.",
+        hint=job.record.outlook or f"Run: ftg wait {job.id}",
+        job_id=job.id,
+    )
+
+
+def no_model(job: Job) -> JobFailed | JobCancelled:
+    """Return the error for a job that has failed or was cancelled, whose model is wanted."""
+    if job.status is JobStatus.FAILED:
+        return JobFailed(
+            f"Job {job.id} failed: {job.record.error or 'no reason was given'}",
+            hint=f"See: ftg logs {job.id}",
+            job_id=job.id,
+        )
+    return JobCancelled(
+        f"Job {job.id} was cancelled.",
+        hint=f"Run: ftg resume {job.id}" if job.resumable else "Submit it again.",
+        job_id=job.id,
+    )
+
+
+def ended_otherwise(job: Job) -> JobNotFinished:
+    """Return the error for a job that has ended with a status that is not known here."""
+    return JobNotFinished(
+        f"{job.record.display_name} has ended job {job.id} as "
+        f"{visible(job.record.raw_status)!r}, a status that is not known here.",
+        hint=f"Look at {job.record.provider_id} there; ftg status {job.id} asks again.",
         job_id=job.id,
     )
 

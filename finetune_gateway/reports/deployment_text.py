@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from finetune_gateway.estimation.host_facts import DeploymentKind
 from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.reports.output import wrap_text
 from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
@@ -29,6 +30,23 @@ def deployment_text(
     return "\n".join(wrap_text(line, "  ", "") for line in lines)
 
 
+def hourly_text(name: str, record: JobRecord, price: Price | None) -> str:
+    """Return the lines before the question, of a deployment that a plug-in makes."""
+    head = f"{record.host}: deployment {visible(name)} of the model of {record.id}."
+    cost = "What it costs is not known: the backend names no price."
+    if price is not None:
+        cost = f"{_by_the_hour(price)} ({price.dated}, {price.source})."
+    return "\n".join(wrap_text(line, "  ", "") for line in (head, cost))
+
+
+def _by_the_hour(price: Price) -> str:
+    month = format_usd(price.usd * Decimal(HOURS))
+    return (
+        f"It costs ${price.usd} an hour, used or not, {month} in a month of {HOURS} hours, from "
+        "the moment on that it is made"
+    )
+
+
 def _cost(kind: DeploymentKind, price: Price | None) -> str:
     tokens = "tokens at the price of the base"
     if not kind.hosted_by_hour:
@@ -37,11 +55,7 @@ def _cost(kind: DeploymentKind, price: Price | None) -> str:
         return (
             f"Its fee by the hour is not known: see ftg prices set --unit hosting_hour; {tokens}."
         )
-    month = format_usd(price.usd * Decimal(HOURS))
-    return (
-        f"It costs ${price.usd} an hour, used or not, {month} in a month of {HOURS} hours, from "
-        f"the moment on that it is made; {tokens} ({price.dated}, {price.source})."
-    )
+    return f"{_by_the_hour(price)}; {tokens} ({price.dated}, {price.source})."
 
 
 def deploy_command(

@@ -138,7 +138,8 @@ def next_step(job: Job) -> str:
     if job.record.removed:
         return ""
     if job.record.deploy:
-        then = f"Then: ftg chat {job.id} --model DEPLOYMENT"
+        named = "" if job.record.deployed_by_us else " --model DEPLOYMENT"
+        then = f"Then: ftg chat {job.id}{named}"
         ours = f"ftg deploy {job.id}, or: " if job.record.display_name == "azure" else ""
         return f"Next, deploy it: {ours}{visible(job.record.deploy)}\n{then}"
     if job.status is JobStatus.SUCCEEDED:
@@ -189,9 +190,22 @@ def _job_facts(job: Job) -> dict[str, str]:
         "quote": "" if record.quote_usd is None else format_usd(record.quote_usd),
         "cost": _cost(record, job.actual),
         "result": record.result.model if record.result else "",
+        "deployment": deployment_fact(record),
         "result is": result_step_text(record.result.metrics) if record.result else "",
         "removed": removed_text(record),
     }
+
+
+def deployment_fact(record: JobRecord) -> str:
+    """Return what is known of a deployment that a plug-in has made and that goes on."""
+    kept = (record.handle or {}).get("deployment") or {}
+    if "made_at" not in kept:
+        return ""
+    since = f"{kept['name']}, since {format_timestamp(kept['made_at'])}"
+    if kept.get("usd_per_hour") is None:
+        return f"{since}; what it costs is not known"
+    hour = f"${kept['usd_per_hour']} an hour, used or not"
+    return f"{since}, {hour}. End it: ftg deploy {record.id} --delete"
 
 
 def _rows(record: JobRecord) -> str:

@@ -175,7 +175,9 @@ def _check_charges(settings: Settings) -> Iterator[Check]:
 
 
 def _is_asked_for(settings: Settings, charge: Charge) -> bool:
-    """Return True while a process spends a charge."""
+    """Return True while a process spends a charge, or a deployment goes on."""
+    if charge.name.startswith(charges.DEPLOYMENT):
+        return True
     if charge.name.startswith(recordings.PREFIX):
         name = charge.name.removeprefix(recordings.PREFIX)
         return files.is_locked(recordings.lock_of(settings, name))

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +19,6 @@ import pytest
 from finetune_gateway.backend import (
     Backend,
     BackendError,
-    ChatReply,
     DataFile,
     Dataset,
     Estimate,
@@ -42,7 +41,6 @@ from finetune_gateway.testing.finished_job import FinishedJob, data_file
 __all__ = ["BackendContract", "FinishedJob"]
 
 Intents = Callable[..., Intent]
-QUESTION = [{"role": "user", "content": "Where is parcel number 3?"}]
 
 
 class BackendContract(ConductContract):
@@ -432,17 +430,3 @@ class BackendContract(ConductContract):
         backend.cancel(provider_id)
         again = backend.poll(provider_id, cancelled.last.cursor)
         assert again.status is JobStatus.CANCELLED
-
-    # -- the model -----------------------------------------------------------------------
-
-    def test_the_model_answers(
-        self, backend: Backend, spec: TrainingSpec, finished: FinishedJob
-    ) -> None:
-        """The model gives a whole reply, and one in pieces."""
-        assert finished.last.result is not None
-        model = backend.open(self._handle(backend, spec, finished.last.result))
-        reply = model.chat(QUESTION, max_tokens=8)
-        assert isinstance(reply, ChatReply) and reply.text
-        stream = model.stream(QUESTION, max_tokens=8)
-        assert isinstance(stream, Iterator)
-        assert "".join(stream)

@@ -6,10 +6,10 @@ import pytest
 
 from finetune_gateway.backend import Backend, JobStatus, UnsupportedError
 from finetune_gateway.testing.finished_job import FinishedJob
-from finetune_gateway.testing.model_files import ModelFilesContract
+from finetune_gateway.testing.models import ModelContract
 
 
-class ResumeContract(ModelFilesContract):
+class ResumeContract(ModelContract):
     """The tests of ``Backend.resume``, which not every backend has."""
 
     ends_at_once = False

@@ -62,6 +62,12 @@ def has_template(folder: str | Path) -> bool:
     return _found_source(folder, _json(folder / "tokenizer_config.json")) is not None
 
 
+def has_tokenizer(folder: str | Path) -> bool:
+    """Return True for a model folder with a tokenizer; an adapter may be without, as its base has
+    one."""
+    return (Path(folder) / "tokenizer.json").is_file()
+
+
 def read_tokenizer_files(folder: str | Path) -> TokenizerFiles:
     """Return the tokenizer of a model folder, which needs no chat template. Raises SpecError."""
     folder = Path(folder)

@@ -30,7 +30,7 @@ PLAIN = {"use", "stream", "stream_completion", "watch"}
 BLOCKING_ALONE = {
     Gateway: {"settings", "store", "monthly_usd", "model_to_train", "settle_latest",
               "close_connection"},
-    Job: {"record", "backend", "store", "ended_otherwise", "require_on_its_way", "longest_wait",
+    Job: {"record", "backend", "store", "require_on_its_way", "longest_wait",
           "result_by", "resumable"},
     ModelHandle: {"as_messages", "attach", "require_answers", "require_deployed", "has_template",
                   "allows_changed_base", "copy"},

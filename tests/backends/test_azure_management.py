@@ -297,7 +297,7 @@ def job(provider: Provider, ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> Job:
 def signed_in(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureManagement]:
     with AzureManagement(provider) as azure:
         monkeypatch.setattr(command, "plane", lambda: plane(azure))
-        monkeypatch.setattr(command, "PAUSE", 0.01)
+        monkeypatch.setattr(deployments, "PAUSE", 0.01)
         yield azure
 
 

@@ -7,10 +7,10 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+from support.installed import install
 from support.paths import ROOT
 from support.rows import chat_rows
 
@@ -20,20 +20,7 @@ EXAMPLE = ROOT / "docs" / "example-backend"
 
 
 def installed(site: Path, source: Path = EXAMPLE) -> None:
-    """What pip leaves behind: the module and its dist-info."""
-    project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text(
-        f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
-    )
-    points = [
-        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in named.items())
-        for group, named in project["entry-points"].items()
-    ]
-    (about / "entry_points.txt").write_text("\n".join(points))
-    for path in source.glob("*.py"):
-        (site / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    install(site, source)
 
 
 def ftg(site: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:

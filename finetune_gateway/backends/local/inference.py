@@ -30,7 +30,7 @@ from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import ChatTemplate
-from finetune_gateway.tokens.model_folder import has_template
+from finetune_gateway.tokens.model_folder import has_template, has_tokenizer
 from finetune_gateway.tokens.template_answers import AnswerReader
 from finetune_gateway.tokens.template_rows import messages_of
 from finetune_gateway.tokens.text_tokenizer import TextTokenizer
@@ -58,15 +58,18 @@ class LocalModel:
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
+        of_base = models.base_of(handle, settings, _quietly) if handle.kind == "adapter" else None
+        # An adapter that a host has made may be its weights alone.
+        words = folder if of_base is None or has_tokenizer(folder) else of_base
         template: ChatTemplate | TextTokenizer = (
-            ChatTemplate.load(folder, chat_template_kwargs=handle.chat_template_kwargs)
-            if has_template(folder)
-            else TextTokenizer.load(folder)
+            ChatTemplate.load(words, chat_template_kwargs=handle.chat_template_kwargs)
+            if has_template(words)
+            else TextTokenizer.load(words)
         )
-        if handle.kind == "adapter":
+        if of_base is not None:
             # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their
             # loss, and there may be no memory for more. (A merge needs the full-precision base.)
-            base = load_model(models.base_of(handle, settings, _quietly), handle.base_quantization)
+            base = load_model(of_base, handle.base_quantization)
             with warnings.catch_warnings():
                 # peft 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
