@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -228,7 +228,12 @@ def _make(
     if not yes:
         require_yes("Make this deployment?", "Nothing was done")
     place = {**_place(account), "name": name, "sku": kind.sku}
-    with deployments.kept(target.job, place) if target.job else nullcontext():
+    with ExitStack() as stack:
+        if target.job is not None:
+            if kind.hosted_by_hour:
+                cap = Gateway().monthly_usd
+                stack.enter_context(deployments.charged(target.job, price, cap, name))
+            stack.enter_context(deployments.kept(target.job, place))
         made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
     if target.job is not None:
         deployments.keep(target.job, _details(account, made))
@@ -272,6 +277,8 @@ def _delete(
         question = f"Delete the deployment {named} at {account.name}? Its model stays."
         require_yes(question, "Nothing was done")
     there = plane.delete(account, named, target.model)
+    if target.job is not None:
+        deployments.settle(target.job, named)
     place = {**_place(account), "name": named}
     if (job := target.job) and job.record.handle is not None and deployments.is_kept(job, place):
         deployments.forget(job, target.command(Wanted(None, None, 1)))

@@ -25,6 +25,7 @@ from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import ZERO, Budget, Hold
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
+from finetune_gateway.text.cleaning import LATEST
 
 COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
 CHECK = "check:"  # and of what a check of a model has
@@ -67,9 +68,10 @@ class Charge(Model):
             return max(self.reserved_usd, self.by_the_hour(time.time()))
         return self.reserved_usd if spent is None else spent
 
-    def by_the_hour(self, until: float) -> Decimal:
-        """Return what the hours until then cost by its price."""
-        hours = Decimal(str(round(max(0.0, until - self.created_at)))) / 3600
+    def by_the_hour(self, until: float, since: float = 0.0) -> Decimal:
+        """Return what the hours until then cost by its price; those from ``since`` on."""
+        seconds = max(0.0, until - max(since, self.created_at))
+        hours = Decimal(str(round(seconds))) / 3600
         return sum((price.usd * hours for price in self.prices), ZERO).quantize(budgets.CENT_PARTS)
 
     @property
@@ -190,4 +192,27 @@ def month(store: Store, moment: float, cap: Decimal | None, without: str = "") -
 
 
 def _holds(store: Store, start: float, end: float | None) -> Iterator[Hold]:
-    return (charge.hold for charge in created(store, start, end))
+    for charge in created(store, start, end):
+        if not _by_the_month(charge, start, end):
+            yield charge.hold
+    rows = store.query(
+        "SELECT * FROM charges WHERE substr(name, 1, ?1) = ?2 AND (?4 IS NULL OR created_at < ?4)"
+        " AND (ended_at IS NULL OR ended_at >= ?3)",
+        (len(DEPLOYMENT), DEPLOYMENT, start, end),
+    )
+    for charge in map(_charge, rows):
+        if _by_the_month(charge, start, end):
+            yield charge.hold.model_copy(update={"usd": _of_month(charge, start, end)})
+
+
+def _by_the_month(charge: Charge, start: float, end: float | None) -> bool:
+    """Return True for a deployment that goes over the end of a month: each has its own hours."""
+    if not charge.name.startswith(DEPLOYMENT) or not charge.prices:
+        return False
+    last = charge.ended_at or time.time()
+    return charge.created_at < start or (end is not None and last >= end)
+
+
+def _of_month(charge: Charge, start: float, end: float | None) -> Decimal:
+    until = min(charge.ended_at or time.time(), end or LATEST)
+    return charge.by_the_hour(until, since=start)

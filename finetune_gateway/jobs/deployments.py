@@ -97,7 +97,63 @@ def answers(job: Job, name: str, seconds: float = STARTING) -> bool:
             time.sleep(PAUSE)
 
 
-# -- by a plug-in: each job has one, and what it costs is a charge ---------------------------
+# -- what it costs, by the hour, from the moment on that it is asked for ---------------------
+
+
+@contextmanager
+def charged(
+    job: Job, hour: Price | None, cap: Decimal | None, name: str | None = None
+) -> Iterator[Charge]:
+    """Yield the charge of a deployment: that of an earlier call, if it goes on. It is settled at
+    once if nothing was made. ``name``: where a job may have several. Raises BudgetError if the
+    month has no room for its first hour."""
+    there = {one.id for one in charges.unsettled(job.store, _charge_name(job, name))}
+    charge = _charge(job, hour, cap, name)
+    try:
+        yield charge
+    except GatewayError as exc:
+        if not (isinstance(exc, BackendError) and exc.maybe_applied) and charge.id not in there:
+            charges.settle(job.store, charge.id, Decimal(0), "nothing was made")
+        raise
+
+
+def settle(job: Job, name: str | None = None) -> None:
+    """Commit what a deployment has cost until now: it has ended."""
+    for charge in charges.unsettled(job.store, _charge_name(job, name)):
+        now = time.time()
+        hours = f"{(now - charge.created_at) / 3600:.2f} hours"
+        rows = ", ".join(f"${price.usd} ({price.source})" for price in charge.prices)
+        spent = charge.by_the_hour(now) if charge.prices else None
+        basis = f"{hours} x {rows}" if rows else f"{hours}; no price is known"
+        charges.settle(job.store, charge.id, spent, basis)
+
+
+def _charge_name(job: Job, name: str | None = None) -> str:
+    return f"{DEPLOYMENT}{job.id}" + (f"/{name}" if name not in (None, job.id) else "")
+
+
+def _charge(job: Job, hour: Price | None, cap: Decimal | None, name: str | None = None) -> Charge:
+    title, usd = _charge_name(job, name), hour.usd if hour else None
+    charge = Charge(
+        id=charges.new_id(),
+        created_at=time.time(),
+        name=title,
+        backend=job.record.display_name,
+        host=job.record.host,
+        model=model_of(job),
+        cost=None if usd is None else Range[Decimal](low=usd, expected=usd, high=usd),
+        prices=(hour,) if hour else (),
+        reserved_usd=usd or Decimal(0),
+    )
+
+    def missing(taken: Decimal) -> list[Charge]:
+        return [] if charges.unsettled(job.store, title) else [charge]
+
+    charges.reserve_all(job.store, title, cap, missing)
+    return charges.unsettled(job.store, title)[0]
+
+
+# -- by a plug-in: each job has one ----------------------------------------------------------
 
 
 def by_backend(backend: Backend) -> bool:
@@ -151,56 +207,27 @@ def make(
     if most is not None and (hour is None or hour.usd > most):
         costs = "is not known" if hour is None else f"is {hour.usd} USD"
         raise BudgetError(f"What an hour of it costs {costs}; at most {most} was to be spent.")
-    charge = _charge(job, hour, cap)
     known = {"name": named, "usd_per_hour": None if hour is None else f"{hour.usd:f}"}
-    try:
-        with kept(job, {**known, "made_at": charge.created_at}):
+    with charged(job, hour, cap) as charge:
+        known["made_at"] = charge.created_at
+        with kept(job, known):
             asked = backend.deploy(handle, named)
-    except GatewayError as exc:
-        if not (isinstance(exc, BackendError) and exc.maybe_applied) and "made_at" not in before:
-            charges.settle(job.store, charge.id, Decimal(0), "nothing was made")
-        raise
-    keep(job, {**known, "made_at": charge.created_at, "model": asked})
+    keep(job, {**known, "model": asked})
     return named
-
-
-def _charge(job: Job, hour: Price | None, cap: Decimal | None) -> Charge:
-    """Return the charge of the job's deployment: that of an earlier call, if it goes on."""
-    for charge in charges.unsettled(job.store, f"{DEPLOYMENT}{job.id}"):
-        return charge
-    usd = hour.usd if hour else None
-    charge = Charge(
-        id=charges.new_id(),
-        created_at=time.time(),
-        name=f"{DEPLOYMENT}{job.id}",
-        backend=job.record.display_name,
-        host=job.record.host,
-        model=model_of(job),
-        cost=None if usd is None else Range[Decimal](low=usd, expected=usd, high=usd),
-        prices=(hour,) if hour else (),
-        reserved_usd=usd or Decimal(0),
-    )
-    charges.reserve(job.store, charge, cap)
-    return charge
 
 
 def end(job: Job) -> bool:
     """End the deployment that ``make`` has made; its model stays. Return False if the host had none
     any more. Raises NotFoundError if the gateway knows of none."""
-    known = details(job)
-    if "made_at" not in known:
+    known, going_on = details(job), charges.unsettled(job.store, _charge_name(job))
+    if "made_at" not in known and not going_on:  # the latter alone after a kill in between
         raise NotFoundError(
             f"{job.id} has no deployment that was made here.", hint=f"See: ftg status {job.id}"
         )
-    there = job.backend.end_deployment(_trained(job), known["name"])
-    for charge in charges.unsettled(job.store, f"{DEPLOYMENT}{job.id}"):
-        now = time.time()
-        hours = f"{(now - charge.created_at) / 3600:.2f} hours"
-        rows = ", ".join(f"${price.usd} ({price.source})" for price in charge.prices)
-        spent = charge.by_the_hour(now) if charge.prices else None
-        basis = f"{hours} x {rows}" if rows else f"{hours}; no price is known"
-        charges.settle(job.store, charge.id, spent, basis)
-    forget(job, f"{BY_FTG} {job.id}")
+    there = job.backend.end_deployment(_trained(job), known.get("name") or job.id)
+    settle(job)
+    if job.record.handle is not None:
+        forget(job, f"{BY_FTG} {job.id}")
     return there
 
 

@@ -127,6 +127,11 @@ def _fill(
     report: Report,
 ) -> None:
     part = folder.with_name(f".{folder.name}.part")
+    if part.is_symlink() or (part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists()):
+        raise SpecError(
+            f"{visible(str(part))} is there, and not of a download: nothing was written.",
+            hint="Name another folder: --to FOLDER",
+        )
     (files.folder if private else _folder)(part)
     with files.locking(part / LOCK):
         if _holds(folder, wanted):  # another process has had the lock

@@ -194,8 +194,9 @@ def _charge_line(charge: Charge) -> Line:
     cost, price = charge.cost, next(iter(charge.prices), None)
     reserved = "not ended: reserved until it is settled from the requests that were written down"
     if charge.name.startswith(DEPLOYMENT):
-        job = charge.name.removeprefix(DEPLOYMENT)
-        reserved = f"it goes on, and costs by the hour, until: ftg deploy {job} --delete"
+        job, _, name = charge.name.removeprefix(DEPLOYMENT).partition("/")
+        end = f"ftg deploy {job} --delete{f' --name {name}' if name else ''}"
+        reserved = f"it goes on, and costs by the hour, until: {end}"
     return Line(
         date=datetime.fromtimestamp(charge.created_at, UTC).date(),
         job_id=charge.name or charge.id,

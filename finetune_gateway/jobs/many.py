@@ -233,7 +233,9 @@ def _ask_for_list(group: Group, sent: list[Job]) -> tuple[list[Job], list[Job]]:
     changed = {job: shown[job] for job in shown if news[job]}
     still = [job for job in shown if news[job] is False]
     unlisted = [job for job in sent if news.get(job) is None]
-    return _worth_a_poll(changed, hosted=group.hosted) + _overdue(still), unlisted
+    further = [job for job in still if _is_further(job.record, shown[job])][:MOVES]
+    overdue = _overdue([job for job in still if job not in further])
+    return _worth_a_poll(changed, hosted=group.hosted) + further + overdue, unlisted
 
 
 def _worth_a_poll(changed: dict[Job, Snapshot], *, hosted: bool) -> list[Job]:
@@ -253,7 +255,8 @@ def _worth_a_poll(changed: dict[Job, Snapshot], *, hosted: bool) -> list[Job]:
 def _take_its_word(job: Job, listed: Snapshot) -> None:
     """Store the status of a list. What else a poll brings comes with the next poll of the job."""
     cursor, resumes = job.record.cursor, job.record.resumes
-    listed = listed.model_copy(update={"cursor": cursor})
+    progress = job.record.progress if listed.progress is None else listed.progress
+    listed = listed.model_copy(update={"cursor": cursor, "progress": progress})
     job.record = job.store.apply(job.id, listed, cursor, resumes)
 
 
@@ -268,6 +271,14 @@ def _has_changed(record: JobRecord, listed: Snapshot) -> bool | None:
     if later(record.status, listed.status) is not listed.status:
         return False  # an older answer than the stored one
     return (listed.status, listed.phase) != (record.status, record.phase)
+
+
+def _is_further(record: JobRecord, listed: Snapshot) -> bool:
+    """Return True for a job that has gone on in its state by a figure that the list tells."""
+    told = {name: getattr(listed, name) for name in ("progress", "place_in_line", "cost_usd")}
+    known = {name: value for name, value in told.items() if value is not None}
+    same_state = (listed.status, listed.phase) == (record.status, record.phase)
+    return same_state and any(getattr(record, name) != value for name, value in known.items())
 
 
 def _overdue(still: list[Job]) -> list[Job]:

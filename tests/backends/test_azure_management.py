@@ -7,6 +7,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -313,13 +314,17 @@ def test_a_job_is_deployed_asked_and_ended(job: Job, ftg: Ftg, signed_in: AzureM
         "subscription": SUBSCRIPTION, "resource_group": GROUP, "account": RESOURCE,
         "name": job.id, "sku": "Standard", "capacity": 1,
     }  # fmt: skip
+    # What it costs is counted from its first hour on, and only as long as it is there.
+    assert Gateway().budget().reserved_usd == Decimal("1.70")
     # Where it is was kept: ending it needs no more options, and so does another one.
     asked = ftg("deploy", job.id, "--delete")
     assert asked.returncode == 4 and "Nothing was done" in asked.stderr
     assert signed_in.deployments != {}  # nor without a yes
     ended = ftg("deploy", job.id, "--delete", "--yes", "--quiet")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{job.id}\n", "")
-    assert signed_in.deployments == {}
+    assert signed_in.deployments == {} and Gateway().budget().reserved_usd == 0
+    (cost,) = Gateway().costs().charges
+    assert cost.job_id == f"deployment:{job.id}" and "hours x $1.70" in cost.basis
     refused = ftg("chat", job.id, "Hello")
     assert refused.returncode == NotFoundError.exit_code and "not deployed" in refused.stderr
     assert f"--deployment-name {job.id}" in " ".join(refused.stderr.split())

@@ -108,11 +108,14 @@ def test_a_place_of_the_user_is_left_alone(home: Path, tmp_path: Path) -> None:
     handle(backend).download(folder)
     (folder / "adapter_config.json").write_text("{}")
     before = backend.asked.copy()
-    for place in ("mine", "file", "link", "model"):
+    (tmp_path / ".fresh.part").mkdir()
+    (tmp_path / ".fresh.part" / "notes.txt").write_text("mine")
+    for place in ("mine", "file", "link", "model", "fresh"):
         with pytest.raises(SpecError, match="nothing was written"):
             handle(backend).download(tmp_path / place)
     assert backend.asked == before and (folder / "adapter_config.json").read_text() == "{}"
-    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+    parts = [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+    assert [path.name for part in parts for path in part.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
