@@ -94,8 +94,11 @@ $(VENV)/.local: $(VENV)/.torch $(INPUTS)
 	@touch $@
 
 # What tests need includes what the demo needs.
+# together wants an older rich and filelock than those that are tested here, and works with these: of
+# what it needs only its two small packages are added, for the tests of docs/example-together.
 $(VENV)/.dev: $(VENV)/.torch $(INPUTS)
 	@$(PIP) -e ".[dev]" -c constraints.txt
+	@$(PIP) --no-deps together distro detect-agent -c constraints.txt
 	@touch $(VENV)/.local $@
 
 $(VENV)/.fuzz: $(VENV)/.dev
