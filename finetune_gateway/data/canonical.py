@@ -86,8 +86,10 @@ def _made(reader: Reader, row_format: Format) -> Json:
     format itself has none."""
     made = row_format.reader(reader)
     given = [key for key in SYSTEM_KEYS if key in reader.row]
-    if given and reader.used.isdisjoint(given) and isinstance(made.get("messages"), list):
-        made["messages"] = reader.with_system(made["messages"])
+    holder: Any = made.get("input") if row_format.kind == "preference" else made
+    messages = holder.get("messages") if isinstance(holder, dict) else None
+    if given and reader.used.isdisjoint(given) and isinstance(messages, list):
+        holder["messages"] = reader.with_system(messages)
     if reader.marked and row_format.kind == "preference":
         for message in (*made["input"]["messages"], *made["preferred_output"],
                         *made["non_preferred_output"]):  # fmt: skip

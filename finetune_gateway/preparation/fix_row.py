@@ -73,7 +73,7 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     """Return the fixed row and the changes; the row itself if there are none. Its format is noted
     in ``seen``."""
     fixed, changes = copy.deepcopy(row), list[Change]()
-    changes += _remove_nulls(fixed, TOOL_KEYS, "")
+    changes += _without_nulls(fixed)
     changes += _read_lists(fixed)
     changes += _fix_tools(fixed)
     changes += _fix_label(fixed)
@@ -210,6 +210,17 @@ def _fix_result(message: Json, path: str) -> Iterator[Change]:
 def _is_text_part(part: Any) -> bool:
     is_text = isinstance(part, dict) and part.get("type") == "text" and len(part) == 2
     return is_text and isinstance(part.get("text"), str)
+
+
+def _without_nulls(row: Json) -> list[Change]:
+    """Remove keys of tools that are null, unless the row is of another format without them."""
+    rest = dict(row)
+    changes = list(_remove_nulls(rest, TOOL_KEYS, ""))
+    if not changes or format_of(rest) is not format_of(row):
+        return []
+    for change in changes:
+        del row[change.path]
+    return changes
 
 
 def _remove_nulls(value: Json, keys: frozenset[str], prefix: str) -> Iterator[Change]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.rule_sets import LOCAL, OPENAI
 
@@ -29,6 +29,8 @@ from finetune_gateway.preparation.fix_row import fix_row
 from finetune_gateway.validation.rows.formats import row_defects
 
 Json = dict[str, Any]
+
+FEWER = settings() if settings().max_examples > 1000 else settings(max_examples=40)
 
 # -- rows --------------------------------------------------------------------------------------
 
@@ -330,6 +332,7 @@ def errors_of(row: Json) -> set[tuple[str, str]]:
     }
 
 
+@FEWER
 @given(
     st.sampled_from(("chat", "pair", "kto", "text")).flatmap(lambda kind: rows(kind, False)),
     st.sampled_from(sorted(TARGETS)),

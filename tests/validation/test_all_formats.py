@@ -88,6 +88,13 @@ BARE = {"type": "function", "name": "lamp", "parameters": None}
 CALLED = {"type": "function_call", "call_id": "c1", "name": "lamp", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "off"}
 SAID = {"type": "message", "role": "assistant", "content": "Yes."}
+VERTEX_PAIR: Json = {
+    "contents": [{"role": "user", "parts": [{"text": "Is it dark?"}]}],
+    "completions": [
+        {"score": score, "completion": {"role": "model", "parts": [{"text": text}]}}
+        for score, text in ((1.0, "Yes."), (0.0, "No."))
+    ],
+}
 LAMP_CALL = {"type": "function", "function": {"name": "lamp", "arguments": "{}"}}
 
 
@@ -105,6 +112,7 @@ LINE = {
 @example([{"messages": COHERE, "mood": "calm"}])
 @example([{**IDEAL, "tools": TOOLS}])
 @example([{**IDEAL, "tools": "[]"}])
+@example([{"query": "Hi", "tools": None, "answers": '[{"name": "find", "arguments": {}}]'}])
 @example([{"input": IDEAL["input"] + [CALLED, RESULT, SAID], "tools": [BARE]}])
 def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
     """For no backend; and rows that were right have their tokens still."""
@@ -141,6 +149,7 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
 )
 @example({**LINE, "tools": "[]"})
 @example({**LINE, "input": "Hi", "tools": "[]"})
+@example({**VERTEX_PAIR, "system": "You are a helpful engineer and you are brief."})
 @example({"input": [*IDEAL["input"], CALLED, {**RESULT, "call_id": ""}, SAID], "tools": [BARE]})
 @example(
     {

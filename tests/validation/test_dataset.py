@@ -546,7 +546,7 @@ def test_half_a_surrogate_pair_in_a_word_is_refused_at_its_line(
 def test_several_processes_see_what_one_does(
     look: Callable[..., Analysis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows with copies of them, read and compared by three processes and by one; the progress is
+    """Rows with copies of them, read and compared by two processes and by one; the progress is
     of the whole."""
     rows = good(60)
     for more in (", please?", " (1)?", " (2)?"):
@@ -556,7 +556,7 @@ def test_several_processes_see_what_one_does(
     monkeypatch.setattr(parallel, "count_processors", lambda: 1)
     alone = look(rows)
     monkeypatch.setattr(near_duplicates, "MANY_ROWS", 1)
-    monkeypatch.setattr(parallel, "count_processors", lambda: 3)
+    monkeypatch.setattr(parallel, "count_processors", lambda: 2)
     done: list[float] = []
     several = look(rows, on_progress=lambda at, of: done.append(at / of))
     assert several == alone and several.figures["rows"] == len(rows)

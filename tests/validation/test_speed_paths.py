@@ -357,7 +357,7 @@ def test_a_file_is_split_whatever_stands_before_its_first_row(
     path = tmp_path / "rows.jsonl"
     path.write_bytes(before + "\n".join([*rows(100), '{"text": "other"}']).encode())
     split = splits(monkeypatch)
-    several, one = both_ways(path, monkeypatch)
+    several, one = both_ways(path, monkeypatch, processes=2)
     assert several == one and split == [split_up, False]
     (mixed,) = [finding for finding in one.findings if finding.code == "mixed_formats"]
     assert f"but line {1 + before.count(10)} in openai-chat" in mixed.message
@@ -634,7 +634,6 @@ def test_plain_rows_are_compared_as_all_rows_are(rows: list[list[str]], near: bo
     assert found[0] == found[1] and len(rows) in [one.line for one in found[0]]
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS | st.text(max_size=6), max_size=8), st.randoms(use_true_random=False))
 def test_repeats_are_those_of_the_same_texts(texts: list[str], chance: random.Random) -> None:
     """Rows with one text, or equal apart from case and spaces, are found, and no others, as by
