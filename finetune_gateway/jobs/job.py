@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
 from finetune_gateway.renderers import Pictured, renderer
-from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed, Stop
+from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed, Stop
 from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
@@ -51,7 +50,7 @@ class Job(Pictured):
         self._load = load
         self._submitter = submitter
         self.trouble: GatewayError | None = None  # why the last poll of a wait told nothing
-        self.running: Future[Any] | None = None  # a call of a wait that had ended before it
+        self.running: Call[Any] | None = None  # a call of a wait that had ended before it
 
     @cached_property
     def backend(self) -> Backend:

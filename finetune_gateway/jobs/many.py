@@ -64,11 +64,6 @@ class Group:
     def hosted(self) -> bool:
         return self.limits.hosted
 
-    def close(self) -> None:
-        """Close the connections of this thread to the stores of its jobs."""
-        for store in {job.store for job in self.jobs}:
-            store.close()
-
     def show_waiting(self, unsent: list[Job]) -> None:
         """Let other processes see that we wait for the first of these jobs, and for no other."""
         with self._lock:

@@ -22,8 +22,6 @@ class Group(Protocol):
     @property
     def hosted(self) -> bool: ...
 
-    def close(self) -> None: ...
-
 
 G = TypeVar("G", bound=Group)
 A = TypeVar("A")
@@ -120,11 +118,7 @@ class Passes(Generic[G, A]):
 
     def _ask_beside(self, group: G) -> None:
         try:
-            try:
-                answer = self.ask(group, self.deadline)
-            finally:
-                group.close()
-            self.answers.put((group, answer))
+            self.answers.put((group, self.ask(group, self.deadline)))
         except BaseException as exc:  # raised again in the caller's thread
             self.answers.put((group, exc))
 

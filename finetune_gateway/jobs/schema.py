@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.settings import files
+from finetune_gateway.settings.connections import Connection
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
 
@@ -231,7 +232,7 @@ def m017_quote(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN quote_usd TEXT")
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened
         files.make_private(path)  # its -wal and -shm get the mode of the database
@@ -245,7 +246,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def connect_read_only(path: Path) -> sqlite3.Connection:
+def connect_read_only(path: Path) -> Connection:
     """Open the database of a home that cannot be written, and write nothing beside it either. One
     of an earlier version is copied into memory, where it gets the newest tables. Raises StoreError
     if it is newer than we are, or if there are commits in a -wal that cannot be read."""
@@ -283,9 +284,16 @@ def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _open(name: str) -> sqlite3.Connection:
-    """Open a database by its path or its URI."""
-    db = sqlite3.connect(name, timeout=30, isolation_level=None, uri=name.startswith("file:"))
+def _open(name: str) -> Connection:
+    """Open a database by its path or its URI. ``Connections`` lends it to one thread at a time."""
+    db = sqlite3.connect(
+        name,
+        timeout=30,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=Connection,
+        uri=name.startswith("file:"),
+    )
     db.row_factory = sqlite3.Row
     return db
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -34,6 +33,7 @@ from finetune_gateway.jobs.records import (
 )
 from finetune_gateway.settings import files
 from finetune_gateway.settings.client_options import closed
+from finetune_gateway.settings.connections import Connection, Connections, Rows
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import clean, encodable
 
@@ -48,7 +48,9 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self.read_only = settings.read_only
         self.settings = settings if self.read_only else settings.create()
-        self._local = threading.local()
+        self._connections = Connections(
+            str(self.settings.database.absolute()), self._connect, self._state
+        )
         self._ended = False
         self._file: tuple[int, int] | None = None  # which file it is, by device and inode
 
@@ -363,70 +365,58 @@ class Store:
     def _lock_file(self, job_id: str) -> Path:
         return self.settings.locks / f"{job_id}.submit"
 
-    def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def query(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
         # A name on the command line may be bytes that are no text.
         values = tuple(encodable(one) if isinstance(one, str) else one for one in values)
         with _in_words(self.settings.database):
-            return self._db().execute(sql, values)
+            self._require_same_file()
+            with self._connections.lent() as db:
+                return Rows(db.execute(sql, values).fetchall())
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit everything or nothing. BEGIN IMMEDIATE takes the write lock at once."""
+        """Commit everything or nothing, one thread at a time."""
         self.settings.require_writable()
         with _in_words(self.settings.database):
-            db = self._db()
-            if db.in_transaction:  # Ctrl-C has left one behind, between two lines
-                db.execute("ROLLBACK")
-            try:
-                db.execute("BEGIN IMMEDIATE")
+            self._require_same_file()
+            with self._connections.transaction() as db:
                 yield db
-                db.execute("COMMIT")
-            except BaseException:
-                # A full disk may have rolled back already.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        db = getattr(self._local, "db", None)
-        if db is not None:
-            db.close()
-            self._local.db = None
+        """Close the connections that no thread uses now."""
+        self._connections.close()
 
     def end_use(self) -> None:
-        """Close the connections of all threads: nothing is read or written by this object again.
-        Raises SpecError, as every call does from then on, in threads that are at it."""
+        """Close the connections: nothing is read or written by this object again. Raises SpecError,
+        as every call does from then on, in threads that are at it."""
         self._ended = True
-        self._local = threading.local()  # the connections go with it
+        self._connections.end()
 
-    def _db(self) -> sqlite3.Connection:
+    def _require_same_file(self) -> None:
+        """Raise SpecError once this is closed, StoreError for another file than that of before."""
         if self._ended:
             raise closed()
-        if self.read_only:
-            return self._read_only_db()
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if self._file not in (None, self._identity()):
+        if not self.read_only and self._file not in (None, self._identity()):
             raise StoreError(
                 f"The store {self.settings.database} was deleted or replaced while it was in use.",
                 hint="Put it back, or start again with the one that is there now. Until then "
                 "nothing is sent.",
             )
-        if db is None:
-            db = schema.connect(self.settings.database)
-            self._local.db, self._file = db, self._file or self._identity()
+
+    def _connect(self) -> Connection:
+        if self.read_only:
+            return schema.connect_read_only(self.settings.database)
+        db = schema.connect(self.settings.database)
+        self._file = self._file or self._identity()
         return db
 
-    def _read_only_db(self) -> sqlite3.Connection:
-        """Open it again when it has changed: SQLite takes for granted that it does not."""
+    def _state(self) -> tuple[int, ...]:
+        """Return what has to be the same for a connection to be used again: of a file that cannot
+        be written its content too, for SQLite takes for granted that it does not change."""
+        if not self.read_only:
+            return self._file or ()
         found = os.stat(self.settings.database)
-        state = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-        if getattr(self._local, "state", None) != state:
-            self.close()
-            self._local.db = schema.connect_read_only(self.settings.database)
-            self._local.state = state
-        db: sqlite3.Connection = self._local.db
-        return db
+        return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
     def _identity(self) -> tuple[int, int]:
         """Return which file it is, by device and inode: SQLite goes on with a deleted one."""

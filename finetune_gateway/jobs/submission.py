@@ -396,9 +396,10 @@ class Submitter:
                 raise
             if refused or (first and unreachable):
                 self.store.fail(record.id, str(exc))
-                # The host may have deleted a file that we remember: upload it again next time.
-                scope = uploads.scope_of(now, backend)
-                uploads.forget(self.store, scope, now.train, now.validation)
+                if now.step == "creating":
+                    # The host may have deleted a file that we remember: upload it again next time.
+                    scope = uploads.scope_of(now, backend)
+                    uploads.forget(self.store, scope, now.train, now.validation)
                 raise
             self._go_on_later(now, exc, backend)
         except BaseException as exc:

@@ -6,7 +6,6 @@ waits for holds up nobody, and is not sent for others.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +93,7 @@ def awaiting(store: Store, job_id: str) -> Iterator[Callable[[], None]]:
         yield show
     finally:
         for descriptor in held:
-            os.close(descriptor)
+            files.unlock(descriptor)
 
 
 def _wait_lock(store: Store, job_id: str) -> Path:

@@ -6,11 +6,11 @@ end: it goes on in a thread, and the next wait for the job begins with it.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -29,7 +29,7 @@ from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed
+from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import visible
 
@@ -42,7 +42,7 @@ class Job(Protocol):
 
     record: JobRecord
     trouble: GatewayError | None
-    running: Future[Any] | None
+    running: Call[Any] | None
 
     @property
     def id(self) -> str: ...
@@ -127,17 +127,11 @@ def in_time(job: J, deadline: Deadline, function: Callable[[J], T]) -> T:
     """
     if not deadline.bounded:
         return function(job)
-    if job.running is not None:
+    if job.running is not None and job.running.process == os.getpid():
         deadline.join(job.running)
     twin = copy(job)
 
-    def call() -> T:
-        try:
-            return function(twin)
-        finally:
-            twin.store.close()  # the connection of this thread
-
-    running = job.running = deadline.begin(call)
+    running = job.running = deadline.begin(lambda: function(twin))
     deadline.join(running)
     job.running, job.record = None, twin.record
     value: T = running.result()

@@ -6,6 +6,7 @@ Without any of these, keys and proxies are those of the environment.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -65,6 +66,7 @@ class ClientOptions:
     timeout: float | None = None  # seconds
     name: str = ""
     ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    process: int = field(default_factory=os.getpid, repr=False, compare=False)
 
     def checked(self, names: Collection[str]) -> Self:
         """Return self. Raises SpecError for what can be none of these, without showing a key.

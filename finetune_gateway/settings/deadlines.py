@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,14 @@ class Stop(Protocol):
 
 class DeadlinePassed(Exception):
     """A call has not ended before the end of the wait for it."""
+
+
+class Call(Future[T]):
+    """A call in a thread of its own, which a fork of the process does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = os.getpid()
 
 
 class Deadline:
@@ -84,10 +93,10 @@ class Deadline:
             else:  # woken at once by an event; a token that does not wake is looked at
                 self.stop.wait(min(left, 5 * TICK_SECONDS))
 
-    def begin(self, function: Callable[[], T]) -> Future[T]:
+    def begin(self, function: Callable[[], T]) -> Call[T]:
         """Call a function in a thread, and return what ``join`` waits for. What it reads from hosts
         ends with this wait."""
-        future: Future[T] = Future()
+        future: Call[T] = Call()
         context = copy_context()
         context.run(_end_of_reads.set, self.end_of_call())
 

@@ -169,11 +169,14 @@ def sync(path: Path) -> None:
 # -- locks -----------------------------------------------------------------------------------
 
 
-def try_lock(path: Path) -> int | None:
-    """Lock a file without waiting and return its descriptor; None if another holds the lock.
+_held: set[int] = set()  # the descriptors of the locks of this process
 
-    Close the descriptor to release the lock. A child that inherits the descriptor (``pass_fds``)
-    holds the lock too.
+
+def try_lock(path: Path) -> int | None:
+    """Lock a file without waiting and return its descriptor, for ``unlock``; None if another holds
+    the lock.
+
+    A program that inherits the descriptor (``pass_fds``) holds the lock too. A fork does not.
     """
     descriptor = open_private(path, os.O_RDWR)
     try:
@@ -184,7 +187,25 @@ def try_lock(path: Path) -> int | None:
     except OSError:
         os.close(descriptor)
         raise
+    _held.add(descriptor)
     return descriptor
+
+
+def unlock(descriptor: int) -> None:
+    """Release a lock. In a fork, that of its parent stays as it is."""
+    if descriptor in _held:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _leave_locks() -> None:
+    """Leave a parent its locks: its fork would hold them too, and for longer."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 def is_locked(path: Path) -> bool:
@@ -211,18 +232,19 @@ def try_locking(path: Path) -> Iterator[bool]:
         yield descriptor is not None
     finally:
         if descriptor is not None:
-            os.close(descriptor)
+            unlock(descriptor)
 
 
 @contextmanager
 def locking(path: Path) -> Iterator[None]:
     """Hold the lock; wait for it as long as it takes."""
     descriptor = open_private(path, os.O_RDWR)
+    _held.add(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        unlock(descriptor)
 
 
 @contextmanager
@@ -357,6 +379,7 @@ def open_private_folder(parent: Path, locks: Path, name: str) -> tuple[Path, int
     folder = parent / f".{name}-{os.urandom(6).hex()}"
     # Before there is a folder to remove.
     lock = open_private(lock_of(folder, locks), os.O_RDWR)
+    _held.add(lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder.mkdir(PRIVATE_FOLDER)
@@ -369,7 +392,7 @@ def open_private_folder(parent: Path, locks: Path, name: str) -> tuple[Path, int
 def remove_private_folder(folder: Path, locks: Path, lock: int) -> None:
     """Remove a folder of ``open_private_folder`` and its lock."""
     _remove_folder(folder, locks)
-    os.close(lock)
+    unlock(lock)
 
 
 def left_folders(parent: Path, locks: Path, name: str) -> list[Path]:

@@ -43,7 +43,7 @@ def _drop_removed() -> None:
         if key[0] == os.getpid() and not folder.is_dir():
             del _own[key]
             atexit.unregister(_closers.pop(folder))
-            os.close(lock)
+            files.unlock(lock)
 
 
 def _open(spool: Path) -> tuple[Path, int]:

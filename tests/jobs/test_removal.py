@@ -23,7 +23,7 @@ import finetune_gateway as gateway
 from finetune_gateway import FakeBackend, Gateway, Job, OpenAIBackend
 from finetune_gateway.errors import BackendError, JobRemoved, SpecError
 from finetune_gateway.events import Event, JobStatus, Result, Snapshot
-from finetune_gateway.jobs import removal
+from finetune_gateway.jobs import removal, schema
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports.machine_checks import check_machine
 from finetune_gateway.settings.home import Settings
@@ -91,11 +91,13 @@ def hosted(provider: Provider, data: Any, **options: Any) -> Job:
 def leave_free_pages(store: Store) -> None:
     """Leave the word in pages that are in no use, as a SQLite does that does not overwrite what it
     deletes; builds of it differ in that."""
-    db = store.query("PRAGMA secure_delete = OFF").connection
+    db = schema.connect(store.settings.database)
+    db.execute("PRAGMA secure_delete = OFF")
     db.execute("CREATE TABLE gone (text TEXT)")
     db.executemany("INSERT INTO gone VALUES (?)", [(CANARY * 100,)] * 100)
     db.execute("DROP TABLE gone")
     db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    db.close()
 
 
 def money(g: Gateway) -> list[Json]:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from support.provider import Provider
 from support.rows import chat_rows
 
-from finetune_gateway import Gateway, OpenAIBackend
+from finetune_gateway import (
+    BackendError,
+    FakeBackend,
+    Gateway,
+    JobNotFinished,
+    OpenAIBackend,
+    StoreError,
+)
+from finetune_gateway.events import Snapshot
+from finetune_gateway.settings import connections
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks, threads
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 FILE = "POST /files"
@@ -63,3 +79,182 @@ def test_an_upload_that_fails_is_made_by_the_next(home: Path, provider: Provider
         submits = [pool.submit(Gateway().submit, chat_rows(20), seed=n, **given) for n in range(4)]
     assert sum(one.exception() is not None for one in submits) == 1
     assert len(provider.jobs) == 3 and provider.posts["/files"] == 2
+
+
+# -- the store -----------------------------------------------------------------------------
+
+
+def descriptors_of(path: Path) -> int:
+    """Return how often this process has a file open."""
+    found, count = path.stat(), 0
+    for name in os.listdir("/dev/fd"):
+        try:
+            status = os.fstat(int(name))
+        except OSError:  # that of the listing
+            continue
+        count += (status.st_dev, status.st_ino) == (found.st_dev, found.st_ino)
+    return count
+
+
+def test_threads_share_a_few_connections(home: Path, train_file: Path) -> None:
+    """A thread that has asked holds none: with 32 of them that live there are at most four."""
+    gateway, count = Gateway(), 32
+    gateway.submit(train_file, model="m", backend="fake")
+    asked, end = threading.Barrier(count + 1), threading.Event()
+
+    def ask() -> int:
+        jobs = len(gateway.jobs())
+        asked.wait()
+        end.wait(60)
+        return jobs
+
+    with ThreadPoolExecutor(count) as pool:
+        counts = [pool.submit(ask) for _ in range(count)]
+        asked.wait()
+        opened = descriptors_of(gateway.settings.database)
+        end.set()
+        assert [one.result() for one in counts] == [1] * count
+    assert opened <= 4
+    gateway.store.close()
+    assert descriptors_of(gateway.settings.database) == 0
+
+
+# -- forks ---------------------------------------------------------------------------------
+
+
+def fork(function: Callable[[], object]) -> Callable[[], None]:
+    """Call a function in a fork; return what waits for it, and fails as it did."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+            os.write(write, b"done")
+        except BaseException:
+            os.write(write, traceback.format_exc().encode()[-4000:])
+        os._exit(0)
+    os.close(write)
+
+    def end() -> None:
+        os.waitpid(child, 0)
+        with os.fdopen(read, "rb") as report:
+            said = report.read().decode()
+        assert said == "done", said
+
+    return end
+
+
+def test_a_fork_opens_the_store_anew(home: Path, train_file: Path) -> None:
+    """What it commits stays, though its parent closes the store meanwhile: the locks that SQLite
+    remembers are those of the parent."""
+    gateway = Gateway()
+    gateway.submit(train_file, model="m", backend="fake")
+    ours, theirs = socket.socketpair()
+
+    def submit() -> None:
+        assert len(gateway.jobs()) == 1
+        theirs.send(b"opened")
+        theirs.recv(9)
+        gateway.submit(train_file, model="m", backend="fake", seed=1)
+
+    with ours, theirs:
+        end = fork(submit)
+        ours.recv(9)
+        gateway.store.close()
+        ours.send(b"closed")
+        end()
+    assert len(Gateway().jobs()) == 2
+    assert Gateway().store.query("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_a_fork_in_a_transaction_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that does not give its connection back in time: the fork uses this store no more,
+    and says why; its parent goes on."""
+    monkeypatch.setattr(connections, "FORK_SECONDS", 0.05)
+    gateway, begun, finish = Gateway(), threading.Event(), threading.Event()
+    assert gateway.jobs() == []
+
+    def write() -> None:
+        with gateway.store.transaction():
+            begun.set()
+            finish.wait(60)
+
+    def refused() -> None:
+        for one in (gateway, Gateway()):
+            with pytest.raises(StoreError, match="when this process was forked"):
+                one.jobs()
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        begun.wait()
+        end = fork(refused)
+        finish.set()
+        writer.result()
+        end()
+    assert gateway.jobs() == []
+
+
+def test_a_fork_holds_no_lock_of_its_parent(home: Path) -> None:
+    """A job that is being sent is free when its sender has ended, and not when all processes have
+    that were forked meanwhile."""
+    store = Gateway().store
+    ours, theirs = socket.socketpair()
+
+    def live() -> None:
+        theirs.send(b"forked")
+        theirs.recv(9)
+
+    with ours, theirs:
+        with store.lock("ftg-1") as mine:
+            end = fork(live)
+            assert ours.recv(9) and mine and store.is_being_sent("ftg-1")
+        free = not store.is_being_sent("ftg-1")
+        ours.send(b"end")
+        end()
+    assert free
+
+
+def test_a_fork_sends_nothing_by_a_client_of_its_parent(
+    home: Path, train_file: Path, provider: Provider
+) -> None:
+    """The connections of an http_client belong to the process that it was given in."""
+    with httpx2.Client() as client, Gateway(http_client=client) as gateway:
+        job = gateway.submit(train_file, model=MODEL, backend=wire(provider))
+        before = len(provider.requests)
+
+        def ask() -> None:
+            with pytest.raises(BackendError, match="that of another process, before a fork"):
+                job.refresh()
+
+        fork(ask)()
+        assert len(provider.requests) == before
+        assert job.wait(30).status == "succeeded"
+
+
+class Hanging(FakeBackend):
+    """A plug-in whose first poll hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.polls = 0
+        self.released = threading.Event()
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        self.polls += 1
+        if self.polls == 1:
+            self.released.wait(60)
+        return super().poll(provider_id, cursor)
+
+
+def test_a_fork_waits_for_no_thread_of_its_parent(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll that hangs there goes on there: the fork polls anew."""
+    monkeypatch.setattr("finetune_gateway.settings.deadlines.FIRST_SECONDS", 0.1)
+    backend = Hanging()
+    job = Gateway().submit(train_file, model="m", backend=backend)
+    with pytest.raises(JobNotFinished):
+        job.wait(0.02)
+    fork(lambda: job.wait(30))()
+    backend.released.set()
+    assert job.wait(30).status == "succeeded"

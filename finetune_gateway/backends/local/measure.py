@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from finetune_gateway.errors import BackendError, MissingDependency
 from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation.calibration import Calibration
 from finetune_gateway.settings import interpreter
+from finetune_gateway.settings.files import unlock
 from finetune_gateway.settings.home import Settings
 
 
@@ -38,7 +38,7 @@ def training_slot(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(slot[1])
+        unlock(slot[1])
 
 
 def measure(settings: Settings) -> Calibration:

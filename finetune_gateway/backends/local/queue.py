@@ -24,7 +24,7 @@ from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import interpreter
-from finetune_gateway.settings.files import is_locked, open_private, try_lock
+from finetune_gateway.settings.files import is_locked, open_private, try_lock, unlock
 from finetune_gateway.settings.home import Settings
 
 MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
@@ -125,7 +125,7 @@ class Queue:
             if self._needs_worker(run_id):
                 self._spawn(run_id, self._next_fence(run_id), descriptor)
         finally:
-            os.close(descriptor)
+            unlock(descriptor)
 
     def _needs_worker(self, run_id: str) -> bool:
         row = self.get(run_id)

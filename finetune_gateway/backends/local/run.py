@@ -258,7 +258,6 @@ class Run:
         def beat() -> None:
             while not ended.wait(HEARTBEAT_SECONDS):
                 self._beat()
-            self.queue.store.close()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         # A cancel that came before our pid was in the row has sent no signal: its flag counts.

@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 import weakref
+from dataclasses import dataclass
 
 import httpx2
 import openai
@@ -47,7 +48,7 @@ def shared(url: str, key: str, timeout: float, options: ClientOptions = AMBIENT)
 
     Raises what makes a client impossible: a proxy, a certificate (``wire.NOT_CONNECTABLE``).
     """
-    proxy, given = options.proxy_for(url), options.http_client
+    proxy, given = options.proxy_for(url), Given.of(options)
     name = _name(url, key, timeout, proxy, given)
     with _lock:
         client = _clients.get(name)
@@ -56,34 +57,50 @@ def shared(url: str, key: str, timeout: float, options: ClientOptions = AMBIENT)
         return client
 
 
-def _name(
-    url: str, key: str, timeout: float, proxy: Proxy | None, given: HttpClient | None
-) -> bytes:
+def _name(url: str, key: str, timeout: float, proxy: Proxy | None, given: Given | None) -> bytes:
     """Return a name for all that a client is made from; no key or password can be read from it."""
     environment = [os.environ.get(name) for name in VARIABLES]
-    parts = (url, key, timeout, environment, proxy, given and id(given))
+    parts = (url, key, timeout, environment, proxy, given and id(given.client))
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), key=_salt).digest()
+
+
+@dataclass(frozen=True)
+class Given:
+    """A client of the user's, and the process that it was given in: its connections are there."""
+
+    client: HttpClient
+    process: int
+
+    @classmethod
+    def of(cls, options: ClientOptions) -> Given | None:
+        """Return the client of a Gateway; None if it was given none."""
+        client = options.http_client
+        return None if client is None else cls(client, options.process)
 
 
 class Through(httpx2.BaseTransport):
     """Sends each request by a client of the user's, who alone closes it: its connections, proxy,
     certificates and hooks count; not its redirects and its own login."""
 
-    def __init__(self, client: HttpClient) -> None:
-        self._client = client
+    def __init__(self, given: Given) -> None:
+        self._given = given
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        if self._client.is_closed:
+        client = self._given.client
+        if client.is_closed:
             raise httpx2.ConnectError("the http_client of this Gateway is closed", request=request)
+        if self._given.process != os.getpid():
+            why = "the http_client of this Gateway is that of another process, before a fork"
+            raise httpx2.ConnectError(why, request=request)
         request.extensions.pop("trace", None)  # it would stay with a connection of the user's
-        answer: httpx2.Response = self._client.send(
+        answer: httpx2.Response = client.send(
             request, stream=True, auth=None, follow_redirects=False
         )
         return answer
 
 
 def _build(
-    url: str, key: str, timeout: float, proxy: Proxy | None, given: HttpClient | None
+    url: str, key: str, timeout: float, proxy: Proxy | None, given: Given | None
 ) -> openai.OpenAI:
     limit = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
     # Chosen here and not by httpx2, so that errors name the proxy that is on the way.
