@@ -314,13 +314,14 @@ class ModelHandle(Shown, HandleData):
         """Raise NotFoundError for a model that has no deployment to answer through."""
         if self.deploy is not None:
             job, model, deploy = self.job_id or "JOB", visible(self.model), visible(self.deploy)
-            named = "" if deploy.startswith(BY_FTG) else " --model DEPLOYMENT"
             ours = (
                 f"ftg deploy {job}, or: " if self.backend_options.get("profile") == "azure" else ""
             )
             raise NotFoundError(
                 f"Succeeded, not deployed: {model} answers only through a deployment.",
-                hint=f"To deploy it: {ours}{deploy} Then run: ftg chat {job}{named}",
+                hint=f"Run: {deploy}, then: ftg chat {job}"
+                if deploy.startswith(BY_FTG)
+                else f"To deploy it: {ours}{deploy} Then run: ftg chat {job} --model DEPLOYMENT",
             )
 
     def _answering(self) -> ChatModel:

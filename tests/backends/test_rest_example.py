@@ -18,6 +18,7 @@ from support.cli import Ftg
 from support.installed import install
 from support.paths import ROOT
 from support.rest_service import KEY, RestService
+from support.rows import chat_rows
 
 from finetune_gateway import Gateway, ModelHandle
 from finetune_gateway.backend import Backend, DataFile, TrainingSpec
@@ -151,7 +152,16 @@ def test_every_command_works_with_it(
     assert asked.returncode != 0 and f"ftg deploy {job}" in flat(asked.stderr)
     assert rest("deploy", job, "--yes").returncode == 0
     assert rest("chat", job, "Hello").stdout.strip() == "run-0001 heard: Hello"
+    held_out, guide = tmp_path / "held_out.jsonl", str(tmp_path / "behaviour.yaml")
+    held_out.write_text("".join(f"{json.dumps(row)}\n" for row in chat_rows(14)[12:]))
+    asked_of = ("--data", str(held_out), "--rows", "2", "--yes")
+    assert rest("compare", job, *asked_of).returncode == 0
+    assert rest("check", "--init", str(train_file), "-o", guide).returncode == 0
+    assert "passed" in rest("check", job, guide, *asked_of).stdout
     assert rest("deploy", job, "--delete", "--yes").returncode == 0
+    for again, code in ((("cancel", job, "--yes"), 0), (("resume", job, "--yes"), 2),
+                        (("settle", job, "--not-created"), 2), (("watch", job), 0)):  # fmt: skip
+        assert rest(*again).returncode == code, again
     assert rest("download", job, "-q").stdout.strip() == str(tmp_path / "home" / "models" / job)
     assert rest("doctor").returncode == 0
     costs = flat(rest("costs").stdout)
@@ -237,7 +247,7 @@ def test_a_deployment_by_the_gateway(rest: Ftg, service: RestService, train_file
         gateway.end_deployment(job)
 
 
-def test_a_deployment_whose_answer_is_lost_is_known(
+def test_a_deployment_whose_answer_never_came_is_known(
     rest: Ftg, service: RestService, train_file: Path
 ) -> None:
     """It may be there and cost: it counts, the same call makes no second, and it can be ended. One

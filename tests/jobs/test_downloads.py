@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from finetune_gateway.errors import (
     StoreError,
     UnsupportedError,
 )
-from finetune_gateway.events import Result
+from finetune_gateway.events import Checkpoint, Result
 
 FILES = {
     "adapter_config.json": b'{"peft_type": "LORA"}',
@@ -47,7 +48,7 @@ class Hosting(FakeBackend):
     def download(self, artifact: Artifact, handle: HandleData, folder: Path) -> None:
         self.asked.append(artifact.name)
         (folder / "beside.tmp").write_bytes(b"left over")
-        raw = self.broken.get(artifact.name, FILES[artifact.name])
+        raw = self.broken.get(artifact.name, FILES.get(artifact.name, b""))
         if isinstance(raw, Exception):
             raise raw
         (folder / artifact.name).write_bytes(raw)
@@ -135,6 +136,37 @@ def test_what_can_be_no_model_here_is_not_asked_for(
     with pytest.raises(UnsupportedError, match=said):
         handle(backend, **changes).download(tmp_path / "model")
     assert backend.asked == [] and not [*tmp_path.glob("*model*")]
+
+
+def test_of_two_at_once_one_asks(home: Path, tmp_path: Path) -> None:
+    """Each file is asked for once, and both have the model."""
+    backend, folder = Hosting(), tmp_path / "model"
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda _: handle(backend).download(folder), range(4))]
+    assert {one.model for one in found} == {str(folder)}
+    assert sorted(backend.asked) == sorted(FILES)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["model"]
+
+
+def test_a_checkpoint_and_a_merged_model_are_brought_here(home: Path, train_file: Path) -> None:
+    """A checkpoint beside the result of its job; weights without an adapter as a model of their
+    own."""
+    names = ("config.json", "model.safetensors")
+    files = dict(zip(names, FILES.values(), strict=True))
+
+    class Saving(Hosting):
+        def checkpoint(self, provider_id: str, point: Checkpoint) -> Result:
+            merged = [artifact(name, raw, kind="merged") for name, raw in files.items()]
+            return Result(kind="hosted", model=point.model, artifacts=merged)
+
+    backend = Saving()
+    backend.broken = dict(files)
+    job = Gateway().submit(train_file, model="m", backend=backend).wait(30)
+    found = job.handle("last").download()
+    assert (found.kind, found.step) == ("merged", 5)
+    assert found.model == str(home / "models" / f"{job.id}@5")
+    job.remove()
+    assert not Path(found.model).exists()
 
 
 def test_a_disk_without_room_is_said_before(home: Path, tmp_path: Path) -> None:
