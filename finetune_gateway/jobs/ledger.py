@@ -133,7 +133,7 @@ def of(
 def _line(record: JobRecord, alive: Callable[[str], bool]) -> Line:
     quote = budgets.Quote.of(record)
     actual = budgets.actual(record)
-    cost, price = quote.cost_usd, quote.row
+    cost, price = quote.price, quote.row
     return Line(
         date=datetime.fromtimestamp(record.created_at, UTC).date(),
         job_id=record.id,

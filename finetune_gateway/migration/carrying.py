@@ -27,8 +27,9 @@ NO_RATE = (
 def carried(
     one: FineTune, limits: Capabilities, profile: Profile | None, *, same_base: bool
 ) -> list[Carried]:
-    """Return each setting with what becomes of it at a place. ``profile``: None is this machine."""
-    return [
+    """Return each setting with what becomes of it at a place. ``profile``: None is this machine, or
+    a plug-in."""
+    found = [
         *(
             _hyperparameter(name, value, limits, profile, same_base)
             for name, value in (one.hyperparameters or {}).items()
@@ -36,6 +37,11 @@ def carried(
         *_seed(one),
         *_suffix(one, profile),
     ]
+    return [_refused(one) if one.name in limits.refuses else one for one in found]
+
+
+def _refused(setting: Carried) -> Carried:
+    return Carried(name=setting.name, value=setting.value, note="not taken there.")
 
 
 def _hyperparameter(

@@ -382,7 +382,7 @@ def _method_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
 
 
 def _cost_row(record: JobRecord, model: int, _: int) -> tuple[str, ...]:
-    estimated, actual = Quote.of(record).cost_usd, budget.actual(record)
+    estimated, actual = Quote.of(record).price, budget.actual(record)
     expected = format_usd(estimated.expected) if estimated else "?"
     most = format_usd(estimated.high) if estimated else "?"
     if actual is None:

@@ -48,7 +48,8 @@ def plan_text(plan: Plan, limit: Decimal | None, budget: Budget | None) -> str:
     if spec.continue_from is not None:
         lines.append(f"Trains on from the model of {visible(str(spec.continue_from))}.")
     if spec.backend_params:
-        lines.append(wrap_text(f"Its own settings: {params_text(spec.backend_params)}", "  ", ""))
+        own = f"Settings of {visible(estimate.backend)}: {params_text(spec.backend_params)}"
+        lines.append(wrap_text(own, "  ", ""))
     if columns := plan.train.reading.columns:
         lines.append(wrap_text(f"Columns: {visible(in_words(columns))}", "  ", ""))
     if text := rows_text(estimate):

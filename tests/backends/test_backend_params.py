@@ -144,7 +144,8 @@ def test_the_command_line_gives_and_shows_them(ftg: Ftg, train_file: Path, home:
     assert estimate.returncode == 0, estimate.stderr
     sent = ftg("submit", *words, *given, "--yes")
     assert sent.returncode == 0, sent.stderr
-    assert 'warmup_steps=10, note="after lunch"' in " ".join(sent.stderr.split())
+    plan = " ".join(sent.stderr.split())
+    assert 'Settings of acme: warmup_steps=10, note="after lunch"' in plan
     status = ftg("status", sent.stdout.strip())
     assert 'own settings  warmup_steps=10, note="after lunch"' in status.stdout
     [job] = Gateway(home).jobs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,11 @@ def test_health_that_cannot_be_is_left_out() -> None:
     kind: Any = type("Odd", (Acme,), {"health": lambda self: odd})
     seen = kind().health()
     assert (seen.detail, seen.latency_s) == ("Bearer [key] is fine", None)
+
+
+def test_health_goes_through_json_and_keeps_what_is_new() -> None:
+    """What a later version says beside is written again."""
+    document = {"ok": True, "detail": "well", "latency_s": 0.5, "region": "eu"}
+    health = Health.model_validate_json(json.dumps(document))
+    assert json.loads(health.model_dump_json()) == document
+    assert pickle.loads(pickle.dumps(health)) == health

@@ -49,7 +49,8 @@ def test_a_quote_takes_the_place_of_the_estimate(home: Path, train_file: Path) -
     assert job.actual and job.actual.cost_usd == USD
     assert job.actual.basis == "as acme quoted it before it was created"
     assert gateway.budget().spent_usd == USD
-    assert [line.actual_usd for line in gateway.costs().jobs] == [USD]
+    [line] = gateway.costs().jobs
+    assert (line.estimated_high_usd, line.actual_usd) == (USD, USD)
 
 
 def test_a_quote_above_the_limit_buys_nothing(home: Path, train_file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from support.cli import Done, Ftg, at_terminal
 from support.provider import Provider
 from support.provider_memory import BASES
 
-from finetune_gateway import NotFoundError, OpenAIBackend, migration
+from finetune_gateway import FakeBackend, NotFoundError, OpenAIBackend, migration
 from finetune_gateway.backends.openai.management import Management, ModelFacts
+from finetune_gateway.migration import carrying
 from finetune_gateway.migration.moves import MovePlan, Place
 from finetune_gateway.reports.output import display_width
 
@@ -201,3 +203,18 @@ def test_the_screen(
         assert more or text.count("migrate fetch") == 1
     quiet = ftg(*line, "-q").stdout.splitlines()
     assert commands and set(commands) < set(quiet)
+
+
+def test_what_a_place_refuses_is_left_out(provider: Provider, home: Path) -> None:
+    """A plug-in that takes no suffix, seed or epochs would refuse the whole job for them."""
+    one = made(provider, hyperparameters={"n_epochs": 3}, seed=7)
+    [listed] = [
+        found for found in migration.list_fine_tunes(host(provider)).fine_tunes
+        if found.model == one["fine_tuned_model"]
+    ]  # fmt: skip
+    limits = replace(FakeBackend().capabilities(), refuses=frozenset({"seed", "suffix"}))
+    settings = {one.name: one for one in carrying.carried(listed, limits, None, same_base=True)}
+    assert settings["n_epochs"].becomes == "--n-epochs 3"
+    for name in ("seed", "suffix"):
+        assert (settings[name].becomes, settings[name].note) == (None, "not taken there.")
+    assert not {"seed", "suffix"} & carrying.options([*settings.values()]).keys()
