@@ -136,7 +136,7 @@ class Checkpoint(Model):
 class Artifact(Model):
     """A file of a job's model, as its host keeps it. All those of one kind together are the model:
     an adapter is its ``adapter_config.json`` and ``adapter_model.safetensors``, and more files
-    where it has a tokenizer of its own."""
+    where it has a tokenizer of its own; or one archive of them (.zip, .tar, .tar.gz, ...)."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="allow")
 

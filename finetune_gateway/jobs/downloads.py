@@ -16,6 +16,7 @@ from pathlib import Path
 
 from finetune_gateway.backend import Artifact, Backend, BackendError, HandleData
 from finetune_gateway.errors import SpecError, StoreError, UnsupportedError
+from finetune_gateway.jobs import archives
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import encodable, visible
@@ -75,35 +76,42 @@ def download(
 
 def _wanted(handle: HandleData, backend: Backend) -> list[Artifact]:
     """Return the files to get: the adapter, else the merged model."""
-    name, host = visible(handle.job_id or handle.model), backend.display_name
+    name = visible(handle.job_id or handle.model)
     for kind in ("adapter", "merged"):
         if wanted := [one for one in handle.artifacts if one.kind == kind]:
-            names = {one.name for one in wanted}
-            weights = any(one.endswith(".safetensors") for one in names)
-            if not weights or NEEDED[kind] not in names or names & {FILE_NAME, MANIFEST}:
-                raise UnsupportedError(
-                    f"{host} gives {', '.join(sorted(names))} of {name}, and a model here is "
-                    f"{NEEDED[kind]} and weights as safetensors.",
-                    hint="Get the files at the host, and convert them where you trust them.",
-                    backend=backend.name,
-                    option="download",
-                )
+            if not any(archives.is_archive(one.name) for one in wanted):  # else once it is here
+                _require_model([one.name for one in wanted], kind, backend)
             return wanted
     raise UnsupportedError(
-        f"{host} gives no files of {name}.",
+        f"{backend.display_name} gives no files of {name}.",
         hint=f"Ask it as it is: ftg chat {name}",
         backend=backend.name,
         option="download",
     )
 
 
+def _require_model(names: Sequence[str], kind: str, backend: Backend) -> None:
+    """Raise UnsupportedError for files that are no model here."""
+    weights = any(one.endswith(".safetensors") for one in names)
+    if not weights or NEEDED[kind] not in names or {FILE_NAME, MANIFEST} & {*names}:
+        raise UnsupportedError(
+            f"{backend.display_name} gives {', '.join(sorted(names))}, and a model here is "
+            f"{NEEDED[kind]} and weights as safetensors.",
+            hint="Get the files at the host, and convert them where you trust them.",
+            backend=backend.name,
+            option="download",
+        )
+
+
 def _holds(folder: Path, wanted: Sequence[Artifact]) -> bool:
     """Return True for a folder that holds these files, whole, as they were written here."""
     try:
-        written = json.loads((folder / MANIFEST).read_bytes())["files"]
-        digests = {one.name: files.sha256_of(folder / one.name) for one in wanted}
-        same = all(digests[one.name] == (one.sha256 or digests[one.name]) for one in wanted)
-        return same and digests == written and (folder / FILE_NAME).is_file()
+        written = json.loads((folder / MANIFEST).read_bytes())
+        made, digests = written["artifacts"], written["files"]
+        if made != {one.name: one.sha256 or made[one.name] for one in wanted}:
+            return False
+        now = {name: files.sha256_of(folder / name) for name in digests}
+        return now == digests and (folder / FILE_NAME).is_file()
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -143,12 +151,33 @@ def _fill(
             if not _is_whole(part / one.name, one):
                 backend.download(one, handle, part)
                 _require_whole(part / one.name, one, backend)
-        _finish(handle, folder, part, [one.name for one in wanted], wanted[0].kind, base)
+        made = {one.name: files.sha256_of(part / one.name) for one in wanted}
+        names = _unpacked(part, wanted, backend)
+        _finish(handle, folder, part, names, wanted[0].kind, base, made)
         if private:
             files.narrow(part)
         os.rename(part, folder)
         files.sync(folder.parent)
     (folder / LOCK).unlink(missing_ok=True)
+
+
+def _unpacked(part: Path, wanted: Sequence[Artifact], backend: Backend) -> list[str]:
+    """Return the files of the model: those of archives are written beside them. Raises BackendError
+    for what can be none, and UnsupportedError for files that are no model here."""
+    names = [one.name for one in wanted if not archives.is_archive(one.name)]
+    for one in wanted:
+        if archives.is_archive(one.name):
+            try:
+                found = archives.unpack(part / one.name, part, shutil.disk_usage(part).free)
+            except SpecError as exc:
+                raise BackendError(
+                    f"{visible(one.name)} of {backend.display_name} is not unpacked: {exc}.",
+                    hint="Get the files at the host.",
+                    backend=backend.name,
+                ) from None
+            names += found
+            _require_model(names, one.kind, backend)
+    return names
 
 
 def _folder(path: Path) -> None:
@@ -193,7 +222,13 @@ def _difference(path: Path, wanted: Artifact) -> str:
 
 
 def _finish(
-    handle: HandleData, folder: Path, part: Path, names: Sequence[str], kind: str, base: str | None
+    handle: HandleData,
+    folder: Path,
+    part: Path,
+    names: Sequence[str],
+    kind: str,
+    base: str | None,
+    made: dict[str, str],
 ) -> None:
     """Write the handle and, last, the manifest; what else the backend has left there goes."""
     for path in part.iterdir():
@@ -213,5 +248,6 @@ def _finish(
     for name in names:
         files.sync(part / name)
     hashes = {name: files.sha256_of(part / name) for name in names}
-    files.write_atomic(part / MANIFEST, json.dumps({"files": hashes}, indent=2) + "\n")
+    manifest = json.dumps({"files": hashes, "artifacts": made}, indent=2)
+    files.write_atomic(part / MANIFEST, f"{manifest}\n")
     files.sync(part)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from finetune_gateway.errors import (
     UnsupportedError,
 )
 from finetune_gateway.events import Checkpoint, Result
+from finetune_gateway.jobs import archives
 
 FILES = {
     "adapter_config.json": b'{"peft_type": "LORA"}',
@@ -136,6 +141,83 @@ def test_what_can_be_no_model_here_is_not_asked_for(
     with pytest.raises(UnsupportedError, match=said):
         handle(backend, **changes).download(tmp_path / "model")
     assert backend.asked == [] and not [*tmp_path.glob("*model*")]
+
+
+def packed(ending: str, members: dict[str, bytes], **odd: Any) -> bytes:
+    """An archive with these members; ``odd``: a link with this name."""
+    raw = io.BytesIO()
+    if ending == "zip":
+        with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+            for name in odd:
+                link = zipfile.ZipInfo(name)
+                link.external_attr = (stat.S_IFLNK | 0o777) << 16
+                archive.writestr(link, "/etc/passwd")
+        return raw.getvalue()
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+        for name in odd:
+            about = tarfile.TarInfo(name)
+            about.type, about.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(about)
+    return raw.getvalue()
+
+
+def in_archive(backend: Hosting, name: str, raw: bytes) -> ModelHandle:
+    backend.broken = {name: raw}
+    return handle(backend, artifacts=[artifact(name, raw)])
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar.gz"])
+def test_a_model_in_an_archive_is_unpacked(home: Path, tmp_path: Path, ending: str) -> None:
+    """Its files without their folders and without hidden ones; again it is not asked for."""
+    members = {f"out/model/{name}": raw for name, raw in FILES.items()}
+    raw = packed(ending, {"out/._adapter_config.json": b"", "../..": b"", **members})
+    backend, folder = Hosting(), tmp_path / "model"
+    found = in_archive(backend, f"adapter.{ending}", raw).download(folder)
+    assert found.kind == "adapter" and {path.name for path in folder.iterdir()} == {
+        *FILES, "finetune_gateway.json", "manifest.json",
+    }  # fmt: skip
+    assert all((folder / name).read_bytes() == raw for name, raw in FILES.items())
+    in_archive(backend, f"adapter.{ending}", raw).download(folder)
+    assert backend.asked == [f"adapter.{ending}"]
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar.gz"])
+@pytest.mark.parametrize(
+    ("members", "odd", "said"),
+    [
+        (FILES, {"adapter_extra.json": 1}, "no plain file"),
+        ({**FILES, "a/x.json": b"1", "b/X.json": b"2"}, {}, "no name of its own"),
+        ({"adapter_config.json": b"{}"}, {}, "weights as safetensors"),
+        ({**FILES, "manifest.json": b"{}"}, {}, "a model here is"),
+        (None, {}, "cannot be unpacked"),
+    ],
+)
+def test_an_archive_of_something_else_is_no_model(
+    home: Path, tmp_path: Path, ending: str, members: dict[str, bytes] | None,
+    odd: dict[str, Any], said: str,
+) -> None:  # fmt: skip
+    """Links, files of one name, no weights, names of ours, no archive at all."""
+    raw = b"no archive" * 99 if members is None else packed(ending, members, **odd)
+    folder = tmp_path / "there" / "model"
+    with pytest.raises(GatewayError, match=said):
+        in_archive(Hosting(), f"adapter.{ending}", raw).download(folder)
+    assert not folder.exists() and {path.name for path in tmp_path.iterdir()} <= {"there", "home"}
+
+
+def test_an_archive_that_is_too_large_fills_no_disk(tmp_path: Path) -> None:
+    """It is stopped at what there is room for, whatever its headers say."""
+    raw = packed("zip", {"a.safetensors": bytes(10_000_000)})
+    (tmp_path / "a.zip").write_bytes(raw)
+    assert len(raw) < 20_000
+    with pytest.raises(SpecError, match="more than 2,000,000 bytes"):
+        archives.unpack(tmp_path / "a.zip", tmp_path, 2_000_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
 def test_of_two_at_once_one_asks(home: Path, tmp_path: Path) -> None:
