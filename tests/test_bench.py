@@ -104,6 +104,15 @@ def test_quality_speed_prints_its_figures() -> None:
     assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
 
 
+@pytest.mark.chaos
+def test_event_loop_prints_its_figures() -> None:
+    """Jobs go from submit to chat; both loops have ticked meanwhile."""
+    pytest.importorskip("uvicorn")
+    found = figures("event_loop", "--jobs", "4", "--seconds", "1")
+    assert set(found) == {"longest_block", "longest_block_beyond_idle", "tenth_longest_block"}
+    assert all(line["ours"] >= 0 and line["baseline"] > 0 for line in found.values())
+
+
 @pytest.mark.slow
 def test_overhead_trains_the_same_on_both_sides(tiny_folder: Path) -> None:
     """A job and the bare script reach the same losses from the same base, rows and seed."""

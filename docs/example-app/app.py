@@ -13,11 +13,13 @@ A tenant may use the backends that are named there, and no other.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ import finetune_gateway as ftg
 from finetune_gateway import aio
 
 MOST_BYTES = 50_000_000  # of a body
+EXAMPLES = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(60)]
 SAMPLING = {"max_tokens", "temperature", "top_p", "seed", "stop"}
 STATUS = {
     ftg.NotFoundError: 404,
@@ -57,6 +60,7 @@ def service(tenants: Mapping[str, Mapping[str, Any]]) -> Starlette:
                 app.state.tenants[token] = gateway, frozenset(given.get("backends", ()))
                 for job in await gateway.jobs():
                     follow(app, job)
+                await warm_up(gateway, given.get("backends", ()))
             yield
 
     routes = [
@@ -68,6 +72,17 @@ def service(tenants: Mapping[str, Mapping[str, Any]]) -> Starlette:
         Route("/jobs/{id}/chat", chat, methods=["POST"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ftg.GatewayError: error})
+
+
+async def warm_up(gateway: aio.Gateway, backends: Iterable[str]) -> None:
+    """Load modules, tables and vocabularies before the first request: while that is done the loop
+    waits, as it does for collections that look through all of it again."""
+    for name in backends:
+        with suppress(ftg.GatewayError):  # the first submit says what is wrong
+            await gateway.plan(EXAMPLES, model="gpt-4.1-mini-2025-04-14", backend=name)
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(0.001)  # seconds that the loop waits for each thread that is at work
 
 
 async def submit(request: Request) -> JSONResponse:
@@ -89,8 +104,7 @@ async def list_jobs(request: Request) -> JSONResponse:
 
 
 async def show(request: Request) -> JSONResponse:
-    job = await job_of(request)
-    return JSONResponse(await job.to_dict())
+    return JSONResponse(await (await job_of(request)).to_dict())
 
 
 async def events(request: Request) -> StreamingResponse:
@@ -176,8 +190,7 @@ def words(exc: ftg.GatewayError) -> dict[str, str]:
     return {"error": exc.message, "hint": exc.hint}
 
 
-async def error(request: Request, exc: Exception) -> JSONResponse:
+async def error(request: Request, exc: Any) -> JSONResponse:
     """Answer with what an error says, which is no key and no row."""
-    assert isinstance(exc, ftg.GatewayError)
     status = next((code for kind, code in STATUS.items() if isinstance(exc, kind)), 422)
     return JSONResponse(words(exc), status)

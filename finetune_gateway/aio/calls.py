@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
-from contextlib import suppress
-from contextvars import copy_context
 from functools import partial, wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
-from finetune_gateway.settings.client_options import closed
-from finetune_gateway.settings.deadlines import THREAD
+from finetune_gateway.aio.threads import Threads, kept_to_the_end
 
 # A loop that needs the interpreter waits up to 5 ms (sys.getswitchinterval) for each thread that
-# is using it: 8 checks of data at once cost it at most 40 ms.
-JOB_THREADS = 8
-MODEL_THREADS = 32  # these wait for hosts; apart, so that a slow model holds up no submit
+# is using it, as checks of data do: so there are few. What reads the home, and what asks models,
+# goes beside them: a host that hangs holds up neither.
+HOST_THREADS = 4
+HOME_THREADS = 2
+MODEL_THREADS = 32
 CHECK_SECONDS = 1.0  # between two looks at whether the loop of a callback is still there
 
 P = ParamSpec("P")
@@ -33,47 +32,40 @@ B = TypeVar("B", covariant=True)
 
 
 class Calls:
-    """The threads of one Gateway. ``after`` is called in them after each call."""
+    """The threads of one Gateway. ``at_end`` is called in each before it ends."""
 
-    def __init__(self, after: Callable[[], object] = lambda: None) -> None:
-        self.after = after
-        self.jobs = ThreadPoolExecutor(JOB_THREADS, THREAD)
-        self.models = ThreadPoolExecutor(MODEL_THREADS, THREAD)
-        self._closed = False
+    def __init__(self, at_end: Callable[[], object] = lambda: None) -> None:
+        self.hosts = kept_to_the_end(Threads(HOST_THREADS, at_end))
+        self.home = Threads(HOME_THREADS, at_end)
+        self.models = Threads(MODEL_THREADS, at_end)
 
     async def run(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
-        """Call a function of the home in a thread, and return what it returns. Raises what it
-        raises, and SpecError once the Gateway is closed."""
-        return cast(R, await self._run(self.jobs, function, *args, **given))
+        """Call a function that may ask hosts in a thread, and return what it returns. Raises what
+        it raises, and SpecError once the Gateway is closed."""
+        return cast(R, await _run(self.hosts, function, *args, **given))
+
+    async def read(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
+        """Do the same for one that only reads the home."""
+        return cast(R, await _run(self.home, function, *args, **given))
 
     async def ask(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
-        """Do the same for one that asks a model, in a thread beside those of ``run``."""
-        return cast(R, await self._run(self.models, function, *args, **given))
-
-    async def _run(self, pool: ThreadPoolExecutor, function: Any, *args: Any, **given: Any) -> Any:
-        if self._closed:
-            raise closed()
-        loop = asyncio.get_running_loop()
-        given = {name: _for_thread(name, one, loop) for name, one in given.items()}
-        call = partial(function, *map(blocking, args), **given)
-        return await loop.run_in_executor(pool, copy_context().run, self._call, call)
-
-    def _call(self, function: Callable[[], T]) -> T:
-        try:
-            return function()
-        finally:
-            self.after()
-
-    def begin(self, function: Callable[[], object]) -> None:
-        """Call a function beside those that ask models, and let nobody wait for it."""
-        with suppress(RuntimeError):  # closed
-            self.models.submit(self._call, function)
+        """Do the same for one that asks a model."""
+        return cast(R, await _run(self.models, function, *args, **given))
 
     async def close(self) -> None:
-        """Refuse further calls, and return once those of jobs have ended."""
-        self._closed = True
-        self.models.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self.jobs.shutdown, wait=True)
+        """Refuse further calls, and return once those of hosts have ended."""
+        self.models.end()
+        self.home.end()
+        running = [asyncio.wrap_future(future) for future in self.hosts.end()]
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _run(threads: Threads, function: Any, *args: Any, **given: Any) -> Any:
+    loop = asyncio.get_running_loop()
+    given = {name: _for_thread(name, one, loop) for name, one in given.items()}
+    return await asyncio.wrap_future(
+        threads.begin(partial(function, *map(blocking, args), **given))
+    )
 
 
 def _for_thread(name: str, value: Any, loop: asyncio.AbstractEventLoop) -> Any:
@@ -128,9 +120,12 @@ def blocking(value: Any) -> Any:
     return value
 
 
+Run = Callable[..., Coroutine[Any, Any, Any]]
+
+
 @overload
 def awaited(
-    method: Callable[Concatenate[Any, P], R], *, model: bool = False
+    method: Callable[Concatenate[Any, P], R], *, by: Run = Calls.run
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]: ...
 
 
@@ -139,7 +134,7 @@ def awaited(
     method: Callable[Concatenate[Any, P], R],
     face: Callable[[Any, R], T],
     *,
-    model: bool = False,
+    by: Run = Calls.run,
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]: ...
 
 
@@ -147,7 +142,7 @@ def awaited(
     method: Callable[..., Any],
     face: Callable[[Any, Any], Any] = lambda one, result: result,
     *,
-    model: bool = False,
+    by: Run = Calls.run,
 ) -> Any:
     """Return a method of a Face that awaits this one of its blocking object: same arguments, same
     help.
@@ -155,12 +150,11 @@ def awaited(
     Arguments:
         method: Of the blocking class.
         face: Called with the Face and what the method has returned; gives what is returned.
-        model: It asks models, which may take long.
+        by: In which threads it is called.
     """
 
     @wraps(method)
     async def call(self: Face[Any], /, *args: Any, **given: Any) -> Any:
-        run = self._calls.ask if model else self._calls.run
-        return face(self, await run(cast(Any, method), self.blocking, *args, **given))
+        return face(self, await by(self._calls, cast(Any, method), self.blocking, *args, **given))
 
     return call

@@ -101,22 +101,22 @@ class Gateway(Face[BlockingGateway]):
 
     submit = awaited(BlockingGateway.submit, _job)
     equal_job = awaited(BlockingGateway.equal_job, _equal_job)
-    job = awaited(BlockingGateway.job, _job)
-    jobs = awaited(BlockingGateway.jobs, _jobs)
+    job = awaited(BlockingGateway.job, _job, by=Calls.read)
+    jobs = awaited(BlockingGateway.jobs, _jobs, by=Calls.read)
     prune = awaited(BlockingGateway.prune)
-    retention_days = awaited(BlockingGateway.retention_days)
-    budget = awaited(BlockingGateway.budget)
-    costs = awaited(BlockingGateway.costs)
+    retention_days = awaited(BlockingGateway.retention_days, by=Calls.read)
+    budget = awaited(BlockingGateway.budget, by=Calls.read)
+    costs = awaited(BlockingGateway.costs, by=Calls.read)
     backend = awaited(BlockingGateway.backend)
     open = awaited(BlockingGateway.open)
 
     # -- models --------------------------------------------------------------------------
 
     # These ask models: they may take long, and hold up no job.
-    compare = awaited(BlockingGateway.compare, model=True)
-    migrate = awaited(BlockingGateway.migrate, model=True)
-    comparison = awaited(BlockingGateway.comparison)
-    comparisons = awaited(BlockingGateway.comparisons)
+    compare = awaited(BlockingGateway.compare, by=Calls.ask)
+    migrate = awaited(BlockingGateway.migrate, by=Calls.ask)
+    comparison = awaited(BlockingGateway.comparison, by=Calls.read)
+    comparisons = awaited(BlockingGateway.comparisons, by=Calls.read)
 
     async def deploy(
         self,

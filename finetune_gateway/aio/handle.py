@@ -2,72 +2,125 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
-from finetune_gateway.aio.calls import Calls, Face, awaited
+from finetune_gateway.aio.calls import CHECK_SECONDS, Calls, Face, awaited
 from finetune_gateway.chat import ChatReply, Conversation
 from finetune_gateway.chat import ChatStream as BlockingStream
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import ModelHandle as BlockingHandle
+
+AHEAD = 1000  # pieces of an answer that are read before they are taken
 
 
 class ChatStream:
     """An answer in pieces, as they come: ``async for piece in stream``. ``reply`` is the whole
     answer once they have ended. Nothing is asked before the first piece is."""
 
-    def __init__(self, begin: Callable[[], BlockingStream], calls: Calls) -> None:
-        """``begin``: asks the model, called in a thread."""
-        self._begin = begin
+    def __init__(self, ask: Callable[[], BlockingStream], calls: Calls) -> None:
+        """``ask``: asks the model, called in a thread."""
+        self._answer = _Answer(ask)
         self._calls = calls
-        self._stream: BlockingStream | None = None
-        self._ended = False
-        self._in_use = threading.Lock()  # by a thread: one piece at a time
+        self._reading: Future[None] | None = None
 
     @property
     def reply(self) -> ChatReply | None:
-        return None if self._stream is None else self._stream.reply
+        return self._answer.reply
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
-        try:
-            piece = await self._calls.ask(self._next)
-        except BaseException:  # cancelled, or there is no answer
-            await self.aclose()
-            raise
-        if piece is None:
+        answer, reading = self._answer, self._reading
+        if answer.left:
             raise StopAsyncIteration
-        return piece
+        if reading is None:
+            answer.read_for(asyncio.get_running_loop())
+            reading = self._reading = self._calls.models.begin(answer.read)
+            reading.add_done_callback(lambda _: answer.wake())
+        try:
+            while not (answer.pieces or reading.done()):
+                await answer.news.wait()
+                answer.news.clear()
+        except BaseException:  # cancelled
+            answer.leave()
+            raise
+        if (piece := answer.taken()) is not None:
+            return piece
+        reading.result()  # raises what has ended it
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """End the answer: nobody reads the rest, so it is not generated."""
-        if not self._ended:
-            self._ended = True
-            self._calls.begin(self._close)
+        self._answer.leave()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+        self._answer.leave()
 
-    def _next(self) -> str | None:
-        with self._in_use:
-            if self._ended:
-                return None
-            if self._stream is None:
-                self._stream = self._begin()
-            return next(self._stream, None)
+    def __del__(self) -> None:
+        self._answer.leave()
 
-    def _close(self) -> None:
-        with self._in_use:  # once the piece that is being read is there
-            if self._stream is not None:
-                self._stream.close()
+
+class _Answer:
+    """What the thread that reads an answer shares with who takes its pieces."""
+
+    def __init__(self, ask: Callable[[], BlockingStream]) -> None:
+        self.ask = ask
+        self.reply: ChatReply | None = None
+        self.pieces: deque[str] = deque()
+        self.left = False  # nobody takes the rest
+        self.changed = threading.Condition()
+
+    def read_for(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop, self.news = loop, asyncio.Event()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self.news.set)
+
+    def read(self) -> None:
+        """Read the answer, not far ahead of who takes its pieces. In a thread."""
+        stream = self.ask()
+        try:
+            for piece in stream:
+                with self.changed:
+                    while len(self.pieces) >= AHEAD and not self._is_left():
+                        self.changed.wait(CHECK_SECONDS)
+                    if self._is_left():
+                        return
+                    self.pieces.append(piece)
+                    first = len(self.pieces) == 1
+                if first:  # else who takes them has not come to an end
+                    self.wake()
+            self.reply = stream.reply
+        finally:
+            stream.close()
+
+    def _is_left(self) -> bool:
+        return self.left or self.loop.is_closed()
+
+    def taken(self) -> str | None:
+        """Return the next piece; None if there is none now."""
+        with self.changed:
+            self.changed.notify()
+            return self.pieces.popleft() if self.pieces else None
+
+    def leave(self) -> None:
+        """Take no other piece."""
+        with self.changed:
+            self.left = True
+            self.changed.notify()
 
 
 class ModelHandle(Face[BlockingHandle]):
@@ -138,18 +191,18 @@ class ModelHandle(Face[BlockingHandle]):
         many = self.blocking.chat_many
         return await self._calls.ask(many, conversations, system=system, **sampling)
 
-    reference_loss = awaited(BlockingHandle.reference_loss, model=True)
-    reference_losses = awaited(BlockingHandle.reference_losses, model=True)
-    score = awaited(BlockingHandle.score, model=True)
-    score_many = awaited(BlockingHandle.score_many, model=True)
-    connect = awaited(BlockingHandle.connect, model=True)
-    release = awaited(BlockingHandle.release, model=True)
-    save = awaited(BlockingHandle.save)
+    reference_loss = awaited(BlockingHandle.reference_loss, by=Calls.ask)
+    reference_losses = awaited(BlockingHandle.reference_losses, by=Calls.ask)
+    score = awaited(BlockingHandle.score, by=Calls.ask)
+    score_many = awaited(BlockingHandle.score_many, by=Calls.ask)
+    connect = awaited(BlockingHandle.connect, by=Calls.ask)
+    release = awaited(BlockingHandle.release, by=Calls.ask)
+    save = awaited(BlockingHandle.save, by=Calls.read)
 
     def _other(self, handle: BlockingHandle) -> ModelHandle:
         return ModelHandle(handle, self._calls)
 
-    download = awaited(BlockingHandle.download, _other, model=True)
+    download = awaited(BlockingHandle.download, _other, by=Calls.ask)
 
     @classmethod
     async def load(cls, path: str | os.PathLike[str]) -> Self:

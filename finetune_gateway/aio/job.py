@@ -73,18 +73,18 @@ class Job(Face[BlockingJob]):
         return self
 
     refresh = awaited(BlockingJob.refresh, _itself)
-    reload = awaited(BlockingJob.reload, _itself)
+    reload = awaited(BlockingJob.reload, _itself, by=Calls.read)
     cancel = awaited(BlockingJob.cancel, _itself)
     resume = awaited(BlockingJob.resume, _itself)
     settle = awaited(BlockingJob.settle, _itself)
-    events = awaited(BlockingJob.events)
-    metrics = awaited(BlockingJob.metrics)
-    checkpoints = awaited(BlockingJob.checkpoints)
-    log_path = awaited(BlockingJob.log_path)
+    events = awaited(BlockingJob.events, by=Calls.read)
+    metrics = awaited(BlockingJob.metrics, by=Calls.read)
+    checkpoints = awaited(BlockingJob.checkpoints, by=Calls.read)
+    log_path = awaited(BlockingJob.log_path, by=Calls.read)
     remove = awaited(BlockingJob.remove)
-    to_dict = awaited(BlockingJob.to_dict)
-    report = awaited(BlockingJob.report)
-    to_html = awaited(BlockingJob.to_html)
+    to_dict = awaited(BlockingJob.to_dict, by=Calls.read)
+    report = awaited(BlockingJob.report, by=Calls.read)
+    to_html = awaited(BlockingJob.to_html, by=Calls.read)
 
     async def watch(
         self,

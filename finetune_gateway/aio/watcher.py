@@ -96,25 +96,32 @@ class Host:
         """Close the connection of this thread to the store."""
         self.store.close()
 
-    def ask(self, deadline: Deadline) -> tuple[list[Job], Answer]:
-        """Return the jobs that were asked for, and what came of it. In a thread of its own."""
+    def ask(self, deadline: Deadline) -> tuple[set[str], Answer]:
+        """Return the ids of the jobs that were asked for, and what came of it. In a thread of its
+        own."""
         jobs = [*self.group.jobs]
         try:
-            return jobs, many.ask(self.group, deadline, send=self.send)
+            answer = many.ask(self.group, deadline, send=self.send)
         except GatewayError as exc:
-            return jobs, Answer([Failure(jobs, exc)])
+            answer = Answer([Failure(jobs, exc)])
+        return {job.id for job in jobs}, answer
 
-    def after(self, asked: list[Job], answer: Answer) -> float | None:
+    def after(self, asked: set[str], answer: Answer) -> float | None:
         """Wake who waits for news that a pass has brought; return the next pause, None if nobody
         waits any more."""
         self.changed.clear()
         self.lost.clear()
+        before = [
+            *self.group.jobs
+        ]  # those that came during the pass too: it may have asked for them
         pause = self.wait.after(self.group, answer)
         self.answered = time.monotonic()
         errors = {job.id: failure.error for failure in self.lost for job in failure.jobs}
-        for job in asked:
+        news = self.changed | errors.keys()
+        for job in before:
             for waiter in self.waiters.get(job.id, []):
-                if job.id in self.changed | errors.keys() or waiter.every or not waiter.asked:
+                first = job.id in asked and not waiter.asked
+                if job.id in news or waiter.every or first:
                     waiter.wake(job, errors.get(job.id))
         live = {job.id for job in self.group.jobs}
         self.waiters = {job: waiting for job, waiting in self.waiters.items() if job in live}
@@ -144,7 +151,7 @@ class Watcher:
         # What follows belongs to that thread.
         self._hosts: dict[Hashable, Host] = {}
         deadline = Deadline(stop=self._closing)
-        self._passes = Passes[Host, tuple[list[Job], Answer]]([], Host.ask, self._after, deadline)
+        self._passes = Passes[Host, tuple[set[str], Answer]]([], Host.ask, self._after, deadline)
 
     def join(self, waiter: Waiter) -> None:
         """Let a task wait for its job, which is asked for at once, or with the next pass of its
@@ -217,7 +224,7 @@ class Watcher:
                 self._passes.drop(host)
                 self._forget(host)
 
-    def _after(self, host: Host, answered: tuple[list[Job], Answer]) -> float | None:
+    def _after(self, host: Host, answered: tuple[set[str], Answer]) -> float | None:
         pause = host.after(*answered)
         if pause is None:
             self._forget(host)

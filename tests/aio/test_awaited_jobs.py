@@ -17,6 +17,7 @@ from support.provider import CREATE, Fault, Provider
 from support.rows import chat_rows
 
 from finetune_gateway import (
+    AuthenticationError,
     BackendError,
     FakeBackend,
     Gateway,
@@ -27,6 +28,9 @@ from finetune_gateway import (
     SpecError,
     aio,
 )
+from finetune_gateway.aio.watcher import Host, Waiter
+from finetune_gateway.jobs.many import Answer, Failure, Group
+from finetune_gateway.settings.deadlines import Deadline
 
 CHAT = "POST /chat/completions"
 STILL = 999.0  # seconds in which a job of the provider does not go on by itself
@@ -205,6 +209,28 @@ def test_what_no_waiting_ends_is_raised_in_each_task(home: Path, provider: Provi
             for wait in waits:
                 with pytest.raises(BackendError, match="401|key"):
                     await wait
+
+    asyncio.run(main())
+
+
+def test_a_job_that_came_during_a_pass_is_not_forgotten(home: Path, provider: Provider) -> None:
+    """The pass has asked for it too, and found what no waiting ends: its task hears of that."""
+
+    async def main() -> None:
+        async with running_jobs(home, provider, 2) as (gateway, jobs, made):
+            first, second = (job.blocking for job in jobs)
+            host = Host(Group(first.backend, first.backend.capabilities()), True, first.store)
+            waiters = [Waiter(job, send=True) for job in (first, second)]
+            for waiter in waiters:
+                host.wait.add(waiter.job, host.group)
+                host.waiters[waiter.job.id] = [waiter]
+            refused = AuthenticationError("No such key.", backend="openai", status_code=401)
+            answer = Answer([Failure([first, second], refused)])
+            assert host.after({first.id}, answer) is None
+            deadline = Deadline(10)
+            for waiter in waiters:
+                with pytest.raises(AuthenticationError, match="No such key"):
+                    await waiter.news(deadline, deadline.end)
 
     asyncio.run(main())
 

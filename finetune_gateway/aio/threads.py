@@ -1,0 +1,104 @@
+"""Threads that make calls for an event loop: at most so many, and none while nothing is to be done.
+
+Unlike those of ``ThreadPoolExecutor`` they end when they are idle, and close what they have open.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar
+
+from finetune_gateway.settings.client_options import closed
+from finetune_gateway.settings.deadlines import THREAD
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 1.0  # after which a thread without a call ends
+
+
+class Threads:
+    """At most ``most`` threads. ``at_end`` is called in each before it ends."""
+
+    def __init__(self, most: int, at_end: Callable[[], object]) -> None:
+        self.most = most
+        self.at_end = at_end
+        self._changed = threading.Condition()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._running: set[Future[Any]] = set()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def begin(self, function: Callable[[], T]) -> Future[T]:
+        """Call a function in a thread, as soon as one is free; in the context of who asks for it.
+        Raises SpecError once this is closed."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed:
+                raise closed()
+            self._calls.append((future, partial(copy_context().run, function)))
+            if self._idle >= len(self._calls):
+                self._changed.notify()
+            elif self._threads < self.most:
+                self._threads += 1
+                threading.Thread(target=self._work, name=THREAD, daemon=True).start()
+        return future
+
+    def end(self) -> set[Future[Any]]:
+        """Begin no other call, and return those that are running."""
+        with self._changed:
+            self._closed = True
+            for future, _ in self._calls:
+                future.cancel()
+            self._calls.clear()
+            self._changed.notify_all()
+            return {*self._running}
+
+    def _work(self) -> None:
+        while (begun := self._next()) is not None:
+            future, function = begun
+            try:
+                value = function()
+            except BaseException as exc:  # raised in the task that waits
+                future.set_exception(exc)
+            else:
+                future.set_result(value)
+            del begun, function, future  # and what they hold, while this is idle
+        self.at_end()
+
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        """Return the next call, or None if there is none for a while."""
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._calls or self._closed, IDLE_SECONDS)
+            self._idle -= 1
+            while self._calls:
+                future, function = self._calls.popleft()
+                if future.set_running_or_notify_cancel():
+                    self._running.add(future)
+                    future.add_done_callback(self._running.discard)
+                    return future, function
+            self._threads -= 1
+            return None
+
+
+_kept: weakref.WeakSet[Threads] = weakref.WeakSet()  # whose calls a process waits for at its end
+
+
+def kept_to_the_end(threads: Threads) -> Threads:
+    """Return threads whose calls a process that exits lets end: one may be buying a job."""
+    _kept.add(threads)
+    return threads
+
+
+@atexit.register
+def _finish() -> None:
+    for threads in [*_kept]:
+        wait(threads.end())
