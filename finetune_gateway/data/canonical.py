@@ -85,11 +85,12 @@ def _made(reader: Reader, row_format: Format) -> Json:
     """Return what the reader of a format makes of a row, with the system text beside it where the
     format itself has none."""
     made = row_format.reader(reader)
-    given = [key for key in SYSTEM_KEYS if key in reader.row]
+    given = {key: reader.row[key] for key in SYSTEM_KEYS if key in reader.row.keys() - reader.used}
     holder: Any = made.get("input") if row_format.kind == "preference" else made
     messages = holder.get("messages") if isinstance(holder, dict) else None
-    if given and reader.used.isdisjoint(given) and isinstance(messages, list):
-        holder["messages"] = reader.with_system(messages)
+    if given and isinstance(messages, list):
+        holder["messages"] = reader.with_system(messages, given)
+        reader.used |= given.keys()
     if reader.marked and row_format.kind == "preference":
         for message in (*made["input"]["messages"], *made["preferred_output"],
                         *made["non_preferred_output"]):  # fmt: skip

@@ -100,6 +100,7 @@ LAMP_CALL = {"type": "function", "function": {"name": "lamp", "arguments": "{}"}
 
 COHERE = [{"role": "User", "content": "Is it dark?"}, {"role": "Chatbot", "content": "Yes."}]
 DONE: Json = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Yes."}}]}
+REQUEST_LOG: Json = {"messages": [{"role": "user", "content": "Is it dark?"}], "response": DONE}
 LINE = {
     "custom_id": "1",
     "body": {"messages": [{"role": "user", "content": "Is it dark?"}]},
@@ -149,6 +150,7 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
 )
 @example({**LINE, "tools": "[]"})
 @example({**LINE, "input": "Hi", "tools": "[]"})
+@example({**REQUEST_LOG, "system": "Be brief.", "system_prompt": "You are a helpful engineer."})
 @example({**VERTEX_PAIR, "system": "You are a helpful engineer and you are brief."})
 @example({"input": [*IDEAL["input"], CALLED, {**RESULT, "call_id": ""}, SAID], "tools": [BARE]})
 @example(
