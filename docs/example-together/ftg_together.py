@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
@@ -19,10 +20,8 @@ from pydantic import Field
 
 import finetune_gateway.backend as ftg
 from finetune_gateway.backend import DataFile as File
-from finetune_gateway.backend import JobStatus
 from finetune_gateway.backend import TrainingSpec as Spec
 
-NANODOLLARS = 10**9  # of a job's total_price; together/lib/utils/tools.py
 PAUSES, TIMEOUT = (5.0, 60.0), 60.0  # seconds: between polls, and for a request
 STATUSES = {  # Together's words where ours are others
     "pending": "queued", "compressing": "running", "uploading": "running", "completed": "succeeded",
@@ -32,6 +31,9 @@ NAMES = {name: name for name in (  # settings of ours, by Together's names
     "batch_size", "learning_rate", "lora_alpha", "lora_dropout", "lora_r", "lr_scheduler_type",
     "max_grad_norm", "packing", "warmup_ratio", "weight_decay",
 )} | {"beta": "dpo_beta", "max_length": "max_seq_length", "seed": "random_seed"}  # fmt: skip
+
+CLIENT = cache(lambda pid, key, address: together.Together(  # one for each key, not after a fork
+    api_key=key, base_url=address, max_retries=0, timeout=TIMEOUT))  # fmt: skip
 
 
 class TogetherParams(ftg.BackendParams):
@@ -135,16 +137,16 @@ class TogetherBackend(ftg.Backend):
         with self.asking() as client:
             job = client.fine_tuning.retrieve(provider_id)
             events = client.fine_tuning.list_events(provider_id).data
-        status = JobStatus.parse(STATUSES.get(job.status, job.status))
-        tuned = job.x_model_output_name if status is JobStatus.SUCCEEDED else None
+        status = ftg.JobStatus.parse(STATUSES.get(job.status, job.status))
+        tuned = job.x_model_output_name if status is ftg.JobStatus.SUCCEEDED else None
         return ftg.Snapshot(
             status=status, raw_status=job.status, cursor=str(len(events)),
             events=[ftg.Event(id=f"{provider_id}-{n}", message=one.message, type=one.type,
                               created_at=datetime.fromisoformat(one.created_at).timestamp())
                     for n, one in enumerate(events) if n >= int(cursor or 0)],
-            error=events[-1].message if status is JobStatus.FAILED and events else None,
+            error=events[-1].message if status is ftg.JobStatus.FAILED and events else None,
             trained_tokens=job.token_count, place_in_line=job.queue_depth or None,
-            cost_usd=Decimal(job.total_price) / NANODOLLARS if job.total_price else None,
+            cost_usd=Decimal(job.total_price) / 10**9 if job.total_price else None,  # nanodollars
             result=ftg.Result(kind="hosted", model=tuned) if tuned else None,
         )  # fmt: skip
 
@@ -159,15 +161,13 @@ class TogetherBackend(ftg.Backend):
     @contextmanager
     def asking(self, *, doubtful: bool = False) -> Iterator[together.Together]:
         key = self._key()
-        usual: dict[str, Any] = {"base_url": self.address, "max_retries": 0, "timeout": TIMEOUT}
         try:
-            with together.Together(api_key=key, **usual) as client:
-                yield client
-        except together.APIError as exc:
+            yield CLIENT(os.getpid(), key, self.address)
+        except (together.APIError, ValueError) as exc:
             code = getattr(exc, "status_code", None)  # None: no answer came
-            refused = code is not None and 400 <= code < 500
+            refused = type(exc) is ValueError or 400 <= (code or 0) < 500  # here, or by the host
             kind = ftg.AuthenticationError if code in (401, 403) else ftg.BackendError
-            raise kind(f"together: {exc.message.replace(key, '[key]')}", backend=self.name,
+            raise kind(f"together: {str(exc).replace(key, '[key]')}", backend=self.name,
                        status_code=code, retryable=code == 429 or not refused,
                        maybe_applied=doubtful and not refused) from None  # fmt: skip
 

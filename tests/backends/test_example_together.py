@@ -190,7 +190,7 @@ def test_a_file_that_is_still_read_is_waited_for(
     assert job.provider_id == "ft-2" and job.record.quote_usd is None
 
 
-@pytest.mark.parametrize("fault", ["reset_after", "error_after", "html_ok", "reset_before"])
+@pytest.mark.parametrize("fault", ["reset_after", "truncated", "html_ok", "reset_before"])
 def test_a_create_without_an_answer_is_bought_once(
     home: Path, train_file: Path, host: TogetherHost, backend: Any, fault: str
 ) -> None:  # fmt: skip
@@ -199,6 +199,15 @@ def test_a_create_without_an_answer_is_bought_once(
     job = Gateway(home).submit(train_file, model=MODEL, backend=backend)
     assert job.provider_id is None
     assert job.wait(timeout=60).status is JobStatus.SUCCEEDED and len(host.created) == 1
+
+
+def test_what_its_package_refuses_ends_the_job(
+    home: Path, train_file: Path, host: TogetherHost, backend: Any
+) -> None:
+    """Nothing was sent, so nothing is in doubt: the reason is the package's own."""
+    with pytest.raises(BackendError, match="together: Requested batch size of 4 is lower"):
+        Gateway(home).submit(train_file, model=MODEL, backend=backend, batch_size=4)
+    assert Gateway(home).jobs()[0].status is JobStatus.FAILED and not host.created
 
 
 def test_a_list_without_suffixes_settles_nothing(
