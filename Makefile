@@ -15,7 +15,7 @@ INPUTS := pyproject.toml constraints.txt
 SUITE := -q -n 2 --dist worksteal -m "not chaos"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint cover bench peers chaos fuzz trust families clean
+.PHONY: help demo test check lint types cover bench peers chaos fuzz trust families clean
 
 help: ## what can be made
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1|\2/p' Makefile | awk -F '|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy --no-error-summary
+
+# Pyright is a program for Node.js, which the extra brings; npm's registry has the rest.
+types: $(VENV)/.types ## pyright, strict, on tests/typed: scripts that use the whole public face, and misspell settings
+	@$(BIN)/pyright -p tests/typed --pythonpath $(BIN)/python
 
 # A process that was killed leaves data that cannot be read: coverage warns, and they are removed.
 cover: $(VENV)/.dev ## the lines that the tests run, room by room; their processes count
@@ -100,6 +104,10 @@ $(VENV)/.dev: $(VENV)/.torch $(INPUTS)
 	@$(PIP) -e ".[dev]" -c constraints.txt
 	@$(PIP) --no-deps together distro detect-agent -c constraints.txt
 	@touch $(VENV)/.local $@
+
+$(VENV)/.types: $(VENV)/.dev
+	@$(PIP) -e ".[types]" -c constraints.txt
+	@touch $@
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	@$(PIP) -e ".[fuzz]" -c constraints.txt

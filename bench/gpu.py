@@ -256,7 +256,7 @@ def report(
         bench.figure(f"{name}: of tensors", estimated, [found["allocated"] / 1e9], "GB")
 
 
-def flops_per_token(model: ModelShape, kind: str, length: float, trained: float) -> float:
+def flops_per_token(model: ModelShape, kind: Any, length: float, trained: float) -> float:
     """Return the operations of training on one token of a row of this ``length``; ``trained``: the
     share of tokens that meet the head."""
     spec = TrainingSpec.build(model="m", training_type=kind)

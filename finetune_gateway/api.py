@@ -34,6 +34,7 @@ from finetune_gateway.keywords import (
     ValidateOptions,
     like,
 )
+from finetune_gateway.model import exact_methods
 from finetune_gateway.preparation import convert as converting
 from finetune_gateway.preparation import fix as fixing
 from finetune_gateway.preparation import split as splitting
@@ -114,7 +115,8 @@ def estimate(
 
 @like(Gateway.advise)
 def advise(data: Source, **options: Unpack[AdviseOptions]) -> Advice:
-    """Return what to do with a data set: prompt, retrieval or fine-tuning, and where. Offline."""
+    """Return what to do with a data set: prompt first, retrieval, or fine-tuning; by which
+    method; whether the rows are enough; hosted or local. It says when it can't tell. Offline."""
     return default().advise(data, **options)
 
 
@@ -135,7 +137,8 @@ def compare(
 
 @like(Gateway.migrate)
 def migrate(model: str, to: str, **options: Unpack[MigrateOptions]) -> Migration:
-    """Train a fetched fine-tune again at another place, compare, and decide: go or no-go."""
+    """Train a fetched fine-tune again at another place, compare the new model with the old one, and
+    decide: go or no-go."""
     return default().migrate(model, to, **options)
 
 
@@ -215,6 +218,7 @@ def _gateway(home: str) -> Gateway:
     return Gateway(home)
 
 
+@exact_methods
 class Dataset(_Dataset):
     """A JSONL file of examples, with what the gateway does to it as methods.
 

@@ -10,20 +10,20 @@ from typing import Any, Protocol, Self, runtime_checkable
 from pydantic import Field
 
 from finetune_gateway.errors import AuthenticationError, GatewayError, SpecError, shown
-from finetune_gateway.model import Model
+from finetune_gateway.model import Given
 
 # One of many: ``messages``, and ``tools`` if it has some, as in a row of data without its answer.
 Conversation = Mapping[str, Any]
 
 
-class Usage(Model):
+class Usage(Given):
     """Tokens of one answer, as the backend counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class ChatReply(Model):
+class ChatReply(Given):
     """One answer."""
 
     text: str  # without calls and reasoning

@@ -399,5 +399,5 @@ def unknown(verb: str, name: str, known: Collection[str]) -> SpecError:
     elif name in OTHER_WAYS:
         hint = OTHER_WAYS[name]
     else:
-        hint = f"It takes: {', '.join(sorted(known))}."
+        hint = f"It takes: {', '.join(sorted(known)) or 'none'}."
     return SpecError(f"{verb} has no setting {name!r}.", hint=hint)

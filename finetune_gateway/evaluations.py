@@ -14,6 +14,7 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.keywords import Money, listed, require_bool, verb
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 
@@ -31,6 +32,7 @@ OnAsked = Callable[[int, int, str], object]  # called with requests done, all of
 OnWait = Callable[[float, str], object]
 
 
+@exact_methods
 class HomeEvaluations(ABC):
     """What a Gateway does with data and models beside jobs."""
 

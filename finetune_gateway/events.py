@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from finetune_gateway.model import MOST, Model
+from finetune_gateway.model import MOST, Document, Given, Model
 
 
 class JobStatus(StrEnum):
@@ -69,7 +69,7 @@ def later(old: JobStatus, new: JobStatus) -> JobStatus:
     return new if not old.final and RANK[new] >= RANK[old] else old
 
 
-class Event(Model):
+class Event(Given):
     """One report of a job. ``data`` of a ``metrics`` event has OpenAI's names: step, total_steps,
     train_loss, valid_loss, learning_rate, ..."""
 
@@ -122,7 +122,7 @@ def metrics_by_step(events: Iterable[Event]) -> list[Metric]:
     return [Metric.model_validate(metrics_of(by_step[step])) for step in sorted(by_step)]
 
 
-class Checkpoint(Model):
+class Checkpoint(Given):
     """A model saved during training: a path (local) or a model id (hosted)."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
@@ -133,12 +133,12 @@ class Checkpoint(Model):
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
-class Artifact(Model):
+class Artifact(Document):
     """A file of a job's model, as its host keeps it. All those of one kind together are the model:
     an adapter is its ``adapter_config.json`` and ``adapter_model.safetensors``, and more files
     where it has a tokenizer of its own; or one archive of them (.zip, .tar, .tar.gz, ...)."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="allow")
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}$")  # of the file here
     kind: Literal["adapter", "merged"]
@@ -146,11 +146,11 @@ class Artifact(Model):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # None: the host gives none
 
 
-class Result(Model):
+class Result(Document):
     """What a backend returns for a job that has succeeded: the parts of a ``ModelHandle`` that only
     the backend knows."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     kind: Literal["hosted", "adapter", "merged", "reward"]  # reward: gives scores, no answers
     model: str  # hosted model id, or absolute folder
@@ -167,7 +167,7 @@ class Result(Model):
     artifacts: list[Artifact] = Field(default_factory=list)  # what ``Backend.download`` can get
 
 
-class Snapshot(Model):
+class Snapshot(Given):
     """The answer of ``Backend.poll``. The same cursor gives the same answer, or the same and more,
     so a crash between poll and store loses nothing."""
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.dataset import Dataset, Kind, Rows
 from finetune_gateway.errors import DataError
-from finetune_gateway.model import Document
+from finetune_gateway.model import Document, exact_methods
 from finetune_gateway.renderers import Shown, renderer
 from finetune_gateway.text.quoting import MASKED, ascii_safe, hidden, json_type, shortened
 
@@ -48,6 +48,7 @@ class Finding(Document):
     lines: list[int] = Field(description="The first ten lines it was found in.")
 
 
+@exact_methods
 class Report(Shown, Document):
     """What ``validate`` found. Its JSON is what ``ftg validate --json`` prints."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from finetune_gateway import methods, registry
 from finetune_gateway.backend import Backend
@@ -38,6 +38,7 @@ from finetune_gateway.keywords import (
     require_bool,
     verb,
 )
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import config
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import AnyMethod, TrainingSpec
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from finetune_gateway.tokens.masks.preview import Preview
 
 
+@exact_methods
 class Gateway(HomeJobs, HomeEvaluations):
     """One home folder and the jobs in it.
 
@@ -141,7 +143,8 @@ class Gateway(HomeJobs, HomeEvaluations):
         runner = self._place(model, backend)
         dataset = self.open(data, options.pop("columns", None))
         given = method or pipeline.method_of(dataset)
-        spec = TrainingSpec.build(model=model, method=given, **options)
+        training: dict[str, Any] = {"method": given, **options}
+        spec = TrainingSpec.build(model=model, **training)
         methods.require(spec)
         spec, limits = runner.resolve(spec, dataset), runner.capabilities(model)
         renderer = runner.preview_renderer(spec) or select.hosted_renderer(spec, limits)
@@ -221,8 +224,9 @@ class Gateway(HomeJobs, HomeEvaluations):
         columns, validation = options.pop("columns", None), options.pop("validation", None)
         price, share = options.pop("train_price", None), options.pop("validation_split", None)
         bases = [(self.model_to_train(model, options), backend) for model, backend in pairs]
+        training: dict[str, Any] = {**options}
         specs = [
-            (_backend_for(backend, model), TrainingSpec.build(model=model, **options))
+            (_backend_for(backend, model), TrainingSpec.build(model=model, **training))
             for model, backend in bases
         ]
         seed, spool, usd = specs[0][1].seed if specs else None, self.settings.spool, _usd(price)
@@ -345,7 +349,8 @@ class Gateway(HomeJobs, HomeEvaluations):
         """Return the plan of a job: of copies of its files in the folder ``copies``, if given."""
         validation, price = options.pop("validation", None), options.pop("train_price", None)
         share, columns = options.pop("validation_split", None), options.pop("columns", None)
-        spec = TrainingSpec.build(model=model, **options)
+        training: dict[str, Any] = {**options}
+        spec = TrainingSpec.build(model=model, **training)
         place, priced = self._place(spec.model, backend), price is not None
         candidate = Candidate.of(spec, place, priced=priced)
         folder = copies or self.settings.spool

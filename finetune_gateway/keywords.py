@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 from finetune_gateway import spec
 from finetune_gateway.backend import JOB_TAG, Backend
 from finetune_gateway.data.dataset import Source
-from finetune_gateway.errors import SpecError, shown, unknown
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.file_checks import OnProgress
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.permits import refusing_coroutines
 from finetune_gateway.jobs.planning import Plan
+from finetune_gateway.model import exact_keywords
 from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class AdviseOptions(TypedDict, total=False):
     """The keywords of ``advise``."""
 
     preferences: Source | None
+    columns: Mapping[str, str] | None
     comparison: str | None
     model: str | Sequence[str] | None
     backend: str | Sequence[str] | None
@@ -267,25 +269,24 @@ def like(method: Callable[..., Any]) -> Callable[[F], F]:
 
 def _checked(function: F, signature: inspect.Signature, doc: str | None) -> F:
     """Return the function with this signature and docstring, closed to other keywords."""
-    checked = closed(function, frozenset(signature.parameters) - {"self"})
+    asking = _with_plain_confirm(function) if "confirm" in signature.parameters else function
+    checked = exact_keywords(asking, frozenset(signature.parameters) - {"self"})
     vars(checked)["__signature__"] = signature
     checked.__doc__ = doc
     return checked
 
 
-def closed(function: F, known: Collection[str]) -> F:
-    """Return the function closed to all keywords but these: it raises SpecError for another."""
+def _with_plain_confirm(function: F) -> F:
+    """Return the function with a ``confirm`` that may be no coroutine: one is true, whatever it
+    would say."""
 
     @wraps(function)
-    def checked(*args: Any, **given: Any) -> Any:
-        for name in given:
-            if name not in known:
-                raise unknown(function.__name__, name, known)
+    def asking(*args: Any, **given: Any) -> Any:
         if callable(given.get("confirm")):
             given["confirm"] = refusing_coroutines(given["confirm"])
         return function(*args, **given)
 
-    return cast(F, checked)
+    return cast(F, asking)
 
 
 class _Text(str):

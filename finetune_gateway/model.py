@@ -1,14 +1,31 @@
-"""The base of all public pydantic models, and what pydantic lets pass for a number."""
+"""The base of all public pydantic models, what pydantic lets pass for a number, what a type allows
+in words, and functions that refuse keywords they do not have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from typing import Any, Self
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache, wraps
+from inspect import CO_VARKEYWORDS
+from types import FunctionType, NoneType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic.fields import FieldInfo
 
-from finetune_gateway.errors import SpecError, shown
+from finetune_gateway.errors import SpecError, shown, unknown
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 MOST = 10**15  # of whatever is counted; a float holds no whole numbers far above it
 
@@ -23,7 +40,26 @@ class Model(BaseModel):
         return [name for name in super().__dir__() if name not in deprecated_names()]
 
 
-class Document(Model):
+class Given(Model):
+    """A model that users make: a name that it does not know is a mistake, and refused with what was
+    probably meant. What is read (``model_validate``) may have fields of a later version."""
+
+    if not TYPE_CHECKING:  # type checkers know the fields, and refuse others
+
+        def __new__(cls, /, **given: Any) -> Self:
+            stored = cls._was_stored(given)
+            for name in () if stored else given:
+                if name not in cls.model_fields and name not in cls.model_computed_fields:
+                    raise unknown(cls.__name__, name, cls.model_fields)
+            return super().__new__(cls)
+
+    @classmethod
+    def _was_stored(cls, values: Mapping[str, Any]) -> bool:
+        """Return True for what has a field that only what was stored has."""
+        return False
+
+
+class Document(Given):
     """A model that is written as JSON and read by other versions: fields that it does not know are
     kept, and written again as they came."""
 
@@ -38,7 +74,7 @@ class Document(Model):
         return {name: value for name, value in values.items() if name not in computed}
 
 
-class GivenOrStored(Model):
+class GivenOrStored(Given):
     """A model that a user gives, in which a name that it does not know is a mistake, and that is
     stored and read by other versions, in which it is a field of theirs."""
 
@@ -72,3 +108,94 @@ def require_numbers(given: Mapping[str, Any], model: Model, wanted: Callable[[st
             raise SpecError(f"{name} must be {wanted(name)}, not {given[name]}.")
         if isinstance(value := getattr(model, name), int) and value > MOST:
             raise SpecError(f"{name} must be at most {MOST:,}, not {shown(value)}.")
+
+
+# -- types in words ----------------------------------------------------------------------
+
+
+def type_words(type_: Any, *fields: FieldInfo) -> str:
+    """Return what a type allows, within the limits of a field of it, in words."""
+    arms = list(_arms(type_, _limits([*fields])))
+    return f"{', '.join(arms[:-1])} or {arms[-1]}" if len(arms) > 1 else "".join(arms)
+
+
+def _arms(type_: Any, limits: dict[str, Any]) -> Iterator[str]:
+    """Yield what each part of a type allows, in words; None goes without saying."""
+    if get_origin(type_) is Annotated:
+        inner, *metadata = get_args(type_)
+        yield from _arms(inner, limits | _limits(metadata))
+    elif get_origin(type_) is Literal:
+        yield from (repr(value) for value in get_args(type_))
+    elif type_ in (int, float):
+        yield f"{'a whole number' if type_ is int else 'a number'}{_bounds(limits)}"
+    elif type_ is str:
+        longest = limits.get("max_length")
+        yield f"text of 1 to {longest} characters" if longest else "text"
+    elif type_ is bool:
+        yield from ("True", "False")
+    elif get_origin(type_) in (tuple, list):
+        yield "a list of names"
+    elif get_origin(type_) is dict:
+        yield "names with their values"
+    elif type_ is not NoneType:
+        for arm in get_args(type_):
+            yield from _arms(arm, limits)
+
+
+def _limits(metadata: list[Any]) -> dict[str, Any]:
+    fields = (one for one in metadata if isinstance(one, FieldInfo))
+    return {
+        name: getattr(limit, name)
+        for one in fields
+        for limit in one.metadata
+        for name in ("ge", "gt", "le", "lt", "max_length")
+        if hasattr(limit, name)
+    }
+
+
+def _bounds(limits: dict[str, Any]) -> str:
+    """Return limits in words: ``from 1 to 50``, ``from 0 to below 1``, ``above 0, at most 1``."""
+    low, high = limits.get("ge"), limits.get("le")
+    if low is None:
+        words = {"gt": "above", "lt": "below", "le": "at most"}
+        return ",".join(f" {word} {limits[key]}" for key, word in words.items() if key in limits)
+    if "lt" in limits:
+        return f" from {low} to below {limits['lt']}"
+    return f" of at least {low}" if high is None else f" from {low} to {high}"
+
+
+# -- keywords of functions ---------------------------------------------------------------
+
+
+def exact_keywords(function: F, known: Collection[str] | None = None) -> F:
+    """Return a function that raises SpecError, with what was probably meant, for a keyword that is
+    not ``known``: by default those that it is written with."""
+    code = function.__code__
+    own = frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    taken = own - {"self", "cls"} if known is None else known
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in taken:
+                made = function.__name__ == "__init__"
+                raise unknown(type(args[0]).__name__ if made else function.__name__, name, taken)
+        return function(*args, **given)
+
+    return cast(F, checked)
+
+
+def takes_any(function: FunctionType) -> bool:
+    """Return True for a function with ``**options``."""
+    return bool(function.__code__.co_flags & CO_VARKEYWORDS)
+
+
+def exact_methods(cls: C) -> C:
+    """Let the public methods of a class, and its constructor, take their own keywords alone."""
+    for name, value in [*vars(cls).items()]:
+        inner = getattr(value, "__func__", value)  # of a class method
+        public = name == "__init__" or not name.startswith("_")
+        if public and isinstance(inner, FunctionType) and not takes_any(inner):
+            checked = exact_keywords(inner)
+            setattr(cls, name, checked if inner is value else type(value)(checked))
+    return cls

@@ -14,7 +14,14 @@ import threading
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetune_gateway.errors import GatewayError, MissingDependency, NotFoundError, SpecError, shown
+from finetune_gateway.errors import (
+    GatewayError,
+    MissingDependency,
+    NotFoundError,
+    SpecError,
+    shown,
+    unknown,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -126,15 +133,23 @@ def load(name: str, options: dict[str, Any] | None = None) -> Backend:
             f"Backend {name!r} has the profile {HOSTS[name]!r}, not {given['profile']!r}.",
             hint=f"Drop one: --backend {name} is --backend openai --profile {HOSTS[name]}.",
         )
+    _require_options(name, backend, given)
     try:
         return backend(**given)
-    except TypeError as exc:
-        stray = str(exc).rpartition("unexpected keyword argument ")[2]
-        raise SpecError(f"Backend {name!r} does not take these options: {stray}.") from None
     except GatewayError:
         raise
     except Exception as exc:  # whatever the constructor of a plug-in raises
         raise _unusable(name, "built", exc) from exc
+
+
+def _require_options(name: str, backend: type[Backend], given: dict[str, Any]) -> None:
+    """Raise SpecError for an option that the constructor of a backend does not have."""
+    taken = inspect.signature(backend).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        return
+    for option in given:
+        if option not in taken:
+            raise unknown(f"Backend {name!r}", option, taken)
 
 
 def restore(name: str, options: dict[str, Any]) -> Backend:

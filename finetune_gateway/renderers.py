@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.model import exact_methods
+
 RENDERERS = {
     "Comparison.to_html": "finetune_gateway.reports.comparison_page:write",
     "Job.to_html": "finetune_gateway.reports.job_page:write",
@@ -63,6 +65,7 @@ class Shown:
         return next(base.__name__ for base in type(self).__mro__ if base.__name__ in RENDERERS)
 
 
+@exact_methods
 class Pictured(Shown):
     """A result that is also written as a page of its own."""
 

@@ -8,18 +8,17 @@ training. A backend honours a setting or refuses it; it never ignores one
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import cache
-from types import NoneType
 from typing import (
     Annotated,
     Any,
     Literal,
     Protocol,
+    Required,
     Self,
     TypedDict,
-    get_args,
-    get_origin,
+    Unpack,
     get_type_hints,
 )
 
@@ -34,10 +33,9 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from finetune_gateway.errors import SpecError, shown, unknown
-from finetune_gateway.model import GivenOrStored, require_numbers
+from finetune_gateway.model import GivenOrStored, require_numbers, type_words
 
 Method = Literal["sft", "dpo", "orpo", "kto", "pretrain", "reward", "reinforcement"]
 AnyMethod = Method | Literal["supervised"]  # as callers may write it
@@ -129,6 +127,12 @@ class TrainingOptions(TypedDict, total=False):
     load_best_model_at_end: bool | Literal["auto"]
     report_to: Tracker
     backend_params: dict[str, Any] | None
+
+
+class SpecOptions(TrainingOptions, total=False):
+    """The fields of ``TrainingSpec``."""
+
+    model: Required[str]
 
 
 def _alias(value: Any) -> Any:
@@ -269,10 +273,11 @@ class TrainingSpec(GivenOrStored):
     )
 
     @classmethod
-    def build(cls, **options: Any) -> Self:
+    def build(cls, **options: Unpack[SpecOptions]) -> Self:
         """Return a spec. Raises SpecError, in plain words, for a wrong name or value."""
+        given: dict[str, Any] = {**options}  # of looser types than the fields: "supervised", lists
         try:
-            spec = cls(**options)
+            spec = cls(**given)
         except ValidationError as exc:
             raise _in_words(exc) from None
         _check_suffix(spec.suffix)
@@ -326,12 +331,16 @@ class TrainingSpec(GivenOrStored):
     def _dump(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {**write(self), **self._later, "chosen": sorted(self.chosen)}
 
+    @classmethod
+    def _was_stored(cls, values: Mapping[str, Any]) -> bool:
+        return isinstance(values.get("chosen"), list)
+
     @model_validator(mode="wrap")
     @classmethod
     def _restore(cls, values: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
-        chosen = values.get("chosen") if isinstance(values, dict) else None
-        if not isinstance(chosen, list):
+        if not isinstance(values, dict) or not cls._was_stored(values):
             return read(values)
+        chosen = values["chosen"]
         spec = cls._stored(values, read)
         del spec._later["chosen"]
         given = spec.model_fields_set
@@ -391,57 +400,6 @@ def wanted(name: str) -> str:
     return type_words(_hints()[name])
 
 
-def type_words(type_: Any, *fields: FieldInfo) -> str:
-    """Return what a type allows, within the limits of a field of it, in words."""
-    arms = list(_arms(type_, _limits([*fields])))
-    return f"{', '.join(arms[:-1])} or {arms[-1]}" if len(arms) > 1 else "".join(arms)
-
-
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(TrainingSpec, include_extras=True)
-
-
-def _arms(type_: Any, limits: dict[str, Any]) -> Iterator[str]:
-    """Yield what each part of a type allows, in words; None goes without saying."""
-    if get_origin(type_) is Annotated:
-        inner, *metadata = get_args(type_)
-        yield from _arms(inner, limits | _limits(metadata))
-    elif get_origin(type_) is Literal:
-        yield from (repr(value) for value in get_args(type_))
-    elif type_ in (int, float):
-        yield f"{'a whole number' if type_ is int else 'a number'}{_bounds(limits)}"
-    elif type_ is str:
-        longest = limits.get("max_length")
-        yield f"text of 1 to {longest} characters" if longest else "text"
-    elif type_ is bool:
-        yield from ("True", "False")
-    elif get_origin(type_) in (tuple, list):
-        yield "a list of names"
-    elif get_origin(type_) is dict:
-        yield "names with their values"
-    elif type_ is not NoneType:
-        for arm in get_args(type_):
-            yield from _arms(arm, limits)
-
-
-def _limits(metadata: list[Any]) -> dict[str, Any]:
-    fields = (one for one in metadata if isinstance(one, FieldInfo))
-    return {
-        name: getattr(limit, name)
-        for one in fields
-        for limit in one.metadata
-        for name in ("ge", "gt", "le", "lt", "max_length")
-        if hasattr(limit, name)
-    }
-
-
-def _bounds(limits: dict[str, Any]) -> str:
-    """Return limits in words: ``from 1 to 50``, ``from 0 to below 1``, ``above 0, at most 1``."""
-    low, high = limits.get("ge"), limits.get("le")
-    if low is None:
-        words = {"gt": "above", "lt": "below", "le": "at most"}
-        return ",".join(f" {word} {limits[key]}" for key, word in words.items() if key in limits)
-    if "lt" in limits:
-        return f" from {low} to below {limits['lt']}"
-    return f" of at least {low}" if high is None else f" from {low} to {high}"

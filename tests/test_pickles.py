@@ -214,7 +214,7 @@ def test_a_spec_keeps_a_setting_of_a_later_version_and_no_run_ignores_it() -> No
 
 def test_a_misspelt_setting_of_a_user_is_an_error_all_the_same(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="n_epochs"):
-        TrainingSpec.build(model="a", n_epoch=3)
+        TrainingSpec.build(model="a", n_epoch=3)  # type: ignore[call-arg]
     with pytest.raises(SpecError, match="Did you mean"):
         gateway.estimate(ROWS, model=MODEL, n_epoch=3)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="bakend"):

@@ -20,7 +20,7 @@ PACKAGE = Path(finetune_gateway.__file__).parent
 # The modules and folders of the package root, in the order in which they are read. Each imports
 # only those before it, and what is in it. The drawing is in docs/tour.md.
 ROOMS = (
-    *("errors", "renderers", "model", "spec", "events", "methods"),
+    *("errors", "model", "renderers", "spec", "events", "methods"),
     *("settings", "text", "data", "findings", "tokens", "estimation"),
     *("chat", "backend", "registry"),
     *("validation", "preparation", "jobs", "backends", "price_updates"),

@@ -114,7 +114,7 @@ def test_a_default_makes_no_other_job(home: Path) -> None:
     assert jobs[1].record.spec.canonical().keys() == FIELDS.keys() - set(LATER_FIELDS)
 
 
-OTHER = {
+OTHER: dict[str, Any] = {
     "backend_params": {"warmup_steps": 3},
     "stop_on_divergence": False,
     "chat_template_kwargs": {"enable_thinking": False},
@@ -179,7 +179,7 @@ def test_every_setting_with_several_names_takes_commas() -> None:
 @pytest.mark.parametrize("chosen", ["all", 3, None, {"model": 1}])
 def test_only_a_list_says_what_was_chosen(chosen: object) -> None:
     with pytest.raises(SpecError, match="'chosen'"):
-        TrainingSpec.build(model="m", chosen=chosen)
+        TrainingSpec.build(model="m", chosen=chosen)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,9 @@ def test_a_job_with_an_old_suffix_stays_in_reach(home: Path) -> None:
 @pytest.mark.parametrize("value", [1e-30, 1e30])
 def test_a_factor_of_a_loss_that_makes_it_no_number_is_refused(name: str, value: float) -> None:
     """The job would end at its first step, and blame the learning rate."""
+    given: dict[str, Any] = {name: value}
     with pytest.raises(SpecError, match=f"{name} must be a number from 0.0001 to 10000, not 1e"):
-        TrainingSpec.build(model="m", method="kto", **{name: value})
+        TrainingSpec.build(model="m", method="kto", **given)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_a_factor_of_a_loss_that_makes_it_no_number_is_refused(name: str, value:
 def test_a_method_refuses_settings_of_others(
     method: str, setting: dict[str, Any], reason: str
 ) -> None:
-    spec = TrainingSpec.build(model="m", method=method, **setting)
+    spec = TrainingSpec.build(**{"model": "m", "method": method, **setting})
     with pytest.raises(SpecError) as caught:
         methods.require(spec)
     assert reason in str(caught.value)
@@ -254,8 +255,9 @@ def test_a_method_refuses_settings_of_others(
 @pytest.mark.parametrize("name", ["n_epochs", "learning_rate", "seed", "max_steps", "lora_r"])
 def test_true_is_no_number(name: str) -> None:
     """Python takes True for 1: a learning rate of 1, one epoch."""
+    given: dict[str, Any] = {name: True}
     with pytest.raises(SpecError, match=f"^{name} must be a .*number.*, not True"):
-        TrainingSpec.build(model="m", **{name: True})
+        TrainingSpec.build(model="m", **given)
     assert TrainingSpec.build(model="m", packing=True, stop_on_divergence=False).packing
 
 

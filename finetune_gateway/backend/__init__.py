@@ -43,6 +43,7 @@ from finetune_gateway.events import Artifact, Checkpoint, Event, JobStatus, Metr
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter, TokenCounter
+from finetune_gateway.tokens.masks.preview import PreviewRenderer
 from finetune_gateway.tokens.stats import RowTokens, TokenStats
 
 __all__ = [
@@ -52,7 +53,7 @@ __all__ = [
     "ChatStream", "ChatsMany", "Checkpoint", "DataError", "DataFile", "Dataset", "Estimate",
     "Event", "GatewayError", "HandleData", "Health", "HostedCounter", "Intent", "JobNotFinished",
     "JobStatus", "LifeCycle", "Metric", "MissingDependency", "MissingScopeError", "NotFoundError",
-    "Price", "Range", "Result", "RowTokens", "Settings", "Snapshot", "SpecError", "StoreError",
-    "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec", "UnsupportedError", "Usage",
-    "auto_epochs", "epochs_of", "find_price", "gpu_prices",
+    "PreviewRenderer", "Price", "Range", "Result", "RowTokens", "Settings", "Snapshot",
+    "SpecError", "StoreError", "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec",
+    "UnsupportedError", "Usage", "auto_epochs", "epochs_of", "find_price", "gpu_prices",
 ]  # fmt: skip

@@ -311,7 +311,7 @@ def _checkpoint(point: Checkpoint) -> Any:
 def _result(value: Any, *_: Any) -> Result:
     if not isinstance(value, Result):
         raise Wrong(f"must return a Result, not {shown(value)}")
-    fields = dict(value.__dict__)
+    fields = {**value.__dict__, **(value.model_extra or {})}
     if isinstance(metrics := fields.get("metrics"), dict):
         fields["metrics"] = _plain(metrics, DEEPEST)
     given = fields.get("artifacts")

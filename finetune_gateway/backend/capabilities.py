@@ -12,6 +12,7 @@ from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.events import JobStatus
 from finetune_gateway.methods import LORA
+from finetune_gateway.model import exact_methods
 from finetune_gateway.spec import TrainingSpec
 
 # Settings that say what to train rather than how: every backend understands them.
@@ -21,6 +22,7 @@ REFUSABLE = frozenset({"n_epochs", "seed", "suffix", "metadata"})
 APART = frozenset({"training_type", "backend_params"})  # judged by rules of their own
 
 
+@exact_methods
 @dataclass(frozen=True)
 class Capabilities:
     """What a backend can do, as data, so that a job is refused before any work."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.handle_data import HandleData
@@ -23,11 +23,8 @@ from finetune_gateway.events import Artifact, Checkpoint, Result, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import TokenCounter
+from finetune_gateway.tokens.masks.preview import PreviewRenderer
 from finetune_gateway.tokens.stats import TokenStats
-
-if TYPE_CHECKING:
-    # The type checker alone: previews bring jinja2.
-    from finetune_gateway.tokens.masks.preview import PreviewRenderer
 
 # Seconds until a new job is in the lists of its host; our allowance, no host states one.
 LIST_LAG = 10.0

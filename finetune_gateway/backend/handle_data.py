@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -68,10 +69,14 @@ class HandleData(GivenOrStored):
         """True once the model has answered a chat."""
         return self.ready_at is not None
 
+    @classmethod
+    def _was_stored(cls, values: Mapping[str, Any]) -> bool:
+        return "handle_version" in values  # written by ``_dump``
+
     @model_validator(mode="wrap")
     @classmethod
     def _restore(cls, values: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
-        if isinstance(values, dict) and "handle_version" in values:  # written by ``_dump``
+        if isinstance(values, dict) and cls._was_stored(values):
             return cls._stored(values, read)
         return read(values)
 

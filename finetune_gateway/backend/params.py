@@ -20,8 +20,8 @@ from finetune_gateway.errors import (
     unknown,
     validation_error_text,
 )
-from finetune_gateway.model import Model
-from finetune_gateway.spec import TrainingSpec, type_words
+from finetune_gateway.model import Model, type_words
+from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text import pii, redaction
 
 # Names of settings and of variables that hold keys.

@@ -24,6 +24,7 @@ from finetune_gateway.backend import (
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.estimation.estimate import Estimate, Range, epochs_of
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
+from finetune_gateway.model import exact_methods
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter
 
@@ -38,6 +39,7 @@ METHODS = frozenset(methods.METHODS) - {"reinforcement"}
 TRAINING_TYPES = frozenset({"lora", "qlora", "full"})
 
 
+@exact_methods
 class FakeBackend(Backend):
     """Plays ``script``, one snapshot per poll, and then repeats the last one.
 

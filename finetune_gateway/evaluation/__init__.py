@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.data.dataset import Source
 from finetune_gateway.evaluation.recording import RecordedAnswer, RecordedError, Recording
+from finetune_gateway.model import exact_keywords
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 
@@ -34,6 +35,7 @@ OnProgress = Callable[[int, int], object]
 OnWait = Callable[[float, str], object]
 
 
+@exact_keywords
 def record(
     model: str,
     data: Source | None = None,
@@ -113,6 +115,7 @@ def record(
     return steps.record(jobs, subject_of(model, backends, jobs), data, asked, how)
 
 
+@exact_keywords
 def check(
     model: Any,
     guide: str | os.PathLike[str] | Guide,
@@ -181,6 +184,7 @@ def check(
     return running.check(Store(Settings.load(home)), asked, how)
 
 
+@exact_keywords
 def starter(data: Source) -> str:
     """Return the text of a behaviour guide to begin with, from the system prompt, format, lengths
     and languages of a data set: its checks pass on the data's own answers. Raises DataError."""
@@ -191,6 +195,7 @@ def starter(data: Source) -> str:
     return writing.starter(Dataset.open(data))
 
 
+@exact_keywords
 def settle(name: str, home: str | os.PathLike[str] | None = None, *, lost: bool = False) -> Decimal:
     """Settle what a killed process has reserved for a recording, from the requests that it wrote
     down; return what they cost. ``lost``: also its batches that their host does not have any more,
@@ -200,6 +205,7 @@ def settle(name: str, home: str | os.PathLike[str] | None = None, *, lost: bool 
     return keeping.settle(Settings.load(home), name, lost=lost)
 
 
+@exact_keywords
 def remove(name: str, home: str | os.PathLike[str] | None = None) -> int:
     """Remove a recording from this machine for good, and return its bytes: prompts, answers,
     errors. What it cost stays in the ledger. Raises NotFoundError; JobNotFinished while a process

@@ -30,7 +30,7 @@ from finetune_gateway.evaluation.results import (
 from finetune_gateway.jobs import compared
 from finetune_gateway.jobs.compared import BEGUN
 from finetune_gateway.jobs.journal import read_lines
-from finetune_gateway.model import Model
+from finetune_gateway.model import Model, exact_methods
 from finetune_gateway.renderers import Pictured
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
@@ -55,6 +55,7 @@ class ScoredAnswer(Model):
     turns: dict[str, list[Json]] = Field(default_factory=dict)
 
 
+@exact_methods
 @dataclass(frozen=True, repr=False)
 class Comparison(Pictured):
     """What some models answered to the same rows, and which is better as far as one can tell.

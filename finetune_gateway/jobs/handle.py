@@ -34,6 +34,7 @@ from finetune_gateway.errors import (
     validation_error_text,
 )
 from finetune_gateway.jobs import downloads
+from finetune_gateway.model import exact_methods
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
@@ -46,6 +47,7 @@ PROBE_TOKENS = 32  # of a first answer
 Found = TypeVar("Found")
 
 
+@exact_methods
 class ModelHandle(Shown, HandleData):
     """A fine-tuned model: where it is, what it was made from, and how to chat with it."""
 

@@ -37,12 +37,14 @@ from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.submission import Submitter
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import config
 from finetune_gateway.settings.deadlines import Stop
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, TrainingSpec
 
 
+@exact_methods
 class HomeJobs(OpenHome, ABC):
     """The half of a Gateway that is about jobs which have been submitted."""
 

@@ -28,6 +28,7 @@ from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
+from finetune_gateway.model import exact_methods
 from finetune_gateway.renderers import Pictured, renderer
 from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed, Stop
 from finetune_gateway.text.cleaning import visible
@@ -36,6 +37,7 @@ Load = Callable[[], Backend]
 OnEvent = Callable[["Job", Event], object]
 
 
+@exact_methods
 class Job(Pictured):
     """One training run, on any backend. Any process can open it by its id.
 

@@ -12,6 +12,7 @@ from typing import Self
 from finetune_gateway import registry
 from finetune_gateway.jobs.home_backends import Configured, HomeBackends
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings.client_options import (
     AMBIENT,
     ClientOptions,
@@ -22,6 +23,7 @@ from finetune_gateway.settings.client_options import (
 from finetune_gateway.settings.home import Settings
 
 
+@exact_methods
 class OpenHome:
     """Opens a home folder; what it shares with another one of this process are tables that nobody
     writes."""

@@ -54,7 +54,7 @@ from finetune_gateway.tokens.stats import TokenStats
 _DAY = 24 * 3600.0
 
 ModelNames = list[str] | tuple[str, ...]
-Backends = ModelNames | list[Backend] | tuple[Backend, ...] | list[str | Backend]
+Backends = list[str] | list[Backend] | list[str | Backend] | tuple[str | Backend, ...]
 
 
 @dataclass(frozen=True, repr=False)

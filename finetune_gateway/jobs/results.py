@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_gateway.backend import BY_FTG, Backend
+from finetune_gateway.backend import BY_FTG, Backend, HandleData
 from finetune_gateway.errors import NotFoundError, SpecError
 from finetune_gateway.events import Checkpoint, Metric, Result, metrics_by_step
 from finetune_gateway.jobs import removal
@@ -37,7 +37,7 @@ def handle_of(record: JobRecord, result: Result, backend: Backend) -> ModelHandl
     """Return the handle of what a job has made."""
     dates = backend.capabilities(record.spec.model).life_cycle
     return ModelHandle(
-        **result.model_dump(exclude={"deploy"}),
+        **result.model_dump(include={*HandleData.model_fields} - {"deploy"}),
         deploy=f"{BY_FTG} {record.id}" if result.deploy == BY_FTG else result.deploy,
         base_model=record.spec.model,
         backend=record.backend,

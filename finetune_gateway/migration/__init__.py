@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from finetune_gateway.model import exact_keywords
+
 if TYPE_CHECKING:
     from finetune_gateway.backend import Backend
     from finetune_gateway.backends.openai.management import ModelFacts
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from finetune_gateway.migration.moves import MovePlan
 
 
+@exact_keywords
 def list_fine_tunes(
     backends: str | Backend | Sequence[str | Backend] = "openai",
     models: str | Iterable[str] | None = None,
@@ -66,6 +69,7 @@ def list_fine_tunes(
     )
 
 
+@exact_keywords
 def fetch(
     models: str | Iterable[str] | None = None,
     backends: str | Backend | Sequence[str | Backend] = "openai",
@@ -98,6 +102,7 @@ def fetch(
     )
 
 
+@exact_keywords
 def add_model(
     model: str,
     backends: str | Backend | Sequence[str | Backend] = "openai",
@@ -122,6 +127,7 @@ def add_model(
     return adding.add_model(model, backends, home)
 
 
+@exact_keywords
 def remove(name: str, *, home: str | os.PathLike[str] | None = None) -> list[Forgotten]:
     """Remove what was fetched and added of a model of a host, a checkpoint, or a job there, from
     this home; return what went. Nothing changes at the host.
@@ -134,6 +140,7 @@ def remove(name: str, *, home: str | os.PathLike[str] | None = None) -> list[For
     return removal.forget(Settings.load(home), name)
 
 
+@exact_keywords
 def plan(
     model: str,
     backends: str | Backend | Sequence[str | Backend] = "openai",

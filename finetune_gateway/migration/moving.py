@@ -321,8 +321,9 @@ def _with_figures(
 ) -> Place:
     update: dict[str, Any] = {}
     if source.is_fetched:
+        given = {"model": place.model, "method": method, **carrying.options(carried)}
         try:
-            spec = TrainingSpec.build(model=place.model, method=method, **carrying.options(carried))
+            spec = TrainingSpec.build(**given)
         except SpecError as exc:
             return place.model_copy(update={"refused": exc.message})
         update = _estimated(source, backend, spec, settings, today)

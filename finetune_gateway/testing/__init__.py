@@ -241,7 +241,8 @@ class BackendContract(ConductContract):
         lacking = sorted(METHODS.keys() - capabilities.methods - capabilities.priced)
         if not lacking:
             pytest.skip("it has every method")
-        other = TrainingSpec.build(model=spec.model, method=lacking[0])
+        given: dict[str, Any] = {"model": spec.model, "method": lacking[0]}
+        other = TrainingSpec.build(**given)
         with pytest.raises(UnsupportedError, match=backend.name) as error:
             capabilities.require(backend.name, other)
         assert error.value.option == "method"

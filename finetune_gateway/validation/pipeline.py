@@ -65,7 +65,8 @@ def validate(
         backends, limit = rules_for(runner.display_name, limits.rules), limits.max_context
     elif model:
         backends = _rules_of_model(model)
-    spec = TrainingSpec.build(model=model or "unnamed", method=method, **(training or {}))
+    given: dict[str, Any] = {"model": model or "unnamed", "method": method, **(training or {})}
+    spec = TrainingSpec.build(**given)
     require(spec)
     counter = _counter(dataset, runner, model, spec, limit)
     options = options or AnalysisOptions()
@@ -127,7 +128,8 @@ def _canonical_method(method: str) -> str:
     """Return the method's name in METHODS. Raises SpecError for an unknown one."""
     if method in METHODS:
         return method
-    return TrainingSpec.build(model="unnamed", method=method).method
+    given: dict[str, Any] = {"model": "unnamed", "method": method}
+    return TrainingSpec.build(**given).method
 
 
 def _method_of_rows(dataset: Dataset, runner: Backend | None) -> str:

@@ -25,7 +25,7 @@ PACKED: dict[str, Any] = {"packing": True, "max_length": 96, "batch_size": 2}
 PIECES: dict[str, Any] = {"max_length": 64}
 
 
-def run_of(home: Path, folder: Path, method: str, kind: str, **options: Any) -> Run:
+def run_of(home: Path, folder: Path, method: Any, kind: Any, **options: Any) -> Run:
     """Six steps on a few rows, without a warm-up, which TRL begins with a rate of 0."""
     given: dict[str, Any] = {
         "batch_size": 4,

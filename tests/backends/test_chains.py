@@ -298,7 +298,7 @@ def test_a_job_that_has_saved_nothing_yet_is_waited_for(
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_a_base_that_reads_texts_otherwise_is_not_trained_on(
-    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows, kind: str
+    home: Path, tiny_folder: Path, tmp_path: Path, rows: Rows, kind: Any
 ) -> None:
     """An edited template, another tokenizer or configuration beside the same weights, of the base
     or of a model that was trained whole: the file is named before the first step. What an earlier

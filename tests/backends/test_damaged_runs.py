@@ -24,7 +24,7 @@ Prepare = Callable[..., Run]
 def prepare(home: Path, tiny_folder: Path) -> Prepare:
     """``prepare(method, **options)``: a run on 8 rows, not trained yet."""
 
-    def prepared(method: str, **options: Any) -> Run:
+    def prepared(method: Any, **options: Any) -> Run:
         usual: dict[str, Any] = {"batch_size": 4, "max_steps": 2, "logging_steps": 1, "lora_r": 4}
         given = {"model": str(tiny_folder), "learning_rate": 1e-2, **usual, **options}
         return a_run(home, TrainingSpec.build(method=method, **given), small_rows(method, 8))

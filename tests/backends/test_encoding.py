@@ -29,7 +29,7 @@ from finetune_gateway.tokens.training_rows import encode_row
 Row = dict[str, Any]
 
 
-def a_run(home: Path, rows: list[Row], method: str = "sft", **options: Any) -> Run:
+def a_run(home: Path, rows: list[Row], method: Any = "sft", **options: Any) -> Run:
     """A run of its own on these rows; nothing trains it."""
     settings = Settings(home).create()
     name = f"run-{len(list(settings.runs.glob('*')))}"

@@ -114,7 +114,7 @@ def train(home: Path, tiny_folder: Path, shared: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(finishing, "save", looked_at)
 
-    def trained(method: str, kind: str, **options: Any) -> tuple[Run, Any]:
+    def trained(method: Any, kind: Any, **options: Any) -> tuple[Run, Any]:
         rows = real_rows(shared, method, 30)
         given: dict[str, Any] = {
             "seed": 3,

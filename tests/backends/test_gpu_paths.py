@@ -68,7 +68,8 @@ def test_estimates_of_gpus_without_bfloat16_are_in_float32() -> None:
 def test_float32_that_was_asked_for_stays() -> None:
     """Full training with bf16=false does not fall back to bf16 weights where memory lacks."""
     shape = shape_of(SHAPE)
-    for given, changed in (("auto", True), (False, False)):
+    cases: list[tuple[Any, bool]] = [("auto", True), (False, False)]
+    for given, changed in cases:
         spec = TrainingSpec.build(model="m", training_type="full", bf16=given)
         setup = Setup.of(spec, "gpu", shape)
         usable = step_memory(shape, setup, 1, 512).total - 1

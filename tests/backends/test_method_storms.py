@@ -54,7 +54,7 @@ class Storm:
     folder: Path
     warm: Warm
 
-    def run(self, method: str, kind: str, **options: Any) -> Run:
+    def run(self, method: Any, kind: Any, **options: Any) -> Run:
         """A run that is judged by held-out rows as it goes, and packs its rows if it can."""
         given: dict[str, Any] = {"lora_r": 4} if kind != "full" else {}
         if method == "sft":

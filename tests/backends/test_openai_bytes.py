@@ -569,7 +569,11 @@ def test_a_time_that_is_needed_is_given(name: str) -> None:
 
 def test_settings_are_finite_and_text() -> None:
     """inf, nan and bytes that are no text are refused in words."""
-    for options in ({"weight_decay": float("inf")}, {"learning_rate_multiplier": float("nan")}):
+    endless: list[dict[str, Any]] = [
+        {"weight_decay": float("inf")},
+        {"learning_rate_multiplier": float("nan")},
+    ]
+    for options in endless:
         with pytest.raises(SpecError):
             TrainingSpec.build(model=MODEL, **options)
     with pytest.raises(SpecError, match="no text in UTF-8"):

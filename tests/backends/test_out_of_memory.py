@@ -61,7 +61,8 @@ def test_a_step_without_memory_is_made_again_in_smaller_parts(
 ) -> None:
     """In the first step, and behind a checkpoint: each time half as many rows at once, and the
     losses are those of a run that has begun so."""
-    options = {"batch_size": 4, "max_steps": 2, "lora_r": 4, "save_steps": 1, "engine": engine}
+    options: dict[str, Any] = {"batch_size": 4, "max_steps": 2, "lora_r": 4}
+    options |= {"save_steps": 1, "engine": engine}
 
     def a_spec(at_once: int) -> TrainingSpec:
         return TrainingSpec.build(
@@ -132,7 +133,7 @@ def test_rows_at_once_are_those_that_fit() -> None:
 
 @pytest.mark.parametrize("method", ["kto", "reward"])
 def test_whole_models_without_memory_for_fp32_are_bf16_in_every_method(
-    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     """On a GPU that has next to no memory: the model says so, and the result comes with a
     warning. The GPU is torch's word alone; the model stays on the CPU."""

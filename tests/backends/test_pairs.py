@@ -29,7 +29,7 @@ Train = Callable[..., Run]
 def prepare(home: Path, tiny_folder: Path) -> Train:
     """``prepare(method, kind, **options)``: a run on 12 pairs, 4 more held out; not trained yet."""
 
-    def prepared(method: str, kind: str = "lora", **options: Any) -> Run:
+    def prepared(method: Any, kind: str = "lora", **options: Any) -> Run:
         usual: dict[str, Any] = {"seed": 3, "batch_size": 4, "n_epochs": 2, "logging_steps": 1}
         usual |= {"save_steps": 2, "learning_rate": RATES[kind], "training_type": kind}
         given = {**usual, **({} if kind == "full" else {"lora_r": 4}), **options}

@@ -30,7 +30,7 @@ def prepare(home: Path, tiny_folder: Path) -> Callable[..., tuple[Run, Any, dict
     trainer; 12 rows, three steps of four."""
 
     def prepared(
-        method: str, kind: str = "lora", micro_batch: int = 4, **options: Any
+        method: Any, kind: str = "lora", micro_batch: int = 4, **options: Any
     ) -> tuple[Run, Any, dict[str, Any]]:
         fourbit.import_quietly()
         from finetune_gateway.backends.local.configuration import training_arguments
@@ -38,14 +38,14 @@ def prepare(home: Path, tiny_folder: Path) -> Callable[..., tuple[Run, Any, dict
         from finetune_gateway.backends.local.start import begin
         from finetune_gateway.backends.local.step_plan import plan_steps
 
-        given = {} if kind == "full" else {"lora_r": 4, "training_type": kind}
+        given: dict[str, Any] = {"lora_r": 4} if kind != "full" else {}
         spec = TrainingSpec.build(
             model=str(tiny_folder),
             method=method,
             batch_size=4,
             warmup_ratio=0.0,
             **{"n_epochs": 1, "learning_rate": 1e-3, "seed": 3, "logging_steps": 1, **options},
-            **(given or {"training_type": "full"}),
+            **{"training_type": kind, **given},
         )
         run = a_run(home, spec, pair_rows(12))
         base = load_base(run)

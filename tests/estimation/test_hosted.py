@@ -6,6 +6,7 @@ import json
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -38,7 +39,7 @@ def counted(model: str, content: list[int]) -> TokenStats:
     return counter.stats()
 
 
-def quote(tokens: TokenStats, *, today: date = TODAY, **options: object) -> Estimate:
+def quote(tokens: TokenStats, *, today: date = TODAY, **options: Any) -> Estimate:
     """An estimate on api.openai.com."""
     return estimate_hosted(TrainingSpec.build(**options), tokens, OPENAI, today=today)
 

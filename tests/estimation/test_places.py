@@ -135,7 +135,7 @@ def test_an_address_that_is_none_refuses_its_options_alone(ftg: Ftg) -> None:
     assert done.returncode == 0
     assert f"left out: custom / {TINY}: base_url 'gpu' is not a URL." in words(done.stdout)
     local = ftg("estimate", str(DATA), "--model", TINY, "--base-url", HOST)
-    assert local.returncode == 2 and "does not take these options: 'base_url'." in local.stderr
+    assert local.returncode == 2 and "Backend 'local' has no setting 'base_url'." in local.stderr
 
 
 def test_a_price_of_tokens_is_for_those_who_bill_them(ftg: Ftg) -> None:

@@ -132,7 +132,7 @@ JUDGED = {
 @pytest.mark.parametrize("method", JUDGED)
 @pytest.mark.parametrize("family", ["qwen3", "llama3_1", "gptoss"])
 def test_what_is_compared_is_what_the_preview_shows(
-    home: Path, tmp_path: Path, family: str, method: str
+    home: Path, tmp_path: Path, family: str, method: Any
 ) -> None:
     """Pairs, and answers with a label; what the preview leaves out is left out."""
     source = next(one for one in trl() if one.name == family)

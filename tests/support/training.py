@@ -78,7 +78,7 @@ def a_run(
 def method_run(
     home: Path,
     folder: Path,
-    method: str,
+    method: Any,
     kind: str,
     rows: Rows,
     *,

@@ -16,14 +16,7 @@ from typing import Any
 
 import psutil
 
-from finetune_gateway.backend import (
-    Backend,
-    Capabilities,
-    ChatModel,
-    DataFile,
-    HandleData,
-    Intent,
-)
+from finetune_gateway.backend import Backend, Capabilities, ChatModel, DataFile, HandleData, Intent
 from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin, trackers
 from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
 from finetune_gateway.backends.local.local_chat import LocalChat
@@ -53,6 +46,7 @@ from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import METHODS, TRAINERS
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
@@ -69,6 +63,7 @@ NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finet
 OPTIONS = frozenset(TrainingSpec.model_fields) - {"learning_rate_multiplier"}
 
 
+@exact_methods
 class LocalBackend(Backend):
     """LoRA, QLoRA or full fine-tuning by TRL on this machine, one job per GPU, or one on the
     CPU."""

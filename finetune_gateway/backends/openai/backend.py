@@ -40,6 +40,7 @@ from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.methods import OPENAI_WORDS
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.client_options import AMBIENT, ClientOptions, Key
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from finetune_gateway.tokens.stats import TokenStats
 
 
+@exact_methods
 class OpenAIBackend(Backend):
     """OpenAI, or another host of its contract.
 
