@@ -36,6 +36,7 @@ async def ticks(end: asyncio.Future[str]) -> dict[str, Any]:
     """Tick until the end; return the longest times, in seconds, by which a tick came late."""
     late: list[float] = []
     count, began = 0, time.perf_counter()
+    cpu, own = time.process_time(), time.thread_time()
     while not end.done():
         before = time.perf_counter()
         await asyncio.sleep(PAUSE)
@@ -43,7 +44,13 @@ async def ticks(end: asyncio.Future[str]) -> dict[str, Any]:
         heapq.heappush(late, time.perf_counter() - before - PAUSE)
         if len(late) > KEPT:
             heapq.heappop(late)
-    return {"late": sorted(late), "ticks": count, "seconds": time.perf_counter() - began}
+    return {
+        "late": [round(one, 4) for one in sorted(late)],
+        "ticks": count,
+        "seconds": round(time.perf_counter() - began, 1),
+        "cpu_of_threads": round(time.process_time() - cpu - (time.thread_time() - own), 2),
+        "cpu_of_loop": round(time.thread_time() - own, 2),
+    }
 
 
 async def serve(tenants: Path, port_file: Path, end: asyncio.Future[str]) -> dict[str, Any]:

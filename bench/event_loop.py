@@ -32,7 +32,7 @@ CHAT = {"messages": [{"role": "user", "content": "Where is my parcel?"}]}
 
 
 def main() -> int:
-    asked = arguments(__doc__, runs=3, jobs=200, rows=50, seconds=20.0)
+    asked = arguments(__doc__, runs=3, jobs=200, rows=50, seconds=60.0)
     packages = ("finetune-gateway", "starlette", "uvicorn", "openai", "httpx2")
     bench = Bench("event_loop", versions(*packages))
     found = []

@@ -32,12 +32,12 @@ B = TypeVar("B", covariant=True)
 
 
 class Calls:
-    """The threads of one Gateway. ``at_end`` is called in each before it ends."""
+    """The threads of one Gateway."""
 
-    def __init__(self, at_end: Callable[[], object] = lambda: None) -> None:
-        self.hosts = kept_to_the_end(Threads(HOST_THREADS, at_end))
-        self.home = Threads(HOME_THREADS, at_end)
-        self.models = Threads(MODEL_THREADS, at_end)
+    def __init__(self) -> None:
+        self.hosts = kept_to_the_end(Threads(HOST_THREADS))
+        self.home = Threads(HOME_THREADS)
+        self.models = Threads(MODEL_THREADS)
 
     async def run(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
         """Call a function that may ask hosts in a thread, and return what it returns. Raises what

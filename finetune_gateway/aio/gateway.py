@@ -71,7 +71,7 @@ class Gateway(Face[BlockingGateway]):
         )
 
     def _open(self, blocking: BlockingGateway) -> None:
-        super().__init__(blocking, Calls(blocking.close_connection))
+        super().__init__(blocking, Calls())
         self._watcher = Watcher()
 
     async def call(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:

@@ -1,6 +1,7 @@
 """Threads that make calls for an event loop: at most so many, and none while nothing is to be done.
 
-Unlike those of ``ThreadPoolExecutor`` they end when they are idle, and close what they have open.
+Unlike those of ``ThreadPoolExecutor`` they end when they are idle, and a process that exits waits
+only for calls that may be buying a job.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ IDLE_SECONDS = 1.0  # after which a thread without a call ends
 
 
 class Threads:
-    """At most ``most`` threads. ``at_end`` is called in each before it ends."""
+    """At most ``most`` threads."""
 
-    def __init__(self, most: int, at_end: Callable[[], object]) -> None:
+    def __init__(self, most: int) -> None:
         self.most = most
-        self.at_end = at_end
         self._changed = threading.Condition()
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._running: set[Future[Any]] = set()
@@ -71,7 +71,6 @@ class Threads:
             else:
                 future.set_result(value)
             del begun, function, future  # and what they hold, while this is idle
-        self.at_end()
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         """Return the next call, or None if there is none for a while."""

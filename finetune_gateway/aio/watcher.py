@@ -21,7 +21,6 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.many import Answer, Failure, Group
 from finetune_gateway.jobs.passes import Passes
 from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.waiting import Hook
 from finetune_gateway.settings.client_options import closed
 from finetune_gateway.settings.deadlines import THREAD, TICK_SECONDS, Deadline
@@ -79,7 +78,6 @@ class Host:
 
     group: Group
     send: bool
-    store: Store
     waiters: dict[str, list[Waiter]] = field(default_factory=dict)  # by job
     changed: set[str] = field(default_factory=set)  # jobs, in the last pass
     lost: list[Failure] = field(default_factory=list)  # in the last pass
@@ -91,10 +89,6 @@ class Host:
     @property
     def hosted(self) -> bool:
         return self.group.hosted
-
-    def close(self) -> None:
-        """Close the connection of this thread to the store."""
-        self.store.close()
 
     def ask(self, deadline: Deadline) -> tuple[set[str], Answer]:
         """Return the ids of the jobs that were asked for, and what came of it. In a thread of its
@@ -160,7 +154,7 @@ class Watcher:
         job = copy(waiter.job)  # the passes change it
         job.store.settings.require_writable()
         place, limits = (waiter.send, many.place_of(job.backend)), job.backend.capabilities()
-        host = Host(Group(job.backend, limits), waiter.send, job.store)
+        host = Host(Group(job.backend, limits), waiter.send)
         self._post(lambda: self._add(waiter, job, place, host))
 
     def leave(self, waiter: Waiter) -> None:

@@ -121,11 +121,6 @@ class OpenHome:
         if self._opened is not None:
             self._opened.end_use()
 
-    def close_connection(self) -> None:
-        """Close the connection of this thread to the store; the next call opens another one."""
-        if self._opened is not None:
-            self._opened.close()
-
     def __enter__(self) -> Self:
         self.settings  # noqa: B018 - raises if it is closed
         return self

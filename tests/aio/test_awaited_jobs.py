@@ -219,7 +219,7 @@ def test_a_job_that_came_during_a_pass_is_not_forgotten(home: Path, provider: Pr
     async def main() -> None:
         async with running_jobs(home, provider, 2) as (gateway, jobs, made):
             first, second = (job.blocking for job in jobs)
-            host = Host(Group(first.backend, first.backend.capabilities()), True, first.store)
+            host = Host(Group(first.backend, first.backend.capabilities()), True)
             waiters = [Waiter(job, send=True) for job in (first, second)]
             for waiter in waiters:
                 host.wait.add(waiter.job, host.group)

@@ -28,8 +28,7 @@ from finetune_gateway import (
 PLAIN = {"use", "stream", "stream_completion", "watch"}
 # Public there, and not awaited: for others of the package, or reached by ``blocking``.
 BLOCKING_ALONE = {
-    Gateway: {"settings", "store", "monthly_usd", "model_to_train", "settle_latest",
-              "close_connection"},
+    Gateway: {"settings", "store", "monthly_usd", "model_to_train", "settle_latest"},
     Job: {"record", "backend", "store", "require_on_its_way", "longest_wait",
           "result_by", "resumable"},
     ModelHandle: {"as_messages", "attach", "require_answers", "require_deployed", "has_template",
