@@ -124,8 +124,18 @@ def load_class(name: str) -> type[Backend]:
 def load(name: str, options: dict[str, Any] | None = None) -> Backend:
     """Return a backend by name, built with its constructor's options.
 
-    Raises SpecError when an option is not one of that backend's.
+    Raises SpecError when an option is not one of that backend's, BackendError for a plug-in that
+    hangs while it is imported or built.
     """
+    if name in BUILTIN or name in HOSTS:
+        return _built(name, options)
+    # Imported here: 'ftg --help' and 'ftg validate' read names alone.
+    from finetune_gateway.backend import seam
+
+    return seam.constructing(name, lambda: _built(name, options))
+
+
+def _built(name: str, options: dict[str, Any] | None) -> Backend:
     backend = load_class(name)
     given = dict(options or {})
     if name in HOSTS and given.setdefault("profile", HOSTS[name]) != HOSTS[name]:

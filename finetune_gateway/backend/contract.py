@@ -13,7 +13,7 @@ from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.handle_data import HandleData
 from finetune_gateway.backend.health import Health
 from finetune_gateway.backend.params import BackendParams
-from finetune_gateway.backend.seam import guard_calls
+from finetune_gateway.backend.seam import CALL_SECONDS, guard_calls
 from finetune_gateway.chat import ChatModel
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import UnsupportedError
@@ -76,6 +76,9 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    # Seconds that a call may take, an upload more by its size: one that takes longer is cut off,
+    # and goes on in a thread though nobody waits for it.
+    call_seconds: ClassVar[float] = CALL_SECONDS
     params: ClassVar[type[BackendParams] | None] = None  # the settings that it alone has
     restored: bool = False  # built from what a job or a handle says, not by a call of the user
 

@@ -2,7 +2,8 @@
 
 Code of others stands behind it. An exception that is not ours becomes a ``BackendError`` that names
 the backend, the method and its package; a doubtful one where something may have been bought. What
-comes back has the promised type and sane figures, or is such an error too.
+comes back has the promised type and sane figures, or is such an error too. A call of a plug-in that
+hangs is cut off: it goes on in a thread of its own, and its caller gets an error.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial, wraps
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from traceback import extract_tb
 from typing import Any, TypeVar
 
@@ -35,12 +36,19 @@ CALLS = (
     *("open", "log_path", "kept_files", "delete_file", "delete_model"),
 )
 SCREEN_SECONDS = 5.0  # for one call of a plug-in, on screens that show other things too
+CALL_SECONDS = 120.0  # for one elsewhere, if its class does not say
+UPLOAD_RATE = 100_000.0  # bytes per second: an upload has more time
+UNLIMITED = frozenset({"download"})
+MOST_HUNG = 8  # calls of one method of a backend that go on though nobody waits for them
 LONGEST_TEXT = 300  # characters of an exception of others in a message
 
 Returned = TypeVar("Returned")
 
 _seconds: ContextVar[float | None] = ContextVar("seconds for a call of a plug-in", default=None)
 _running = threading.local()  # .objects: ids of the backends that this thread is in a call of
+# By the id of a backend, which these calls keep alive, and the method.
+_hung: dict[tuple[int, str], list[Future[Any]]] = {}
+_starts: dict[str, Future[Any]] = {}  # those that are running, by our id of the job
 
 
 def guard_calls(cls: type, contract: type) -> None:
@@ -87,26 +95,32 @@ def _call(
     def run() -> Any:
         _running.objects = objects = getattr(_running, "objects", frozenset()) | {id(backend)}
         try:
-            return ask()
+            answer = ask()
         finally:
             _running.objects = objects - {id(backend)}
+        return _checked(backend, name, answer, args, kwargs)
 
-    seconds = _seconds.get() if is_plugin(type(backend)) else None
+    seconds = _limit(backend, name, args)
     try:
-        answer = run() if seconds is None else _within(seconds, run)
+        answer = run() if seconds is None else _cut_off(backend, name, seconds, run, args)
     except GatewayError:
         raise
     except Exception as exc:  # whatever a plug-in raises
         raise _broken(backend, name, exc) from exc
+    return _guarded_chat(answer, backend) if name == "open" else answer
+
+
+def _checked(
+    backend: Any, name: str, answer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     if inspect.iscoroutine(answer):
         answer.close()
         raise _refused(backend, name, "is async: it must return its answer, not a coroutine")
     check = CHECKS.get(name)
     try:
-        answer = check(answer, backend, args, kwargs) if check else answer
+        return check(answer, backend, args, kwargs) if check else answer
     except Wrong as exc:
         raise _refused(backend, name, str(exc)) from None
-    return _guarded_chat(answer, backend) if name == "open" else answer
 
 
 def _inside(backend: Any) -> bool:
@@ -176,10 +190,7 @@ class _GuardedChat:
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Give each call of a plug-in ``SCREEN_SECONDS`` in this block: one that hangs is an error.
-
-    The call goes on in a thread that ends with the process.
-    """
+    """Give each call of a plug-in ``SCREEN_SECONDS`` in this block: one that hangs is an error."""
     token = _seconds.set(SCREEN_SECONDS)
     try:
         yield
@@ -187,12 +198,63 @@ def time_limit() -> Iterator[None]:
         _seconds.reset(token)
 
 
+def _limit(backend: Any, name: str, args: tuple[Any, ...]) -> float | None:
+    """Return the seconds that a call may take; None for one of ours, which have time-outs of their
+    own, and for one that may take long."""
+    if not is_plugin(type(backend)) or name in UNLIMITED:
+        return None
+    if (screen := _seconds.get()) is not None:
+        return screen
+    size = getattr(args[0], "bytes", 0) if args and name == "upload" else 0
+    given = getattr(type(backend), "call_seconds", None)
+    usable = isinstance(given, int | float) and 0 < given < threading.TIMEOUT_MAX
+    return (given if usable else CALL_SECONDS) + size / UPLOAD_RATE  # type: ignore[operator]
+
+
+def limited(backend: Any, name: str, ask: Callable[[], Returned], seconds: float) -> Returned:
+    """Return what ``ask`` does, of an object that a plug-in has made. Raises BackendError after so
+    many seconds, and for what it raises."""
+    if not is_plugin(type(backend)):
+        return ask()
+    with guarding(backend, name):
+        return _within(seconds, ask)
+
+
+def running_start(job_id: str) -> Future[Any] | None:
+    """Return the call of ``start`` for a job that goes on though nobody waits for it: the job may
+    be bought at any moment. Its result is the provider's id."""
+    call = _starts.get(job_id)
+    return None if call is None or call.done() else call
+
+
+def _cut_off(
+    backend: Any, name: str, seconds: float, run: Callable[[], Any], args: tuple[Any, ...]
+) -> Any:
+    """Return what a call of a plug-in does within so many seconds. Raises _TooSlow for one that
+    does not return, and at once for one more where many hang."""
+    key = (id(backend), name)
+    hung = _hung[key] = [one for one in _hung.get(key, []) if not one.done()]
+    if len(hung) >= MOST_HUNG:
+        raise _TooSlow(f"no answer: {len(hung)} earlier calls of it still hang")
+    call = _begin(run)
+    if name == "start" and args:
+        _starts[args[0]] = call
+        call.add_done_callback(lambda ended: _starts.pop(args[0], None))
+    try:
+        return _answer(call, seconds)
+    finally:
+        if not call.done():
+            hung.append(call)
+        elif not hung:
+            _hung.pop(key, None)
+
+
 def within_time(what: str, make: Callable[[], Returned], seconds: float | None = None) -> Returned:
     """Return what ``make`` does: of a plug-in that is not there yet its import and constructor.
     ``what``: who that is. Raises BackendError after so many ``seconds`` (by default
     ``SCREEN_SECONDS``), and for what it raises."""
     try:
-        found: Returned = _within(SCREEN_SECONDS if seconds is None else seconds, make)
+        found = _within(SCREEN_SECONDS if seconds is None else seconds, make)
     except GatewayError:
         raise
     except Exception as exc:  # whatever a plug-in raises
@@ -211,25 +273,36 @@ class _Ended(Exception):
     """A call wanted to end the process."""
 
 
-def _within(seconds: float, run: Callable[[], Any]) -> Any:
-    answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+def constructing(name: str, make: Callable[[], Returned]) -> Returned:
+    """Return what ``make`` does: import and build the plug-in of this name. Raises BackendError
+    for one that hangs, as ``within_time``."""
+    return within_time(f"Backend {name!r}", make, _seconds.get() or CALL_SECONDS)
+
+
+def _within(seconds: float, run: Callable[[], Returned]) -> Returned:
+    return _answer(_begin(run), seconds)
+
+
+def _begin(run: Callable[[], Returned]) -> Future[Returned]:
+    """Call a function in a thread that ends with the process."""
+    call: Future[Returned] = Future()
 
     def work() -> None:
         try:
-            answers.put((run(), None))
+            call.set_result(run())
         except SystemExit as exc:
-            answers.put((None, _Ended(f"sys.exit({exc.code!r})")))
+            call.set_exception(_Ended(f"sys.exit({exc.code!r})"))
         except BaseException as exc:  # raised again in the caller's thread
-            answers.put((None, exc))
+            call.set_exception(exc)
 
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        answer, error = answers.get(timeout=seconds)
-    except Empty:
-        raise _TooSlow(f"no answer within {seconds:g} s") from None
-    if error is not None:
-        raise error
-    return answer
+    threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()
+    return call
+
+
+def _answer(call: Future[Returned], seconds: float) -> Returned:
+    if not wait([call], seconds).done:
+        raise _TooSlow(f"no answer within {seconds:.3g} s")
+    return call.result()
 
 
 # -- errors ------------------------------------------------------------------------------
@@ -287,5 +360,5 @@ def words_of(exc: Exception) -> str:
 
 def _where(exc: Exception) -> str:
     """Return the line that raised it: ``, acme.py line 42``."""
-    frames = extract_tb(exc.__traceback__)
+    frames = [] if isinstance(exc, _TooSlow) else extract_tb(exc.__traceback__)
     return f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""

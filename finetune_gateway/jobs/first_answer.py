@@ -6,10 +6,12 @@ tenacity is imported here, at the top: only a job that has succeeded needs this 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import tenacity
 
 from finetune_gateway.backend import NOT_DEPLOYED, Backend, ChatReply
+from finetune_gateway.backend.seam import limited
 from finetune_gateway.errors import BackendError, asked_wait
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
 from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed
@@ -50,7 +52,9 @@ def first_answer(
         stop=tenacity.stop_after_delay(READY_SECONDS),
         reraise=True,
     )
-    return retrying(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
+    ask = partial(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
+    reply: ChatReply = retrying(limited, backend, "chat", ask, READY_SECONDS)
+    return reply
 
 
 def _may_be_starting(exc: BaseException) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
-from finetune_gateway.backend.seam import is_plugin, name_of, words_of
+from finetune_gateway.backend.seam import constructing, is_plugin, name_of, words_of
 from finetune_gateway.errors import BackendError, GatewayError, shown
 from finetune_gateway.text import pii, redaction
 
@@ -106,7 +106,9 @@ def _built(backend: Backend, options: dict[str, Any]) -> Backend:
     """Return the backend that a stored job of this one gets: the class that is known by its name;
     where none is, its own."""
     known = backend.name in registry.BUILTIN or backend.name in registry.names()
-    return registry.load(backend.name, options) if known else type(backend)(**options)
+    if known:
+        return registry.load(backend.name, options)
+    return constructing(backend.name, lambda: type(backend)(**options))
 
 
 def _error(backend: Backend, wrong: str, hint: str = "") -> BackendError:

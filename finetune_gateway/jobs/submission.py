@@ -21,7 +21,7 @@ from finetune_gateway.errors import (
     GatewayError,
     StoreError,
 )
-from finetune_gateway.jobs import accounts, charges, quotes, turns, uploads
+from finetune_gateway.jobs import accounts, charges, quotes, sending, turns, uploads
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
 from finetune_gateway.jobs.store import Store
@@ -55,7 +55,7 @@ class Submitter:
         if backend.account() is not None:
             intent = accounts.of_intent(self.store, intent, backend, self.look)
         # Locked before the intent is committed: only a dead submitter leaves its job unlocked.
-        with self._sending(intent.id):
+        with sending.locked(self.store, intent.id):
             record, added = self._insert_within_budget(intent, backend, keep)
             if added:
                 return self._send(record, backend, first=True)
@@ -85,9 +85,12 @@ class Submitter:
 
     def advance(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Continue a job that has no provider's id yet, unless another process is sending it."""
-        with self._sending(record.id) as mine:
+        with sending.locked(self.store, record.id) as mine:
             record = self.store.get(record.id)
-            return self._send(record, backend, first=False) if mine else record
+            if mine:
+                return self._send(record, backend, first=False)
+            sending.require_returned(record)
+            return record
 
     def advance_or_end(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Like ``advance``, but store a refusal as the job's error instead of raising it."""
@@ -186,19 +189,6 @@ class Submitter:
         return same and record.account in (None, accounts.of(self.store, backend))
 
     # -- sending -------------------------------------------------------------------------
-
-    @contextmanager
-    def _sending(self, job_id: str) -> Iterator[bool]:
-        """Hold the lock of a job while it is sent; True if it is ours. What aborts that (Ctrl-C, a
-        bug) says which job it was and what becomes of it."""
-        with self.store.lock(job_id) as mine:
-            try:
-                yield mine
-            except GatewayError:  # says it in its own words
-                raise
-            except BaseException as exc:
-                exc.add_note(_what_becomes_of(self.store, job_id))
-                raise
 
     def _send(self, record: JobRecord, backend: Backend, *, first: bool) -> JobRecord:
         """Take a job from its intent to a provider's id; send nothing twice.
@@ -420,15 +410,3 @@ class Submitter:
             self.store.set_phase(record.id, phase)
             if exc.retry_after is not None:
                 turns.set_waiting(self.store, record.id, time.time() + exc.retry_after, phase)
-
-
-def _what_becomes_of(store: Store, job_id: str) -> str:
-    """Return what an abort leaves of a job, in words."""
-    try:
-        record = store.get(job_id)
-    except GatewayError:
-        return "Nothing was sent."
-    if record.status.final:
-        return f"{job_id} has ended: nothing was sent."
-    created = f"{record.display_name} has {job_id} as {record.provider_id}. ftg watch {job_id}"
-    return record.outlook or f"{created} follows it, ftg cancel {job_id} ends it."
