@@ -36,6 +36,7 @@ from finetune_gateway.reports.output import format_bytes, format_count
 from finetune_gateway.settings import clock, config, files, network
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings, may_write
+from finetune_gateway.settings.money import format_usd
 
 State = Literal["ok", "warning", "error"]
 CORE = ("finetune-gateway", "openai", "huggingface-hub", "pydantic", "tiktoken", "typer")
@@ -165,6 +166,9 @@ def _check_charges(settings: Settings) -> Iterator[Check]:
         open_ = charges.unsettled(Store(settings))
     except StoreError:  # another check says it
         return
+    for one in open_:
+        if one.name.startswith(charges.DEPLOYMENT):
+            yield _check_deployment(one)
     left = sorted({one.name for one in open_ if one.name and not _is_asked_for(settings, one)})
     if left:
         fix = (
@@ -172,6 +176,14 @@ def _check_charges(settings: Settings) -> Iterator[Check]:
             "batch is settled when it is collected."
         )
         yield Check("reserved", "warning", f"not settled: {', '.join(left)}", fix)
+
+
+def _check_deployment(charge: Charge) -> Check:
+    """Say of a deployment that it goes on, and what it has cost until now."""
+    job, _, name = charge.name.removeprefix(charges.DEPLOYMENT).partition("/")
+    cost = f", {format_usd(charge.held_usd)} until now" if charge.prices else ""
+    end = f"ftg deploy {job} --delete{f' --name {name}' if name else ''}"
+    return Check("deployment", "ok", f"of {job} at {charge.host}{cost}; to end it: {end}")
 
 
 def _is_asked_for(settings: Settings, charge: Charge) -> bool:

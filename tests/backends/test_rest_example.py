@@ -218,6 +218,7 @@ def test_a_deployment_is_made_once_and_its_cost_is_counted(
     status = flat(rest("status", job).stdout)
     assert "deployment mine, since" in status and "$2.10 an hour" in status
     assert Gateway().budget().reserved_usd == Decimal("2.10")
+    assert f"to end it: ftg deploy {job} --delete" in flat(rest("doctor").stdout)
     assert rest("rm", job, "--yes").returncode == 2
     assert rest("deploy", job, "--yes", "--name", "other").returncode != 0
     assert rest("deploy", job, "--delete", "--yes", "--name", "other").returncode == 102
