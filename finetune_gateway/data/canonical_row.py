@@ -101,9 +101,11 @@ def of_texts(row: Json) -> CanonicalRow | None:
         lists = {"messages": "completion"}
         return CanonicalRow({"messages": [asked, said]}, [], (), origins, lists, plain=True)
     good, bad = row.get("chosen"), row.get("rejected")
-    if len(row) == 3 and type(good) is str and type(bad) is str and good.lstrip()[:1] not in _OPEN:
-        return _pair(asked, good, bad)
-    return None
+    if len(row) != 3 or type(good) is not str or type(bad) is not str:
+        return None
+    if good.lstrip()[:1] in _OPEN or bad.lstrip()[:1] in _OPEN:
+        return None
+    return _pair(asked, good, bad)
 
 
 def of_messages(row: Json) -> CanonicalRow | None:

@@ -150,6 +150,8 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
 )
 @example({**LINE, "tools": "[]"})
 @example({**LINE, "input": "Hi", "tools": "[]"})
+@example({"prompt": "Is it dark?", "chosen": "Yes.", "rejected": json.dumps(COHERE)})
+@example({"prompt": "Is it dark?", "chosen": "Yes.", "rejected": json.dumps(IDEAL["input"])})
 @example({**REQUEST_LOG, "system": "Be brief.", "system_prompt": "You are a helpful engineer."})
 @example({**VERTEX_PAIR, "system": "You are a helpful engineer and you are brief."})
 @example({"input": [*IDEAL["input"], CALLED, {**RESULT, "call_id": ""}, SAID], "tools": [BARE]})
