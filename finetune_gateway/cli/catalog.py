@@ -110,9 +110,11 @@ def _hosts(name: str | None) -> list[profiles.Profile]:
 def _print_models_of(name: str, *, json: bool, quiet: bool) -> None:
     """Print what a backend without tables in the package says can be trained there. Raises
     NotFoundError for a name that no backend has."""
-    if name not in (known := sorted({*registry.names(), *profiles.profile_names()})):
+    known = sorted({*registry.names(), *profiles.profile_names()} - {"local"})
+    if name not in known:
         raise NotFoundError(
-            f"No models of {name!r} are known; known: {', '.join(known)}.", hint="Run: ftg models"
+            f"No models of {name!r} are known; known: local, {', '.join(known)}.",
+            hint="Run: ftg models",
         )
     rows = models_of(name)
     if json:
