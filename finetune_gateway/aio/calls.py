@@ -15,7 +15,7 @@ from concurrent.futures import wait as wait_for_futures
 from functools import partial, wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
-from finetune_gateway.aio.threads import Threads, kept_to_the_end
+from finetune_gateway.aio.threads import Threads
 
 # A loop that needs the interpreter waits up to 5 ms (sys.getswitchinterval) for each thread that
 # is using it, as checks of data do: so there are few. What reads the home, and what asks models,
@@ -35,7 +35,7 @@ class Calls:
     """The threads of one Gateway."""
 
     def __init__(self) -> None:
-        self.hosts = kept_to_the_end(Threads(HOST_THREADS))
+        self.hosts = Threads(HOST_THREADS, kept=True)  # one may be buying a job
         self.home = Threads(HOME_THREADS)
         self.models = Threads(MODEL_THREADS)
 
@@ -71,7 +71,7 @@ async def _run(threads: Threads, function: Any, *args: Any, **given: Any) -> Any
 def _for_thread(name: str, value: Any, loop: asyncio.AbstractEventLoop) -> Any:
     """Return an argument for a call in a thread: a callback may be a coroutine function, which runs
     in the loop."""
-    if not callable(value) or not (name in ("confirm", "wait") or name.startswith("on_")):
+    if not callable(value) or not (name in ("confirm", "report", "wait") or name.startswith("on_")):
         return blocking(value)
 
     def call(*args: Any) -> Any:

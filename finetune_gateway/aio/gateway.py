@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
@@ -148,10 +148,10 @@ class Gateway(Face[BlockingGateway]):
     async def refresh(self, jobs: Iterable[Job] | None = None) -> list[Failure]:
         """Ask the backends of these jobs, by default of all jobs, and store what is new; return
         what could not be asked, and why. Sends nothing."""
-        here = None if jobs is None else {job.id: job for job in jobs}
-        asked = None if here is None else [job.blocking for job in here.values()]
+        given = None if jobs is None else [*jobs]
+        asked = None if given is None else [job.blocking for job in given]
         failures = await self._calls.run(self.blocking.refresh, asked)
-        return [Failure(self._jobs(failure.jobs), failure.error) for failure in failures]
+        return self._failures(failures, given or [])
 
     async def wait(
         self,
@@ -167,33 +167,37 @@ class Gateway(Face[BlockingGateway]):
         sent. ``on_change`` is called in the loop with each job that has news, ``on_event`` as by
         ``Job.wait``."""
         deadline, hook = Deadline(timeout, stop), Hook(on_event, on_change)
-        waits = {job: asyncio.create_task(job.wait_until(deadline, hook)) for job in jobs}
+        waits = [
+            (job, asyncio.create_task(job.wait_until(deadline, hook)))
+            for job in dict.fromkeys(jobs)
+        ]
         try:
-            await asyncio.wait(waits.values())
+            for _, wait in waits:
+                await asyncio.wait([wait])
         finally:
-            for wait in waits.values():
+            for _, wait in waits:
                 wait.cancel()
-        return self._failures(waits, deadline)
-
-    def _failures(
-        self, waits: Mapping[Job, asyncio.Task[None]], deadline: Deadline
-    ) -> list[Failure]:
-        """Return each kind of error once, with its jobs; those that are late together."""
         late, failed = [], []
-        for job, wait in waits.items():
+        for job, wait in waits:
             error = wait.exception()
-            if error is None:
-                continue
-            if not isinstance(error, GatewayError):
-                raise error
             if deadline.over and isinstance(error, JobNotFinished):
                 late.append(job.blocking)
-            else:
+            elif isinstance(error, GatewayError):
                 failed.append((job.blocking, error))
+            elif error is not None:
+                raise error
         failures = many.failures_of(failed)
         if late:
             failures.append(many.Failure(late, many.not_finished(late, deadline)))
-        return [Failure(self._jobs(failure.jobs), failure.error) for failure in failures]
+        return self._failures(failures, [job for job, _ in waits])
+
+    def _failures(self, failures: Iterable[many.Failure], jobs: Iterable[Job]) -> list[Failure]:
+        """Return failures with awaited jobs: these, as far as they are among them."""
+        known = {job.id: job for job in jobs}
+        return [
+            Failure([known.get(job.id) or self._job(job) for job in failure.jobs], failure.error)
+            for failure in failures
+        ]
 
     # -- open and closed -----------------------------------------------------------------
 

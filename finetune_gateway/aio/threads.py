@@ -6,12 +6,11 @@ only for calls that may be buying a job.
 
 from __future__ import annotations
 
-import atexit
+import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -25,10 +24,16 @@ IDLE_SECONDS = 1.0  # after which a thread without a call ends
 
 
 class Threads:
-    """At most ``most`` threads."""
+    """At most ``most`` threads. ``kept``: a process that exits lets their calls end."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, kept: bool = False) -> None:
         self.most = most
+        self.kept = kept
+        self.idle_seconds = 0.0 if kept else IDLE_SECONDS  # the exit waits for idle ones too
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._running: set[Future[Any]] = set()
@@ -40,6 +45,8 @@ class Threads:
         """Call a function in a thread, as soon as one is free; in the context of who asks for it.
         Raises SpecError once this is closed."""
         future: Future[T] = Future()
+        if self._process != os.getpid():  # a fork has none of these threads
+            self._begin_anew()
         with self._changed:
             if self._closed:
                 raise closed()
@@ -48,11 +55,13 @@ class Threads:
                 self._changed.notify()
             elif self._threads < self.most:
                 self._threads += 1
-                threading.Thread(target=self._work, name=THREAD, daemon=True).start()
+                threading.Thread(target=self._work, name=THREAD, daemon=not self.kept).start()
         return future
 
     def end(self) -> set[Future[Any]]:
         """Begin no other call, and return those that are running."""
+        if self._process != os.getpid():
+            self._begin_anew()
         with self._changed:
             self._closed = True
             for future, _ in self._calls:
@@ -76,7 +85,7 @@ class Threads:
         """Return the next call, or None if there is none for a while."""
         with self._changed:
             self._idle += 1
-            self._changed.wait_for(lambda: self._calls or self._closed, IDLE_SECONDS)
+            self._changed.wait_for(lambda: self._calls or self._closed, self.idle_seconds)
             self._idle -= 1
             while self._calls:
                 future, function = self._calls.popleft()
@@ -86,18 +95,3 @@ class Threads:
                     return future, function
             self._threads -= 1
             return None
-
-
-_kept: weakref.WeakSet[Threads] = weakref.WeakSet()  # whose calls a process waits for at its end
-
-
-def kept_to_the_end(threads: Threads) -> Threads:
-    """Return threads whose calls a process that exits lets end: one may be buying a job."""
-    _kept.add(threads)
-    return threads
-
-
-@atexit.register
-def _finish() -> None:
-    for threads in [*_kept]:
-        wait(threads.end())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -139,6 +140,10 @@ class Watcher:
     """Looks at jobs for a Gateway, in a thread that is there while anybody waits."""
 
     def __init__(self) -> None:
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._process = os.getpid()
         self._closing = threading.Event()
         self._lock = threading.Lock()  # of the start and the end of the thread
         self._thread: threading.Thread | None = None
@@ -172,6 +177,8 @@ class Watcher:
                 self._passes.call(lambda: None)  # wakes it
 
     def _post(self, function: Callable[[], object]) -> None:
+        if self._process != os.getpid():  # a fork has no such thread
+            self._begin_anew()
         with self._lock:
             if self._closing.is_set():
                 raise closed()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -28,6 +30,7 @@ from finetune_gateway import (
     SpecError,
     aio,
 )
+from finetune_gateway.aio.calls import MODEL_THREADS
 from finetune_gateway.aio.watcher import Host, Waiter
 from finetune_gateway.jobs.many import Answer, Failure, Group
 from finetune_gateway.settings.deadlines import Deadline
@@ -100,12 +103,12 @@ def test_a_job_of_a_host_from_submit_to_chat(home: Path) -> None:
 
 
 @pytest.mark.chaos
-def test_a_training_on_this_machine(home: Path) -> None:
-    """builtin/tiny is trained by a process, watched, and asked in this one."""
+def test_a_training_on_this_machine(home: Path, tiny_folder: Path) -> None:
+    """A tiny model is trained by a process, watched, and asked in this one."""
 
     async def main() -> None:
         async with aio.Gateway(home) as gateway:
-            job = await gateway.submit(chat_rows(12), model="builtin/tiny", n_epochs=1)
+            job = await gateway.submit(chat_rows(12), model=str(tiny_folder), max_steps=2)
             kinds = {type(event).__name__ async for event in job.watch(300)}
             model = await job.result(300)
             assert kinds and model.kind == "adapter"
@@ -192,9 +195,11 @@ def test_a_wait_for_several_says_which_have_not_ended(home: Path, provider: Prov
             end(provider, *made[:3])
             [failure] = await gateway.wait(jobs, 60, on_change=note, stop=stop)
             assert isinstance(failure.error, JobNotFinished)
-            assert [job.provider_id for job in failure.jobs] == made[3:]
+            [late] = failure.jobs
+            assert late.provider_id in made[3:] and late in jobs
             end(provider, *made)
-            assert await gateway.wait(jobs) == []
+            assert await gateway.wait(jobs + jobs) == [] == await gateway.wait([])
+            assert await gateway.refresh(jobs) == [] == await gateway.refresh()
 
     asyncio.run(main())
 
@@ -341,18 +346,72 @@ def test_to_close_ends_all_waits(home: Path, provider: Provider) -> None:
 
 
 def test_a_slow_model_holds_up_no_job(home: Path, provider: Provider) -> None:
-    """While more chats wait for their host than there are threads, a submit is done."""
+    """While as many chats wait for their host as there are threads, a submit is done."""
 
     async def main() -> None:
         async with running_jobs(home, provider, 1) as (gateway, [job], made):
             end(provider, *made)
             model = await job.result(60)
-            for _ in range(40):
+            for _ in range(MODEL_THREADS):
                 provider.fault(CHAT, Fault("slow", seconds=1.0))
-            chats = [asyncio.create_task(model.chat("Hello.")) for _ in range(40)]
+            chats = [asyncio.create_task(model.chat("Hello.")) for _ in range(MODEL_THREADS)]
             await asyncio.to_thread(until, lambda: provider.posts["/chat/completions"] > 20)
             await gateway.submit(chat_rows(12), model="m", backend=FakeBackend())
             assert not all(chat.done() for chat in chats)
             await asyncio.gather(*chats)
 
     asyncio.run(main())
+
+
+# -- processes ---------------------------------------------------------------------------
+
+FORKED = """
+import asyncio, os, sys
+from finetune_gateway import FakeBackend, aio
+
+async def main(seed):
+    job = await aio.submit(sys.argv[1], model="m", backend=FakeBackend(), seed=seed)
+    await job.wait(60)
+    print(job.status)
+
+asyncio.run(main(1))
+child = os.fork()
+asyncio.run(main(2 if child else 3))
+if child:
+    sys.exit(os.waitpid(child, 0)[1])
+"""
+
+LEFT = """
+import asyncio, sys
+from finetune_gateway import OpenAIBackend, aio
+
+async def main():
+    backend = OpenAIBackend(base_url=sys.argv[2], api_key_env=sys.argv[3], profile="custom")
+    submit = asyncio.create_task(aio.submit(sys.argv[1], model=sys.argv[4], backend=backend))
+    await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+def test_a_fork_has_threads_of_its_own(home: Path, train_file: Path) -> None:
+    """Parent and child submit and wait after the fork, and both exit."""
+    command = [sys.executable, "-c", FORKED, str(train_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["succeeded"] * 3), done.stderr
+
+
+@pytest.mark.chaos
+def test_a_process_that_exits_has_sent_its_job(
+    home: Path, train_file: Path, provider: Provider
+) -> None:
+    """The main task ends while a create is on its way, and nobody closes the Gateway: the process
+    waits for that call, and the job is stored as sent."""
+    provider.fault(CREATE, Fault("slow", seconds=1.0))
+    command = [sys.executable, "-c", LEFT, str(train_file), provider.url, KEY, MODEL]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+        until(lambda: provider.posts["/fine_tuning/jobs"] == 1)
+        process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+    [job] = Gateway(home).jobs()
+    assert not job.record.unsent and [one["id"] for one in provider.jobs] == [job.provider_id]
