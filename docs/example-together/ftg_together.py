@@ -185,7 +185,7 @@ class TogetherChat:
         with self.backend.asking() as client:
             said = client.chat.completions.create(model=self.model, messages=messages, **sampling)
         first, used = said.choices[0], said.usage.model_dump() if said.usage else {}
-        text, usage = first.message.content or "", ftg.Usage(**used)
+        text, usage = first.message.content or "", ftg.Usage.model_validate(used)
         return ftg.ChatReply(text=text, finish_reason=first.finish_reason, usage=usage)
 
     def stream(self, messages: list[Any], **sampling: Any) -> Iterator[str]:
