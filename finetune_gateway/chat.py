@@ -78,6 +78,7 @@ class ChatStream:
             self._pieces.close()
 
 
+@runtime_checkable
 class ChatModel(Protocol):
     """A model that answers. ``messages`` is OpenAI's list of role and content.
 

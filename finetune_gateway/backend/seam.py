@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial, wraps
+from math import isfinite
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, TypeVar
 
 from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
-from finetune_gateway.chat import ChatReply, ChatsMany, Completes, GivesScores, TellsLosses
+from finetune_gateway.chat import (
+    ChatModel,
+    ChatReply,
+    ChatsMany,
+    Completes,
+    GivesScores,
+    TellsLosses,
+)
 from finetune_gateway.errors import BackendError, GatewayError, shown
 from finetune_gateway.text.redaction import redact
 
@@ -140,15 +148,16 @@ def guarding(backend: Any, name: str) -> Iterator[None]:
 
 
 def _guarded_chat(model: Any, backend: Any) -> Any:
-    """Return the model of a plug-in so that its answers pass the seam too; one that can do more
-    than chat as it is."""
-    more = (ChatsMany, Completes, TellsLosses, GivesScores)
-    plain = is_plugin(type(backend)) and not isinstance(model, more)
-    return _GuardedChat(model, backend) if plain and hasattr(model, "stream") else model
+    """Return the model of a plug-in so that its answers pass the seam too: it can do what the model
+    can, and no more."""
+    parts = tuple(part for can, part in _GUARDS.items() if isinstance(model, can))
+    if not parts or not is_plugin(type(backend)):
+        return model
+    return type("_GuardedModel", (*parts, _GuardedModel), {})(model, backend)
 
 
-class _GuardedChat:
-    """A model whose chats are checked; it has what the model has beside."""
+class _GuardedModel:
+    """A model whose answers are checked; it has what the model has beside."""
 
     def __init__(self, model: Any, backend: Any) -> None:
         self._model = model
@@ -157,32 +166,106 @@ class _GuardedChat:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_model"], name)
 
-    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
-        with guarding(self._backend, "chat"):
-            reply = self._model.chat(messages, **sampling)
-        if not isinstance(reply, ChatReply) or not isinstance(reply.text, str):
-            raise _refused(self._backend, "chat", f"must return a ChatReply, not {shown(reply)}")
-        return reply
+    def _ask(self, name: str, *args: Any, **sampling: Any) -> Any:
+        with guarding(self._backend, name):
+            return getattr(self._model, name)(*args, **sampling)
 
-    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
-        with guarding(self._backend, "stream"):
-            return self._pieces(iter(self._model.stream(messages, **sampling)))
+    def _reply(self, name: str, *args: Any, **sampling: Any) -> ChatReply:
+        reply = self._ask(name, *args, **sampling)
+        if not _is_reply(reply):
+            raise _refused(self._backend, name, f"must return a ChatReply, not {shown(reply)}")
+        answer: ChatReply = reply
+        return answer
 
-    def _pieces(self, pieces: Iterator[Any]) -> Generator[str, None, Any]:
+    def _each(
+        self,
+        name: str,
+        asked: Sequence[Any],
+        good: Callable[[Any], bool],
+        what: str,
+        **sampling: Any,
+    ) -> list[Any]:
+        """Return the answer to each that was asked, or the error why there is none: of one that is
+        neither too."""
+        found = self._ask(name, asked, **sampling)
+        if not isinstance(found, list | tuple) or len(found) != len(asked):
+            wrong = f"must return a list of {len(asked)}, not {shown(found)}"
+            raise _refused(self._backend, name, wrong)
+        return [
+            one
+            if isinstance(one, GatewayError) or good(one)
+            else _refused(self._backend, name, f"must give {what} for each, not {shown(one)}")
+            for one in found
+        ]
+
+    def _pieces(self, name: str, *args: Any, **sampling: Any) -> Generator[str, None, Any]:
         """Yield the pieces; return the whole reply, where they do."""
+        with guarding(self._backend, name):
+            pieces = iter(getattr(self._model, name)(*args, **sampling))
+        return self._checked(name, pieces)
+
+    def _checked(self, name: str, pieces: Iterator[Any]) -> Generator[str, None, Any]:
         try:
             while True:
-                with guarding(self._backend, "stream"):
+                with guarding(self._backend, name):
                     try:
                         piece = next(pieces)
                     except StopIteration as end:
                         return end.value
                 if not isinstance(piece, str):
-                    raise _refused(self._backend, "stream", f"must yield texts, not {shown(piece)}")
+                    raise _refused(self._backend, name, f"must yield texts, not {shown(piece)}")
                 yield piece
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
+
+
+class _Chats(_GuardedModel):
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        return self._reply("chat", messages, **sampling)
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        return self._pieces("stream", messages, **sampling)
+
+
+class _Many(_GuardedModel):
+    def chat_many(self, conversations: Sequence[Any], **sampling: Any) -> list[Any]:
+        return self._each("chat_many", conversations, _is_reply, "a ChatReply", **sampling)
+
+
+class _Completions(_GuardedModel):
+    def complete(self, text: str, **sampling: Any) -> ChatReply:
+        return self._reply("complete", text, **sampling)
+
+    def stream_completion(self, text: str, **sampling: Any) -> Iterator[str]:
+        return self._pieces("stream_completion", text, **sampling)
+
+
+class _Losses(_GuardedModel):
+    def reference_losses(self, rows: Sequence[Any]) -> list[Any]:
+        return self._each("reference_losses", rows, _is_number, "a finite number")
+
+
+class _Scores(_GuardedModel):
+    def scores(self, conversations: Sequence[Any]) -> list[Any]:
+        return self._each("scores", conversations, _is_number, "a finite number")
+
+
+_GUARDS: dict[Any, type[_GuardedModel]] = {
+    ChatModel: _Chats,
+    ChatsMany: _Many,
+    Completes: _Completions,
+    TellsLosses: _Losses,
+    GivesScores: _Scores,
+}
+
+
+def _is_reply(value: Any) -> bool:
+    return isinstance(value, ChatReply) and isinstance(value.text, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 # -- time --------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class FakeBackend(Backend):
         self.uploaded: list[DataFile] = []
         self._faults = {call: list(errors) for call, errors in (faults or {}).items()}
         self._cancelled: set[str] = set()
+        self._ended: set[str] = set()  # of which a poll has said so
         self._resumes: dict[str, int] = {}
 
     def options(self) -> dict[str, Any]:
@@ -159,12 +160,15 @@ class FakeBackend(Backend):
         step = min(int(cursor or 0), last)
         if provider_id in self._cancelled and not script[step].status.final:
             return Snapshot(status=JobStatus.CANCELLED, raw_status="cancelled", cursor=cursor)
+        if script[step].status.final:
+            self._ended.add(provider_id)
         return script[step].model_copy(update={"cursor": str(min(step + 1, last))})
 
     def cancel(self, provider_id: str) -> None:
-        """Let polls of this object say ``cancelled`` from now on, unless the script has ended."""
+        """Let polls of this object say ``cancelled`` from now on, unless the job has ended."""
         self._fail("cancel")
-        self._cancelled.add(provider_id)
+        if provider_id not in self._ended:
+            self._cancelled.add(provider_id)
 
     def resume(self, provider_id: str, attempt: int) -> None:
         """Let a cancelled job of this object go on with the script."""

@@ -106,6 +106,15 @@ def test_cancel() -> None:
     assert backend.poll(provider_id, shot.cursor).status is JobStatus.CANCELLED
 
 
+def test_cancel_leaves_an_ended_job_alone() -> None:
+    """Polls from every cursor answer as before."""
+    backend = FakeBackend(script=[{"status": "running"}, {"status": "succeeded"}])
+    provider_id = backend.start("job-1", SPEC, FILE, None)
+    before = [backend.poll(provider_id, cursor) for cursor in (None, "1")]
+    backend.cancel(provider_id)
+    assert [backend.poll(provider_id, cursor) for cursor in (None, "1")] == before
+
+
 def test_its_model_says_that_it_is_fake() -> None:
     """The answer is the same for the same question, names itself, and streams alike."""
     handle = ModelHandle(kind="hosted", model="fake:1", base_model="m", backend="fake")

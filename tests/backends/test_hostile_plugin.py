@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from support.hostile import USD, Honest, Misbehaviour, breaking
 
-from finetune_gateway import Gateway, GatewayError
+from finetune_gateway import Gateway, GatewayError, ModelHandle
 from finetune_gateway.backend import (
     BackendError,
     ChatReply,
@@ -347,6 +348,57 @@ def test_a_model_that_breaks_says_so_in_words(home: Path, train_file: Path) -> N
                 ask(question)
     [error] = handle.chat_many([{"messages": [{"role": "user", "content": "Where?"}]}])
     assert isinstance(error, BackendError)
+
+
+class Odd:
+    """A model that can do everything, and answers nonsense."""
+
+    answers: Any = ()
+
+    def chat(self, messages: Any, **sampling: Any) -> ChatReply:
+        return ChatReply(text="Yes.")
+
+    def stream(self, messages: Any, **sampling: Any) -> Any:
+        yield "Yes."
+
+    def answer(self, *args: Any, **sampling: Any) -> Any:
+        if isinstance(self.answers, Exception):
+            raise self.answers
+        return self.answers
+
+    chat_many = complete = reference_losses = scores = answer
+
+    def stream_completion(self, text: str, **sampling: Any) -> Any:
+        yield self.answer()
+
+
+ASKS: dict[str, Callable[[ModelHandle], Any]] = {
+    "chat_many": lambda handle: handle.chat_many([TWO, TWO]),
+    "complete": lambda handle: handle.complete("Once"),
+    "stream_completion": lambda handle: [*handle.stream_completion("Once")],
+    "reference_losses": lambda handle: handle.reference_losses([TWO, TWO]),
+    "scores": lambda handle: handle.model_copy(update={"kind": "reward"}).score_many([TWO, TWO]),
+}
+TWO = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
+
+
+@pytest.mark.parametrize("method", ASKS)
+def test_whatever_else_a_model_can_do_is_checked_too(
+    home: Path, train_file: Path, method: str
+) -> None:
+    """Answers of another type or number, exceptions of others; of one of many in its place."""
+    model, ask = Odd(), ASKS[method]
+    backend = breaking({"open": returns(model)})
+    handle = Gateway(home).submit(train_file, model="m", backend=backend).result(timeout=30)
+    for model.answers in (None, [1], KeyError("choices")):
+        with pytest.raises(BackendError, match=rf"{method}\(\) of backend 'hostile'"):
+            ask(handle)
+    if method in ("chat_many", "reference_losses", "scores"):
+        good = ChatReply(text="Yes.") if method == "chat_many" else 0.5
+        for bad in (None, float("nan"), True, "0.5"):
+            model.answers = [good, bad]
+            first, second = ask(handle)
+            assert first == good and isinstance(second, BackendError)
 
 
 def test_a_stream_keeps_its_whole_reply(home: Path, train_file: Path) -> None:
