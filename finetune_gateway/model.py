@@ -11,12 +11,14 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    Generic,
     Literal,
     Self,
     TypeVar,
     cast,
     get_args,
     get_origin,
+    overload,
 )
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
@@ -26,6 +28,7 @@ from finetune_gateway.errors import SpecError, shown, unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
+R = TypeVar("R")
 
 MOST = 10**15  # of whatever is counted; a float holds no whole numbers far above it
 
@@ -108,6 +111,33 @@ def require_numbers(given: Mapping[str, Any], model: Model, wanted: Callable[[st
             raise SpecError(f"{name} must be {wanted(name)}, not {given[name]}.")
         if isinstance(value := getattr(model, name), int) and value > MOST:
             raise SpecError(f"{name} must be at most {MOST:,}, not {shown(value)}.")
+
+
+class lazy_property(Generic[R]):
+    """A property that is computed when it is first read, and kept.
+
+    ``functools.cached_property`` of Python 3.11 holds one lock for all objects of a class while it
+    computes: one that waits would hold up those of every other Gateway.
+    """
+
+    def __init__(self, compute: Callable[[Any], R]) -> None:
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, holder: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, holder: object, owner: type) -> R: ...
+
+    def __get__(self, holder: object | None, owner: type) -> Self | R:
+        if holder is None:
+            return self
+        found: R = vars(holder).setdefault(self.name, self.compute(holder))
+        return found
 
 
 # -- types in words ----------------------------------------------------------------------

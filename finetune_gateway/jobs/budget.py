@@ -264,22 +264,17 @@ def held(record: JobRecord, alive: Callable[[str], bool]) -> Decimal:
     return max(Quote.of(record).high, record.cost_usd or ZERO)
 
 
-def budget(
-    records: Iterable[JobRecord],
-    month: str,
-    cap: Decimal | None,
-    alive: Callable[[str], bool],
-    charges: Iterable[Hold] = (),
-) -> Budget:
-    """Return the budget of a month; ``records``: all its jobs, ``charges``: what is spent there
-    without a job."""
-    holds = [
-        Hold(job_id=record.id, status=record.status, usd=usd, spent=record.status.final)
-        for record in records
-        if (usd := held(record, alive)) > 0
-    ]
-    holds += [hold for hold in charges if hold.usd > 0]
-    return Budget(month=month, cap_usd=cap, holds=tuple(sorted(holds, key=lambda hold: -hold.usd)))
+def hold_of(record: JobRecord, alive: Callable[[str], bool]) -> Hold:
+    """Return what a job takes as a hold; ``alive``: see ``held``."""
+    usd, ended = held(record, alive), record.status.final
+    return Hold(job_id=record.id, status=record.status, usd=usd, spent=ended)
+
+
+def budget(holds: Iterable[Hold], month: str, cap: Decimal | None) -> Budget:
+    """Return the budget of a month; ``holds``: of all its jobs, and of what is spent there without
+    a job."""
+    taken = sorted((hold for hold in holds if hold.usd > 0), key=lambda hold: -hold.usd)
+    return Budget(month=month, cap_usd=cap, holds=tuple(taken))
 
 
 def admit(record: JobRecord, others: Budget) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
-from finetune_gateway.model import exact_methods
+from finetune_gateway.model import exact_methods, lazy_property
 from finetune_gateway.renderers import Pictured, renderer
 from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed, Stop
 from finetune_gateway.text.cleaning import visible
@@ -54,7 +53,7 @@ class Job(Pictured):
         self.trouble: GatewayError | None = None  # why the last poll of a wait told nothing
         self.running: Call[Any] | None = None  # a call of a wait that had ended before it
 
-    @cached_property
+    @lazy_property
     def backend(self) -> Backend:
         """Its backend, loaded when first used: a job whose plug-in is gone can still be listed."""
         return self._load()

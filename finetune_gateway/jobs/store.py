@@ -52,6 +52,7 @@ class Store:
             str(self.settings.database.absolute()), self._connect, self._state
         )
         self._ended = False
+        self.holds: dict[str, tuple[int, Any]] = {}  # of ended jobs, by id: see ``charges``
         self._file: tuple[int, int] | None = None  # which file it is, by device and inode
 
     # -- jobs ----------------------------------------------------------------------------
@@ -86,14 +87,14 @@ class Store:
             " ORDER BY submit_key IN (?4, ?5), status = 'succeeded', created_at DESC",
             (record.submit_key, record.old_submit_key, record.account, *earlier),
         ).fetchone()
-        return self._record(row) if row else None
+        return self.record_of(row) if row else None
 
     def get(self, job_id: str) -> JobRecord:
         """Return a job by its whole id. Raises NotFoundError."""
         row = self.query("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise NotFoundError(f"There is no job {job_id!r}.", hint="Run: ftg list")
-        return self._record(row)
+        return self.record_of(row)
 
     def find(self, name: str) -> JobRecord:
         """Return a job by its id, a unique prefix of it (with or without ``ftg-``), the provider's
@@ -112,7 +113,7 @@ class Store:
                 ).fetchall()
             )
         if len(rows) == 1:
-            return self._record(rows[0])
+            return self.record_of(rows[0])
         if rows:
             ids = ", ".join(row["id"] for row in rows)
             raise NotFoundError(
@@ -146,7 +147,7 @@ class Store:
             f"SELECT * FROM jobs WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?",
             (*values, limit),
         )
-        return [self._record(row) for row in rows]
+        return [self.record_of(row) for row in rows]
 
     def that_made(self, model: str) -> JobRecord | None:
         """Return the newest job with this model as its result."""
@@ -312,7 +313,8 @@ class Store:
         model = self.settings.stored_path(result.model)
         return result.model_copy(update={"model": model}).model_dump_json()
 
-    def _record(self, row: sqlite3.Row) -> JobRecord:
+    def record_of(self, row: sqlite3.Row) -> JobRecord:
+        """Return the job in a row."""
         return record_of(row, self.settings.real_path)
 
     # -- reports -------------------------------------------------------------------------

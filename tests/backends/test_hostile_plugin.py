@@ -372,6 +372,9 @@ class Odd:
         yield self.answer()
 
 
+TWO: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+}
 ASKS: dict[str, Callable[[ModelHandle], Any]] = {
     "chat_many": lambda handle: handle.chat_many([TWO, TWO]),
     "complete": lambda handle: handle.complete("Once"),
@@ -379,7 +382,6 @@ ASKS: dict[str, Callable[[ModelHandle], Any]] = {
     "reference_losses": lambda handle: handle.reference_losses([TWO, TWO]),
     "scores": lambda handle: handle.model_copy(update={"kind": "reward"}).score_many([TWO, TWO]),
 }
-TWO = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
 
 
 @pytest.mark.parametrize("method", ASKS)

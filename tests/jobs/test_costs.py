@@ -16,11 +16,13 @@ import pytest
 from support.chaos import slots_taken, until
 from support.provider import Provider
 from support.records import record
+from support.work import calls
 
 from finetune_gateway import Gateway, JobStatus, OpenAIBackend, Snapshot
 from finetune_gateway.cli import main
 from finetune_gateway.estimation.price_table import Price, new_price, write_price
 from finetune_gateway.jobs import budget as budgets
+from finetune_gateway.jobs import charges
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 Ftg = Callable[..., tuple[int, str, str]]
@@ -153,6 +155,27 @@ def test_what_is_not_known_is_said_and_kept_reserved(
     found = budgets.actual(failed)
     assert found is not None and found.cost_usd == cost and said in found.basis
     assert budgets.held(failed, lambda job_id: False) == held
+
+
+def test_what_an_ended_job_took_is_computed_once(home: Path) -> None:
+    """A submit adds it all up while nobody else may write: of rows that stay as they are it only
+    looks whether they do."""
+    store = Gateway(home).store
+    sent: dict[str, Any] = {"status": JobStatus.SUCCEEDED, "step": "sent"}
+    for number in range(40):
+        store.add(record(**sent, provider_id=f"j-{number}", cost_usd=Decimal(number)))
+    found: list[budgets.Budget] = []
+
+    def month() -> None:
+        found.append(charges.month(store, time.time(), Decimal(5000)))
+
+    first, again = calls(month), calls(month)
+    assert again < first / 8, f"{first:,} calls, then {again:,}"
+    assert found[0] == found[1] and found[0].spent_usd == 780
+    with store.transaction() as db:
+        db.execute("UPDATE jobs SET cost_usd = '100' WHERE cost_usd = '39'")
+    month()
+    assert found[2].spent_usd == 841
 
 
 def test_an_open_job_that_nobody_sends_holds_nothing() -> None:

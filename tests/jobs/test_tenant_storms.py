@@ -6,19 +6,16 @@ import itertools
 import json
 import os
 import random
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
-from support.chaos import killed_after
+from support.chaos import killed_after, killed_at_line
 from support.provider import CREATE, Provider
 from support.rows import chat_rows
 from support.traces import traces
@@ -168,27 +165,6 @@ def test_submitters_are_killed_at_every_line(tmp_path: Path, train_file: Path) -
                 require_whole(job, provider, line)
 
 
-@contextmanager
-def killed_at_line(number: int) -> Iterator[None]:
-    """kill -9 of this process when the block comes to its n-th line in jobs/."""
-    left = number
-
-    def line(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if "/finetune_gateway/jobs/" not in frame.f_code.co_filename:
-            return None
-        left -= event == "line"
-        if left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return line
-
-    sys.settrace(line)
-    try:
-        yield
-    finally:
-        sys.settrace(None)
-
-
 # -- two tenants, many threads -------------------------------------------------------------
 
 
@@ -316,6 +292,7 @@ def test_two_tenants_in_many_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 def test_two_tenants_in_32_threads(tmp_path: Path) -> None:
     """The same for ten minutes (FTG_STORM_SECONDS), with trainings on this machine among them."""
     end = time.monotonic() + float(os.environ.get("FTG_STORM_SECONDS", "600"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from support.rows import chat_rows
 
 from finetune_gateway import (
     AuthenticationError,
+    Backend,
     BackendError,
     FakeBackend,
     Gateway,
@@ -405,3 +407,28 @@ def test_a_tenant_leaves_nothing_in_the_default_home(
         assert gateway.refresh() == [] and gateway.remove(gateway.jobs()) and gateway.prune(0)
         assert gateway.budget() and gateway.costs()
     assert not (tmp_path / "default").exists()
+
+
+def test_a_backend_that_is_being_loaded_holds_up_no_other_job(
+    home: Path, tmp_path: Path, train_file: Path
+) -> None:
+    """Each Job loads its own; Python 3.11 has one lock for a cached property of all objects."""
+    slow = Gateway(home).submit(train_file, model="m", backend=FakeBackend())
+    quick = Gateway(tmp_path / "other").submit(train_file, model="m", backend=FakeBackend())
+    begun, may_end = threading.Event(), threading.Event()
+
+    def hang() -> Backend:
+        begun.set()
+        assert may_end.wait(60)
+        return FakeBackend()
+
+    job = Job(slow.record, slow.store, hang, slow._submitter)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(lambda: job.backend)
+        assert begun.wait(60)
+        opened = Gateway(tmp_path / "other").job(quick.id)
+        try:
+            assert pool.submit(lambda: opened.backend).result(timeout=30).name == "fake"
+        finally:
+            may_end.set()
+        assert waiting.result(timeout=60) is job.backend

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -158,9 +158,23 @@ def until(look: Callable[[], Any], seconds: float = 60, pause: float = 0.005) ->
     return found
 
 
-@contextmanager
-def ctrl_c_at_line(number: int) -> Iterator[None]:
+def ctrl_c_at_line(number: int) -> AbstractContextManager[None]:
     """Ctrl-C when the block comes to its n-th line in jobs/."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    return at_line(number, interrupt)
+
+
+def killed_at_line(number: int) -> AbstractContextManager[None]:
+    """kill -9 of this process when the block comes to its n-th line in jobs/."""
+    return at_line(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+@contextmanager
+def at_line(number: int, act: Callable[[], object]) -> Iterator[None]:
+    """Do this when the block comes to its n-th line in jobs/."""
     left = number
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
@@ -170,7 +184,7 @@ def ctrl_c_at_line(number: int) -> Iterator[None]:
         left -= event == "line"
         if left == 0 and event == "line":
             sys.settrace(None)
-            raise KeyboardInterrupt
+            act()
         return line
 
     sys.settrace(line)

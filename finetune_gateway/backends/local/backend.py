@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +45,7 @@ from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
 from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import METHODS, TRAINERS
-from finetune_gateway.model import exact_methods
+from finetune_gateway.model import exact_methods, lazy_property
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
@@ -89,7 +88,7 @@ class LocalBackend(Backend):
     def close(self) -> None:
         vars(self).pop("queue", None)
 
-    @cached_property
+    @lazy_property
     def queue(self) -> Queue:
         return Queue(self.settings)
 
