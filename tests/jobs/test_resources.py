@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from support.chaos import ProviderProcess, start
 from support.provider import Provider
 from support.rows import chat_rows
 
@@ -258,3 +260,67 @@ def test_a_fork_waits_for_no_thread_of_its_parent(
     fork(lambda: job.wait(30))()
     backend.released.set()
     assert job.wait(30).status == "succeeded"
+
+
+# -- a thousand jobs -----------------------------------------------------------------------
+
+# arguments: url, how many jobs, how many threads; prints descriptors and memory by phase
+MANY = """
+import json, os, resource, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from finetune_gateway import Gateway, OpenAIBackend
+
+url, count, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+unit = 1 if sys.platform == "darwin" else 1024
+descriptors, megabytes, phase, ended = {}, {}, "one", threading.Event()
+
+def look():
+    while not ended.wait(0.005):
+        opened = len(os.listdir("/dev/fd")) - 1  # without that of the listing
+        descriptors[phase] = max(descriptors.get(phase, 0), opened)
+
+def begin(following):
+    global phase
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    megabytes[phase], phase = round(peak * unit / 1e6), following
+
+def row(number, content):
+    user = {"role": "user", "content": f"Where is parcel {number} of {content}?"}
+    return {"messages": [user, {"role": "assistant", "content": f"On day {number}."}]}
+
+def submit(number):
+    options = {"model": "gpt-4.1-mini-2025-04-14", "backend": backend, "seed": number}
+    return gateway.submit(data[number % len(data)], **options)
+
+backend = OpenAIBackend(base_url=url, api_key_env="CHAOS_KEY", profile="custom", poll_seconds=0.1)
+gateway, data = Gateway(), [[row(number, content) for number in range(12)] for content in range(10)]
+threading.Thread(target=look, daemon=True).start()
+submit(0).wait().result()
+begin("submit")
+with ThreadPoolExecutor(threads) as pool:
+    jobs = list(pool.map(submit, range(count)))
+begin("wait")
+assert not gateway.wait(jobs) and {job.status for job in jobs} == {"succeeded"}
+begin("results")
+handles = [job.result() for job in jobs]
+begin("end")
+ended.set()
+print(json.dumps({"descriptors": descriptors, "MB": megabytes}))
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_a_thousand_jobs_cost_few_descriptors_and_little_memory(home: Path, tmp_path: Path) -> None:
+    """Submitted by four threads, waited for together, each with its model: all of the process, at
+    its peak, with the SDK and the tables of tokens. Each content was uploaded once."""
+    with ProviderProcess(tmp_path, "--pace", "0.3") as provider:
+        process = start(MANY, provider.url, 1000, 4)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        report = provider.report()
+    figures = json.loads(out)
+    print(f"\n{figures}")
+    assert report["posts"]["/files"] == 10 and len(report["jobs"]) == 1000
+    assert max(figures["descriptors"].values()) <= 30
+    assert max(figures["MB"].values()) - figures["MB"]["one"] <= 150
