@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,7 +21,10 @@ from finetune_gateway.settings.deadlines import THREAD
 
 T = TypeVar("T")
 
-IDLE_SECONDS = 1.0  # after which a thread without a call ends
+# After which a thread without a call ends. Not sooner: who starts one waits until it runs, and on a
+# busy machine that held up a loop for more than 50 ms.
+IDLE_SECONDS = 10.0
+TICK_SECONDS = 0.05  # between two looks at whether the process exits
 
 
 class Threads:
@@ -29,7 +33,6 @@ class Threads:
     def __init__(self, most: int, *, kept: bool = False) -> None:
         self.most = most
         self.kept = kept
-        self.idle_seconds = 0.0 if kept else IDLE_SECONDS  # the exit waits for idle ones too
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -85,7 +88,9 @@ class Threads:
         """Return the next call, or None if there is none for a while."""
         with self._changed:
             self._idle += 1
-            self._changed.wait_for(lambda: self._calls or self._closed, self.idle_seconds)
+            end = time.monotonic() + IDLE_SECONDS
+            while self._may_wait() and time.monotonic() < end:
+                self._changed.wait(TICK_SECONDS)
             self._idle -= 1
             while self._calls:
                 future, function = self._calls.popleft()
@@ -95,3 +100,7 @@ class Threads:
                     return future, function
             self._threads -= 1
             return None
+
+    def _may_wait(self) -> bool:
+        """Return False if there is a call, or there can be none: an exit waits for idle ones."""
+        return not (self._calls or self._closed) and threading.main_thread().is_alive()
