@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 import threading
@@ -30,8 +31,10 @@ from finetune_gateway import (
     SpecError,
     aio,
 )
-from finetune_gateway.aio.calls import MODEL_THREADS
+from finetune_gateway.aio.calls import MODEL_THREADS, Calls
+from finetune_gateway.aio.handle import AHEAD
 from finetune_gateway.aio.watcher import Host, Waiter
+from finetune_gateway.chat import ChatStream as BlockingStream
 from finetune_gateway.jobs.many import Answer, Failure, Group
 from finetune_gateway.settings.deadlines import Deadline
 
@@ -300,10 +303,34 @@ def test_a_cancelled_answer_is_not_generated(home: Path, provider: Provider) -> 
                 assert piece
                 break
             await stream.aclose()
-            assert [piece async for piece in stream] == [] and stream.reply is None
+            assert [piece async for piece in stream] == []
             assert (await model.chat("Hello.")).text
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("way", ["closed", "dropped"])
+def test_an_answer_that_nobody_reads_ends(way: str) -> None:
+    """An endless one is read no further than a bound, and ends once its stream is left."""
+    made, ended = itertools.count(), threading.Event()
+
+    def pieces() -> Iterator[str]:
+        try:
+            while next(made) < 10 * AHEAD:
+                yield "word "
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        stream = aio.ChatStream(lambda: BlockingStream(pieces()), Calls())
+        assert await anext(stream) == "word "
+        if way == "closed":
+            await stream.aclose()
+        del stream
+        await asyncio.to_thread(until, ended.is_set)
+
+    asyncio.run(main())
+    assert next(made) <= AHEAD + 5
 
 
 def test_a_wait_ends_in_time(home: Path, provider: Provider) -> None:
