@@ -38,6 +38,7 @@ MINE = "sk-test-0123456789abcdef"
 THEIRS = "sk-test-other-6789abcdef"  # of another account
 
 LOCAL = 3  # trainings on this machine of a tenant
+NEWEST = 12  # jobs that one act looks at
 
 Enough = Callable[[int], bool]
 
@@ -195,7 +196,8 @@ class Tenant:
 
     def act(self, draw: random.Random, places: dict[str, Backend], common: Path) -> None:
         """Do one of the things that a service does, with backend objects that all tenants share."""
-        known = self.gateway.jobs()
+        # Of all that there are, a look at everything by 32 threads would take longer and longer.
+        known = self.gateway.jobs(limit=NEWEST)
         name, place = draw.choice([*places.items()])
         if name == "local" and next(self.trainings, None) is None:
             name, place = "fake", places["fake"]
@@ -210,7 +212,7 @@ class Tenant:
         elif kind == "look":
             self.gateway.job(draw.choice(known).id).refresh()
         elif kind == "list":
-            assert self.gateway.refresh() == []
+            assert self.gateway.refresh(known) == []
         elif kind == "estimate":
             hosted = self.gateway.estimate(common, model=MODEL, backend=places["hosted"])
             assert {price.usd for price in hosted.prices} == {self.usd}
@@ -294,7 +296,8 @@ def test_two_tenants_in_many_threads(tmp_path: Path) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_two_tenants_in_32_threads(tmp_path: Path) -> None:
-    """The same for ten minutes (FTG_STORM_SECONDS), with trainings on this machine among them."""
+    """The same for ten minutes, with trainings on this machine among them. FTG_STORM_SECONDS=60
+    shows as much on two cores that others use too."""
     end = time.monotonic() + float(os.environ.get("FTG_STORM_SECONDS", "600"))
     with Provider(steps=1, keys={THEIRS: "other"}) as provider:
         hosted = wire(provider, None, profile="openai", request_timeout=30.0)
