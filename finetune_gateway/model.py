@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, wraps
-from inspect import CO_VARKEYWORDS
+from inspect import CO_COROUTINE, CO_VARKEYWORDS
 from types import FunctionType, NoneType
 from typing import (
     TYPE_CHECKING,
@@ -204,15 +204,23 @@ def exact_keywords(function: F, known: Collection[str] | None = None) -> F:
     own = frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     taken = own - {"self", "cls"} if known is None else known
 
-    @wraps(function)
-    def checked(*args: Any, **given: Any) -> Any:
+    def require_known(given: dict[str, Any], args: tuple[Any, ...]) -> None:
         for name in given:
             if name not in taken:
                 made = function.__name__ == "__init__"
                 raise unknown(type(args[0]).__name__ if made else function.__name__, name, taken)
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        require_known(given, args)
         return function(*args, **given)
 
-    return cast(F, checked)
+    @wraps(function)
+    async def awaited(*args: Any, **given: Any) -> Any:
+        require_known(given, args)
+        return await function(*args, **given)
+
+    return cast(F, awaited if code.co_flags & CO_COROUTINE else checked)
 
 
 def takes_any(function: FunctionType) -> bool:

@@ -7,7 +7,8 @@
     {"token-1": {"home": "homes/1", "keys": {"openai": "sk-..."}, "monthly_usd": 200,
                  "backends": {"openai": {"request_timeout": 20}}}}
 
-A tenant may use the backends that are named there, and no other.
+A tenant may use the backends that are named there, and no other. One whose home cannot be opened is
+answered with 503, and the log says why; the others are served.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import gc
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
@@ -33,10 +35,16 @@ from starlette.routing import Route
 import finetune_gateway as ftg
 from finetune_gateway import aio
 
-MOST_BYTES = 50_000_000  # of a body
+MOST_BYTES = 50_000_000  # of the rows of a job
+MOST_OF_CHAT = 5_000_000
 EXAMPLES = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(60)]
 SAMPLING = {"max_tokens", "temperature", "top_p", "seed", "stop"}
-STATUS = {
+NOT_NOW = "The service cannot reach your jobs now; its log says why. Try again later."
+OURS = (ftg.StoreError, ftg.MissingDependency)  # what they say is for whoever runs the service
+SHOWN = {"id", "created_at", "finished_at", "status", "phase", "error", "progress"}
+SHOWN |= {"place_in_line", "cost_usd", "quote_usd", "metadata", "result"}
+STATUS: Any = {
+    OURS: 503,
     ftg.NotFoundError: 404,
     ftg.BudgetError: 402,
     ftg.JobNotFinished: 409,
@@ -55,11 +63,16 @@ def service(tenants: Mapping[str, Mapping[str, Any]]) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.state.tenants, app.state.waits = {}, set()
-            for token, given in tenants.items():
-                gateway = await stack.enter_async_context(aio.Gateway(**given))
+            for number, (token, given) in enumerate(tenants.items(), 1):
+                app.state.tenants[token] = None
+                try:
+                    gateway = await stack.enter_async_context(aio.Gateway(**given))
+                    for job in await gateway.jobs():
+                        follow(app, job)
+                except ftg.GatewayError as exc:  # the others are served all the same
+                    logging.error("Tenant %d is not served: %s", number, exc)
+                    continue
                 app.state.tenants[token] = gateway, frozenset(given.get("backends", ()))
-                for job in await gateway.jobs():
-                    follow(app, job)
                 await warm_up(gateway, given.get("backends", ()))
             yield
 
@@ -71,7 +84,8 @@ def service(tenants: Mapping[str, Mapping[str, Any]]) -> Starlette:
         Route("/jobs/{id}/cancel", cancel, methods=["POST"]),
         Route("/jobs/{id}/chat", chat, methods=["POST"]),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ftg.GatewayError: error})
+    handlers: Any = {ftg.GatewayError: error, HTTPException: refusal}
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
 
 async def warm_up(gateway: aio.Gateway, backends: Iterable[str]) -> None:
@@ -90,11 +104,15 @@ async def submit(request: Request) -> JSONResponse:
     (gateway, backends), asked = tenant(request), request.query_params
     if asked.get("backend") not in backends:
         raise HTTPException(404, f"The backends here are {', '.join(sorted(backends))}.")
-    rows = await body(request)  # and no path, which would be one of this machine
+    rows = await body(request, MOST_BYTES)  # and no path, which would be one of this machine
+    if rows and not re.match(
+        rb"(\xef\xbb\xbf)?\s*\{", rows
+    ):  # a small Parquet file may hold gigabytes
+        raise HTTPException(415, "Send the rows as JSON lines: one object a line.")
     given = {name: asked.get(name) for name in ("model", "backend", "suffix", "max_cost_usd")}
     job = await gateway.submit(rows, **given)  # type: ignore[arg-type]  # wrong ones are refused
     follow(request.app, job)
-    return JSONResponse(await job.to_dict(), 201)
+    return JSONResponse(await facts(job), 201)
 
 
 async def list_jobs(request: Request) -> JSONResponse:
@@ -104,20 +122,21 @@ async def list_jobs(request: Request) -> JSONResponse:
 
 
 async def show(request: Request) -> JSONResponse:
-    return JSONResponse(await (await job_of(request)).to_dict())
+    return JSONResponse(await facts(await job_of(request)))
 
 
 async def events(request: Request) -> StreamingResponse:
     """Send what happens in a job until it has ended, as server-sent events; after the one that a
     browser which connects again has had last."""
     job, last = await job_of(request), request.headers.get("last-event-id", "")
+    after = int(last) if re.fullmatch("[0-9]{1,18}", last) else 0  # else it is none of ours
 
     async def lines() -> AsyncIterator[str]:
         try:
-            async with aclosing(job.watch(after=int(last) if last.isdecimal() else 0)) as news:
+            async with aclosing(job.watch(after=after)) as news:
                 async for event in news:
                     yield f"id: {event.number}\ndata: {event.model_dump_json()}\n\n"
-            yield f"event: end\ndata: {json.dumps(await job.to_dict())}\n\n"
+            yield f"event: end\ndata: {json.dumps(await facts(job))}\n\n"
         except ftg.GatewayError as exc:  # the answer has begun
             yield f"event: problem\ndata: {json.dumps(words(exc))}\n\n"
 
@@ -127,17 +146,18 @@ async def events(request: Request) -> StreamingResponse:
 async def cancel(request: Request) -> JSONResponse:
     job = await job_of(request)
     await job.cancel()
-    return JSONResponse(await job.to_dict())
+    return JSONResponse(await facts(job))
 
 
 async def chat(request: Request) -> StreamingResponse:
     """Answer ``{"messages": [...]}`` with the model of a job, in pieces as it writes them."""
     job = await job_of(request)
     try:
-        asked = json.loads(await body(request))
+        asked = json.loads(await body(request, MOST_OF_CHAT))
+        json.dumps(asked, allow_nan=False)  # json reads NaN and 1e400, which no JSON can say again
         messages, sampling = asked["messages"], {one: asked[one] for one in SAMPLING & {*asked}}
-    except (ValueError, KeyError, TypeError):
-        raise HTTPException(422, 'Send {"messages": [...]}.') from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise HTTPException(422, 'Send {"messages": [...]} as plain JSON.') from None
     model = await job.result(timeout=30 if job.status.final else 0)
     stream = model.stream(messages, **sampling)
     first = await anext(stream, "")  # awaited here: what is wrong gets a status of its own
@@ -166,31 +186,46 @@ def follow(app: Starlette, job: aio.Job) -> None:
 
 def tenant(request: Request) -> tuple[aio.Gateway, frozenset[str]]:
     """Return the Gateway of whoever asks, and the backends that it may use."""
-    token = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
     for known, found in request.app.state.tenants.items():
-        if compare_digest(known.encode(), token):
+        if compare_digest(known.encode(), token.encode()) and scheme.lower() == "bearer":
+            if found is None:
+                raise HTTPException(503, NOT_NOW)
             return found  # type: ignore[no-any-return]
-    raise HTTPException(401, "Send your token: Authorization: Bearer TOKEN")
+    how = {"www-authenticate": "Bearer"}
+    raise HTTPException(401, "Send your token: Authorization: Bearer TOKEN", how)
 
 
 async def job_of(request: Request) -> aio.Job:
     return await tenant(request)[0].job(request.path_params["id"])
 
 
-async def body(request: Request) -> bytes:
+async def facts(job: aio.Job) -> dict[str, Any]:
+    """Return what a tenant sees of a job: its files are below a folder of this machine."""
+    return {name: value for name, value in (await job.to_dict()).items() if name in SHOWN}
+
+
+async def body(request: Request, most: int) -> bytes:
     received = bytearray()
     async for part in request.stream():
         received += part
-        if len(received) > MOST_BYTES:
-            raise HTTPException(413, f"At most {MOST_BYTES:,} bytes are taken.")
+        if len(received) > most:
+            raise HTTPException(413, f"At most {most:,} bytes are taken.")
     return bytes(received)
 
 
 def words(exc: ftg.GatewayError) -> dict[str, str]:
+    """Return what an error says, which is no key and no row; of this machine nothing."""
+    if isinstance(exc, OURS):
+        logging.error("%s", exc)
+        return {"error": NOT_NOW, "hint": ""}
     return {"error": exc.message, "hint": exc.hint}
 
 
 async def error(request: Request, exc: Any) -> JSONResponse:
-    """Answer with what an error says, which is no key and no row."""
     status = next((code for kind, code in STATUS.items() if isinstance(exc, kind)), 422)
     return JSONResponse(words(exc), status)
+
+
+async def refusal(request: Request, exc: Any) -> JSONResponse:
+    return JSONResponse({"error": exc.detail, "hint": ""}, exc.status_code, exc.headers)

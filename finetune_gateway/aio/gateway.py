@@ -20,6 +20,7 @@ from finetune_gateway.jobs import many
 from finetune_gateway.jobs.home_backends import Configured
 from finetune_gateway.jobs.job import Job as BlockingJob
 from finetune_gateway.jobs.removal import Removed
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings.client_options import HttpClient, Keys
 from finetune_gateway.settings.deadlines import Deadline, Stop
 
@@ -35,6 +36,7 @@ class Failure:
     error: GatewayError
 
 
+@exact_methods
 class Gateway(Face[BlockingGateway]):
     """One home folder and the jobs in it: ``finetune_gateway.Gateway``, awaited.
 

@@ -17,6 +17,7 @@ from finetune_gateway.chat import ChatReply, Conversation
 from finetune_gateway.chat import ChatStream as BlockingStream
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import ModelHandle as BlockingHandle
+from finetune_gateway.model import exact_methods
 
 AHEAD = 1000  # pieces of an answer that are read before they are taken
 
@@ -123,6 +124,7 @@ class _Answer:
             self.changed.notify()
 
 
+@exact_methods
 class ModelHandle(Face[BlockingHandle]):
     """A fine-tuned model: ``finetune_gateway.ModelHandle``, awaited. All else that is known of it
     is in ``blocking``.

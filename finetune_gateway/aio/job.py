@@ -15,11 +15,13 @@ from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs import results, waiting
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.job import Job as BlockingJob
+from finetune_gateway.model import exact_methods
 from finetune_gateway.settings.deadlines import TICK_SECONDS, Deadline, Stop, checked_stop
 
 OnEvent = Callable[["Job", Event], object]
 
 
+@exact_methods
 class Job(Face[BlockingJob]):
     """One training run: ``finetune_gateway.Job``, awaited. What is stored of it can be read as
     there.

@@ -67,6 +67,17 @@ def written(path: Path, held: Content, source: Path, folder: Path) -> tuple[Path
             return *spooled(rows, folder, source.stem, by_line=by_line), reading
         except OutOfLine:
             by_line = False
+        except DataError as exc:
+            raise _of_source(exc, path, source) from exc.__cause__
+
+
+def _of_source(exc: DataError, path: Path, source: Path) -> DataError:
+    """Return an error that names the user's file, not our copy of it, which does not last."""
+    message, hint = (
+        text.replace(str(path), str(source)).replace(path.name, source.name)
+        for text in (exc.message, exc.hint)
+    )
+    return DataError(message, hint=hint, report=exc.report)
 
 
 def reading_of(path: Path, held: Content) -> Reading:

