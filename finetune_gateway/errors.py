@@ -15,7 +15,7 @@ message and what to do next in ``hint``.
       BackendError(RuntimeError)          1    .backend .status_code .code .maybe_applied .retryable
                                                .retry_after .turned_away .request_id
         AuthenticationError               5                 key missing, wrong or not allowed
-          UnboundKeyError                    .variable .url a key that was not sent
+          UnboundKeyError                    .variable .url .options  a key that was not sent
           MissingScopeError                  .scope         a restricted key lacks a permission
       JobError                                 .job_id
         JobFailed                       100
@@ -209,14 +209,23 @@ class AuthenticationError(BackendError):
 
 
 class UnboundKeyError(AuthenticationError):
-    """Nothing binds the key in ``variable`` to the address ``url``: nothing was sent there."""
+    """Nothing binds the key in ``variable`` to the address ``url``, or that of a plug-in to where
+    its ``options``, of a job or a handle, lead: nothing was sent there."""
 
     def __init__(
-        self, message: str, *, hint: str = "", backend: str = "", variable: str, url: str
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        backend: str = "",
+        variable: str = "",
+        url: str = "",
+        options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message, hint=hint, backend=backend)
         self.variable = variable
         self.url = url
+        self.options = options
 
 
 class MissingScopeError(AuthenticationError):

@@ -334,10 +334,10 @@ class Gateway(HomeJobs, HomeEvaluations):
             keep = partial(planning.keep, plan, self.settings.files, record)
             if record is None:
                 plan.require_confirmed(confirm)
-                plan.backend.remember()
+                registry.remember(plan.backend, self.settings)
                 record = self._submitter.submit(intent, plan.backend, keep)
             else:  # nothing to pay, so nothing to ask
-                plan.backend.remember()
+                registry.remember(plan.backend, self.settings)
                 record = self._submitter.rejoin(record, intent, plan.backend, keep)
         self._backends.keep(plan.backend)
         return self._job(record, plan.backend)

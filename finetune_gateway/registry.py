@@ -162,12 +162,32 @@ def _require_options(name: str, backend: type[Backend], given: dict[str, Any]) -
             raise unknown(f"Backend {name!r}", option, taken)
 
 
-def restore(name: str, options: dict[str, Any]) -> Backend:
-    """Return a backend from what a job or a handle says of it. It may come from somebody else:
-    naming a variable and an address there sends no key."""
+def restore(name: str, options: dict[str, Any], settings: Settings | None = None) -> Backend:
+    """Return a backend from what a job or a handle says of it, for a home: by default the user's
+    own. It may come from somebody else: naming a variable and an address there sends no key."""
+    # Imported here: 'ftg --help' and 'ftg validate' read names alone.
+    from finetune_gateway.backend import seam, stored_options
+    from finetune_gateway.settings.home import Settings
+
     backend = load(name, options)
+    home = settings or Settings.load()
     backend.restored = True
+    backend.bind(home)
+    if seam.is_plugin(type(backend)):
+        stored_options.mark(backend, options, home)
     return backend
+
+
+def remember(backend: Backend, settings: Settings) -> None:
+    """Keep in the home folder what a later process has to know of the user's call: what the backend
+    wants to, and which options of a plug-in the user has given."""
+    # Imported here: 'ftg --help' and 'ftg validate' read names alone.
+    from finetune_gateway.backend import seam
+    from finetune_gateway.settings.bindings import Bindings
+
+    backend.remember()
+    if seam.is_plugin(type(backend)) and not backend.restored:
+        Bindings(settings).keep_options(backend.name, backend.options())
 
 
 def takes(name: str, option: str) -> bool:

@@ -21,6 +21,7 @@ from traceback import extract_tb
 from typing import Any, TypeVar
 
 from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
+from finetune_gateway.backend.stored_options import require_given
 from finetune_gateway.chat import (
     ChatModel,
     ChatReply,
@@ -103,6 +104,8 @@ def _call(
     def run() -> Any:
         _running.objects = objects = getattr(_running, "objects", frozenset()) | {id(backend)}
         try:
+            if backend.restored:
+                require_given(backend, name)
             answer = ask()
         finally:
             _running.objects = objects - {id(backend)}

@@ -20,7 +20,9 @@ from finetune_gateway.reports.output import (
 from finetune_gateway.settings import config as stored
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import visible
 
+BACKENDS = "backends."  # begins the names of plug-ins, with the options that they were built with
 LISTS = ("hosts", "regions")
 ARGUMENTS = {"list": 0, "path": 0, "get": 1, "unset": 1, "set": 2}  # after the action
 
@@ -43,10 +45,11 @@ def config(
     (FTG_HOSTS_UPLOADS_EXPIRE_SECONDS) is how long OpenAI and Azure keep an upload, 3600 to 2592000;
     by default until they are deleted. hosts.allow_http (FTG_HOSTS_ALLOW_HTTP) are hosts beyond this
     machine that may be asked by http://. keys.VARIABLE are hosts that may get the key in that
-    environment variable. pii.regions (FTG_PII_REGIONS) are countries, such as DE,US, whose national
-    telephone numbers count as personal data; international ones always do. retention.days
-    (FTG_RETENTION_DAYS) is how old data must be for 'ftg prune' to remove them; the default is 30,
-    and nothing is removed before you run it.
+    environment variable. backends.NAME can only be unset: the options that a plug-in was built with
+    for jobs, with which it may be asked. pii.regions (FTG_PII_REGIONS) are countries, such as
+    DE,US, whose national telephone numbers count as personal data; international ones always do.
+    retention.days (FTG_RETENTION_DAYS) is how old data must be for 'ftg prune' to remove them; the
+    default is 30, and nothing is removed before you run it.
 
     Examples:
       ftg config set budget.monthly_usd 50
@@ -99,15 +102,25 @@ def _set(settings: Settings, key: str, text: str, *, json: bool, quiet: bool) ->
 
 
 def _unset(settings: Settings, key: str, *, json: bool, quiet: bool) -> None:
-    removed = stored.remove(settings, key)
-    if key.startswith(stored.KEYS_TABLE):
-        removed |= Bindings(settings).forget(key.removeprefix(stored.KEYS_TABLE))
+    removed = _remove(settings, key)
     if json:
         print_json({"key": key, "removed": removed})
     else:
         done = "removed" if removed else "was not set"
         print_result(done if quiet else f"{key} {done}")
-    _warn_if_overridden(settings, key, quiet)
+    if not key.startswith(BACKENDS):
+        _warn_if_overridden(settings, key, quiet)
+
+
+def _remove(settings: Settings, key: str) -> bool:
+    """Remove a setting, and what was given in calls by that name; False if there was nothing."""
+    bindings = Bindings(settings)
+    if key.startswith(BACKENDS):
+        return bindings.forget_options(key.removeprefix(BACKENDS))
+    removed = stored.remove(settings, key)
+    if key.startswith(stored.KEYS_TABLE):
+        removed |= bindings.forget(key.removeprefix(stored.KEYS_TABLE))
+    return removed
 
 
 def _warn_if_overridden(settings: Settings, key: str, quiet: bool) -> None:
@@ -136,6 +149,10 @@ def _list(settings: Settings, *, json: bool, quiet: bool) -> None:
     print_result(settings_text(values))
     for variable, place in Bindings(settings).kept():
         about = f"{variable} goes to {place} (given with a job; ftg config unset keys.{variable})."
+        print_message(wrap_text(about, "  ", ""), quiet=quiet)
+    for backend, options in Bindings(settings).kept_options():
+        end = f"ftg config unset {BACKENDS}{backend}"
+        about = visible(f"{backend} is asked with {options} (given with a job; {end}).")
         print_message(wrap_text(about, "  ", ""), quiet=quiet)
     for value in values:
         unit = "" if value.key.unit in LISTS else f", in {value.key.unit}"

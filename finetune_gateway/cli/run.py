@@ -103,10 +103,14 @@ def _bound(exc: UnboundKeyError) -> bool:
     from finetune_gateway.settings.network import origin
 
     print_message(exc.message)
-    if not confirm(f"Send the key in {exc.variable} to {origin(exc.url)}, now and later?"):
-        return False
-    Bindings(Settings.load()).keep(exc.variable, exc.url)
-    return True
+    bindings = Bindings(Settings.load())
+    if exc.options is not None:
+        if agreed := confirm(f"Ask backend {exc.backend!r} with these options, now and later?"):
+            bindings.keep_options(exc.backend, exc.options)
+        return agreed
+    if agreed := confirm(f"Send the key in {exc.variable} to {origin(exc.url)}, now and later?"):
+        bindings.keep(exc.variable, exc.url)
+    return agreed
 
 
 def _notes(exc: BaseException) -> str:

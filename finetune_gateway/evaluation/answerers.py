@@ -77,8 +77,7 @@ class Places:
     ) -> Backend:
         """Return the backend of a job or a handle, with the user's key for its host: of several
         that of the job's account."""
-        backend = registry.restore(name, options)
-        backend.bind(self.store.settings)
+        backend = registry.restore(name, options, self.store.settings)
         if not isinstance(backend, OpenAIBackend):
             return backend
         there = origin(backend.base_url)

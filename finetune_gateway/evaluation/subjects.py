@@ -116,10 +116,10 @@ def _subject(
 
 
 def _restored(name: str, options: dict[str, object], store: Store) -> OpenAIBackend:
-    backend = registry.restore(name, options)
+    backend = registry.restore(name, options, store.settings)
     if not isinstance(backend, OpenAIBackend):
         raise _not_hosted(backend.display_name)
-    return _bound(backend, store)
+    return backend
 
 
 def _bound(backend: OpenAIBackend, store: Store) -> OpenAIBackend:

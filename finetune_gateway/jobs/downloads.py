@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from finetune_gateway.text.cleaning import encodable, visible
 FILE_NAME = "finetune_gateway.json"  # of a handle in the folder of its model
 MANIFEST = "manifest.json"  # sha256 of every file of a local model; written last
 LOCK = ".lock"
+_JOB = re.compile(r"ftg-[a-z0-9]{1,40}")  # an id of ours
 NEEDED = {"adapter": "adapter_config.json", "merged": "config.json"}  # beside the weights
 # What else of a handle is true of the files too, wherever they are.
 KEPT = (
@@ -36,8 +38,11 @@ Report = Callable[[str], object]
 
 
 def folder_of(handle: HandleData, settings: Settings) -> Path:
-    """Return where a model lies that was brought here without a place being named."""
-    name = handle.job_id or hashlib.sha256(encodable(handle.model).encode()).hexdigest()[:16]
+    """Return where a model lies that was brought here without a place being named: by its job, if
+    that is one of ours; a handle may come from somebody else."""
+    job_id = handle.job_id or ""
+    digest = hashlib.sha256(encodable(f"{job_id}{handle.model}").encode()).hexdigest()
+    name = job_id if _JOB.fullmatch(job_id) else digest[:16]
     return settings.models / (name if handle.step is None else f"{name}@{handle.step}")
 
 

@@ -15,6 +15,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
 from finetune_gateway.backend import BY_FTG, Backend, ChatModel, ChatReply, ChatStream, HandleData
+from finetune_gateway.backend.stored_options import require_given
 from finetune_gateway.chat import (
     Completes,
     Conversation,
@@ -281,8 +282,8 @@ class ModelHandle(Shown, HandleData):
         settings = self._settings or Settings.load()
         backend = self._backend
         if backend is None:
-            backend = registry.restore(self.backend, self.backend_options)
-            backend.bind(settings)
+            backend = registry.restore(self.backend, self.backend_options, settings)
+            require_given(backend, "download")  # before a folder is made
         backend.connect()
         folder = downloads.folder_of(self, settings.create()) if to is None else Path(to)
         private = to is None
@@ -333,9 +334,7 @@ class ModelHandle(Shown, HandleData):
     def _open(self) -> ChatModel:
         self.require_deployed()
         if self._model is None:
-            backend = registry.restore(self.backend, self.backend_options)
-            backend.bind(Settings.load())
-            self.attach(backend)
+            self.attach(registry.restore(self.backend, self.backend_options))
             assert self._model is not None  # for the type checker
         return self._model
 

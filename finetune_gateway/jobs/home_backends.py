@@ -48,7 +48,7 @@ class HomeBackends:
             return self._by_name[backend]
         # Built each time: its address may be that of a variable which was set since.
         fresh = self._load(backend, {})
-        return self._kept([fresh.name, fresh.options()], lambda: fresh)
+        return self._kept([fresh.name, fresh.options()], lambda: self._at_home(fresh))
 
     def of(self, record: JobRecord, store: Store) -> Backend:
         """Return the backend of a stored job: one of the user's with a key of the job's account,
@@ -113,17 +113,19 @@ class HomeBackends:
     def restored(self, record: JobRecord) -> Backend:
         """Return what the store says of a job's backend: one for all with the same options."""
         said = (record.backend, record.backend_options)
-        return self._kept(["restored", *said], lambda: registry.restore(*said))
+        return self._kept(["restored", *said], lambda: registry.restore(*said, self.settings))
 
     def _kept(self, what: list[Any], build: Callable[[], Backend]) -> Backend:
-        """Return the one backend of which this is said; ``build`` makes it."""
+        """Return the one backend of which this is said; ``build`` makes it, for this home."""
         name = json.dumps(what, sort_keys=True, default=repr)
         found = self._built.get(name)
         if found is None:
-            fresh = build()
-            fresh.bind(self.settings)
-            found = self._built.setdefault(name, fresh)
+            found = self._built.setdefault(name, build())
         return found
+
+    def _at_home(self, backend: Backend) -> Backend:
+        backend.bind(self.settings)
+        return backend
 
     def _bound(self, backend: Backend, settings: Settings) -> Backend:
         """Return the user's object, or its copy if it is bound to another Gateway."""

@@ -4,12 +4,18 @@ A job or a handle names a variable and an address, and may come from somebody el
 enough, it could send any variable anywhere (as in CVE-2024-6587). So a pair counts only if the
 user's settings name it (``keys.VARIABLE``), or the user gave both together in a call: such pairs
 are kept in a file of the home folder, not in the job.
+
+A plug-in sends its key wherever its options say: of these all together count, as the user gave
+them.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import suppress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.settings import config
@@ -39,27 +45,13 @@ class Bindings:
 
     def kept(self) -> list[Pair]:
         """Return the pairs that were given in calls. Raises StoreError."""
-        text = ""
-        try:
-            with suppress(FileNotFoundError):
-                text = self._settings.key_hosts.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise StoreError(f"{self._settings.key_hosts} cannot be read: {exc}.") from None
-        words = [line.split(" ") for line in text.splitlines()]
+        words = [line.split(" ") for line in _lines(self._settings.key_hosts)]
         return [(pair[0], pair[1]) for pair in words if len(pair) == 2]
 
     def keep(self, variable: str, url: str) -> None:
         """Keep a pair that the user has given. Raises StoreError."""
-        if (variable, origin(url)) in self.kept():
-            return
-        path = self._settings.create().key_hosts
-        try:
-            # Appended: of two processes, both lines are there.
-            opened = open_private(path, os.O_WRONLY | os.O_APPEND)
-            with os.fdopen(opened, "a", encoding="utf-8") as file:
-                file.write(f"{variable} {origin(url)}\n")
-        except OSError as exc:
-            raise StoreError(f"{path} cannot be written: {exc.strerror or exc}.") from None
+        if (variable, origin(url)) not in self.kept():
+            _add(self._settings.create().key_hosts, f"{variable} {origin(url)}")
 
     def forget(self, variable: str) -> bool:
         """Forget all pairs of a variable; False if there were none."""
@@ -69,3 +61,55 @@ class Bindings:
             lines = "".join(f"{name} {place}\n" for name, place in left)
             write_atomic(self._settings.key_hosts, lines)
         return left != kept
+
+    # -- plug-ins ----------------------------------------------------------------------------
+
+    def allow_options(self, backend: str, options: Mapping[str, Any]) -> bool:
+        """Return True if the user has built this plug-in with these options."""
+        return _line(backend, options) in _lines(self._settings.backend_options)
+
+    def kept_options(self) -> list[tuple[str, str]]:
+        """Return the names of plug-ins with the options, as JSON, that they were built with in
+        calls. Raises StoreError."""
+        words = [line.partition(" ") for line in _lines(self._settings.backend_options)]
+        return [(name, options) for name, _, options in words if options]
+
+    def keep_options(self, backend: str, options: Mapping[str, Any]) -> None:
+        """Keep the options that the user has built a plug-in with. Raises StoreError."""
+        if options and not self.allow_options(backend, options):
+            _add(self._settings.create().backend_options, _line(backend, options))
+
+    def forget_options(self, backend: str) -> bool:
+        """Forget all options of a plug-in; False if there were none."""
+        kept = self.kept_options()
+        left = [pair for pair in kept if pair[0] != backend]
+        if left != kept:
+            lines = "".join(f"{name} {options}\n" for name, options in left)
+            write_atomic(self._settings.backend_options, lines, private=True)
+        return left != kept
+
+
+def _line(backend: str, options: Mapping[str, Any]) -> str:
+    return f"{backend} {json.dumps(dict(options), sort_keys=True)}"
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file; none if it is not there. Raises StoreError."""
+    try:
+        return path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as exc:
+        raise StoreError(f"{path} cannot be read: {exc}.") from None
+
+
+def _add(path: Path, line: str) -> None:
+    """Add a line to a file. Raises StoreError."""
+    try:
+        # Appended: of two processes, both lines are there.
+        with os.fdopen(
+            open_private(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8"
+        ) as file:
+            file.write(f"{line}\n")
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be written: {exc.strerror or exc}.") from None

@@ -32,7 +32,7 @@ NARROWED = ".private"  # an empty file: what earlier versions left wide has been
 # All that we write in a home folder; beside the database lie its -wal, -shm and -create.
 OWN = frozenset(
     (*FOLDERS, "spool", "encoded", "locks", "hosts", "fetched", "recordings", "answers",
-     "comparisons", SALT, "key_hosts",
+     "comparisons", SALT, "key_hosts", "backend_options",
      "config.toml", "prices.toml", "calibration.json")
 )  # fmt: skip
 
@@ -225,6 +225,11 @@ class Settings:
     def key_hosts(self) -> Path:
         """Which key's variable may be sent where; see ``bindings.py``."""
         return self.home / "key_hosts"
+
+    @property
+    def backend_options(self) -> Path:
+        """With which options the user has built plug-ins; see ``bindings.py``."""
+        return self.home / "backend_options"
 
     @property
     def config(self) -> Path:

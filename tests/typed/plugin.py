@@ -341,8 +341,9 @@ def home(settings: Settings) -> None:
     assert_type(settings.stored_path(settings.real_path("x")), str)
     assert_type(settings.read_only, bool)
     folders = [
-        settings.answers, settings.comparisons, settings.config, settings.database,
-        settings.encoded, settings.fetched, settings.files, settings.hosts, settings.key_hosts,
+        settings.answers, settings.backend_options, settings.comparisons, settings.config,
+        settings.database, settings.encoded, settings.fetched, settings.files, settings.hosts,
+        settings.key_hosts,
         settings.locks, settings.models, settings.prices, settings.recordings, settings.runs,
         settings.spool,
     ]  # fmt: skip
