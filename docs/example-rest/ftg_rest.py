@@ -1,21 +1,19 @@
 """A backend for a service with an API of its own: own states, paid by the GPU hour, a model that
 answers only while it is deployed, and an adapter that can be downloaded.
 
-The service is made up, and so are its prices. Its requests: PUT /datasets/SHA256, POST /runs,
-GET /runs/ID and /runs?label=JOB, POST /runs/ID/stop, GET /runs/ID/files/NAME, PUT and DELETE
-/endpoints/NAME, POST /endpoints/NAME/chat.
+The service is made up, its prices too: PUT /datasets/SHA256, POST /runs, GET /runs?label=JOB,
+/runs/ID, /runs/ID/files/NAME, POST /runs/ID/stop, PUT and DELETE /endpoints/NAME, POST .../chat.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 import finetune_gateway.backend as ftg
 
@@ -35,6 +33,7 @@ class RestBackend(ftg.Backend):
     """Trains a LoRA at the service. ``key_env``: the variable that holds the key."""
 
     name = "rest"
+    gateway_options = frozenset({"keys", "http_client", "proxy", "timeout"})
 
     def __init__(
         self, url: str = "https://rest.example/v1", key_env: str = "REST_API_KEY", gpu: str = "A100"
@@ -52,7 +51,7 @@ class RestBackend(ftg.Backend):
         return {"url": self.url, "gpu": self.gpu}
 
     def account(self) -> str | None:
-        key = os.environ.get(self.key_env)
+        key = self.key(self.key_env, self.url)
         return self.settings.fingerprint(self.url, key) if key else None
 
     # -- before anything is sent: no key, no network ------------------------------------
@@ -67,6 +66,9 @@ class RestBackend(ftg.Backend):
             poll_seconds=(0.2, 30.0),
             settle_seconds=10.0,
         )
+
+    def check(self, spec: ftg.TrainingSpec) -> None:
+        self.required_key(self.key_env, self.url)
 
     def counter(self, spec: ftg.TrainingSpec) -> ftg.HostedCounter:
         return ftg.HostedCounter(spec.model)
@@ -160,13 +162,12 @@ class RestBackend(ftg.Backend):
 
     def send(self, method: str, path: str, *, absent: bool = False, **body: Any) -> Any:
         """Return the answer, as JSON or bytes; None for a 404, where something may be absent."""
-        if not (key := os.environ.get(self.key_env)):
-            raise ftg.AuthenticationError(f"{self.key_env} is not set.", backend=self.name)
-        headers, writes = {"Authorization": f"Bearer {key}"}, method != "GET"
+        key, writes = self.required_key(self.key_env, self.url), method != "GET"
+        client, headers = self.http_client(self.url), {"Authorization": f"Bearer {key}"}
         try:
-            answer = httpx.request(method, self.url + path, headers=headers, timeout=60, **body)
-        except httpx.HTTPError as exc:
-            sent = writes and not isinstance(exc, httpx.ConnectError)  # it may have arrived
+            answer = client.request(method, path, headers=headers, **body)
+        except httpx2.HTTPError as exc:
+            sent = writes and not isinstance(exc, httpx2.ConnectError)  # it may have arrived
             why = f"No answer from {self.url}: {type(exc).__name__}."
             error = {"backend": self.name, "retryable": True, "maybe_applied": sent}
             raise ftg.BackendError(why, **error) from None

@@ -1,7 +1,7 @@
 """Fine-tuning at Together, with the client and the types of its own package.
 
-Its jobs keep no metadata: the suffix of the model's name carries our id, so no other is taken. Key
-and address are those of the environment: no job or handle names another address.
+Its jobs keep no metadata: the suffix of the model's name carries our id, so no other is taken. The
+address is that of the environment: no job or handle names another one.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class TogetherParams(ftg.BackendParams):
 class TogetherBackend(ftg.Backend):
     name = "together"
     params = TogetherParams
+    gateway_options = frozenset({"keys"})
 
     def __init__(self) -> None:
         self.address = os.environ.get("TOGETHER_BASE_URL", "https://api.together.ai")
@@ -53,7 +54,7 @@ class TogetherBackend(ftg.Backend):
         self.settings = settings
 
     def account(self) -> str | None:
-        key = os.environ.get("TOGETHER_API_KEY")
+        key = self.key("TOGETHER_API_KEY", self.address)
         return self.settings.fingerprint(self.address, key) if key else None
 
     def capabilities(self, model: str | None = None) -> ftg.Capabilities:
@@ -172,9 +173,7 @@ class TogetherBackend(ftg.Backend):
                        maybe_applied=doubtful and not refused) from None  # fmt: skip
 
     def _key(self) -> str:
-        if key := os.environ.get("TOGETHER_API_KEY"):
-            return key
-        raise ftg.AuthenticationError("TOGETHER_API_KEY is not set.", backend=self.name)
+        return self.required_key("TOGETHER_API_KEY", self.address)
 
 
 class TogetherChat:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from finetune_gateway.backend import gateway_options
 from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.handle_data import HandleData
 from finetune_gateway.backend.health import Health
@@ -25,6 +26,9 @@ from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import TokenCounter
 from finetune_gateway.tokens.masks.preview import PreviewRenderer
 from finetune_gateway.tokens.stats import TokenStats
+
+if TYPE_CHECKING:
+    from finetune_gateway.backend.http import Client
 
 # Seconds until a new job is in the lists of its host; our allowance, no host states one.
 LIST_LAG = 10.0
@@ -80,11 +84,15 @@ class Backend(ABC):
     # and goes on in a thread though nobody waits for it.
     call_seconds: ClassVar[float] = CALL_SECONDS
     params: ClassVar[type[BackendParams] | None] = None  # the settings that it alone has
+    # What it uses of a Gateway's keys, http_client, proxy and timeout, by ``key`` and
+    # ``http_client`` below; a hosted one is refused where another of these was given.
+    gateway_options: ClassVar[frozenset[str]] = frozenset()
     restored: bool = False  # built from what a job or a handle says, not by a call of the user
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         guard_calls(cls, Backend)
+        gateway_options.guard_bind(cls)
 
     @property
     def display_name(self) -> str:
@@ -121,7 +129,26 @@ class Backend(ABC):
     def bind(self, settings: Settings) -> None:
         """Use the home folder of this gateway; called before any work. A backend without files
         ignores it."""
-        return None
+        gateway_options.attach(self, settings)
+
+    def key(self, variable: str, url: str) -> str | None:
+        """Return the key for an address: the one that the Gateway was given for its host, for this
+        backend or for the ``variable``. Where it was given no ``keys``, that of the environment; it
+        comes from nowhere else. Raises AuthenticationError for what can be no key."""
+        return gateway_options.key(self, variable, url)
+
+    def required_key(self, variable: str, url: str) -> str:
+        """Return the key for an address. Raises AuthenticationError if there is none."""
+        if key := self.key(variable, url):
+            return key
+        raise gateway_options.no_key(self, variable, url)
+
+    def http_client(self, url: str, timeout: float = 60.0) -> Client:
+        """Return the client for requests to paths below an address: by the Gateway's own client or
+        proxy, else the proxy of the environment; with the Gateway's time-out, else this one, in
+        seconds without a byte. An ``httpx2.Client``; each request is a line in the log. The Gateway
+        closes it."""
+        return gateway_options.http_client(self, url, timeout)
 
     def remember(self) -> None:
         """Keep in the home folder what a later process has to know of the user's call, beside

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from finetune_gateway import registry
-from finetune_gateway.backend import Backend
+from finetune_gateway.backend import Backend, gateway_options
 from finetune_gateway.errors import GatewayError, SpecError, shown
 from finetune_gateway.jobs import accounts
 from finetune_gateway.jobs.records import JobRecord
@@ -82,6 +82,7 @@ class HomeBackends:
             closer = getattr(one, "close", None)
             if callable(closer):
                 closer()
+        gateway_options.close(self.settings.client)
 
     def _all(self) -> Iterator[Backend]:
         yield from self._built.values()

@@ -91,6 +91,12 @@ class ClientOptions:
         return replace(self, name=name)
 
     @property
+    def given(self) -> frozenset[str]:
+        """Return which of them the Gateway was given."""
+        names = ("keys", "http_client", "proxy", "timeout")
+        return frozenset(name for name in names if getattr(self, name) is not None)
+
+    @property
     def ambient(self) -> bool:
         """True if keys are those of the environment."""
         return self.keys is None

@@ -17,10 +17,10 @@ from finetune_gateway.backend import (
     TrainingSpec,
 )
 from finetune_gateway.testing.finished_job import FinishedJob
-from finetune_gateway.testing.params import ParamsContract
+from finetune_gateway.testing.gateway_options import GatewayOptionsContract
 
 
-class ReachContract(ParamsContract):
+class ReachContract(GatewayOptionsContract):
     """The tests of ``Backend.models``, ``health`` and ``quote``, which not every backend has."""
 
     def test_models_are_names_that_can_be_asked_for(self, backend: Backend) -> None:

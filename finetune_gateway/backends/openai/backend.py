@@ -80,6 +80,7 @@ class OpenAIBackend(Backend):
     """
 
     name: ClassVar[str] = "openai"
+    gateway_options = frozenset({"keys", "http_client", "proxy", "timeout"})
 
     def __init__(
         self,

@@ -10,18 +10,15 @@ import os
 import secrets
 import threading
 import weakref
-from dataclasses import dataclass
 
 import httpx2
 import openai
 
+from finetune_gateway.backend.http import CONNECT_SECONDS, Given, transport
 from finetune_gateway.backends.openai import bounds, endpoint
 from finetune_gateway.errors import UnsupportedError
-from finetune_gateway.settings.client_options import AMBIENT, ClientOptions, HttpClient
+from finetune_gateway.settings.client_options import AMBIENT, ClientOptions
 from finetune_gateway.settings.network import Proxy
-
-CONNECT_SECONDS = 10.0
-LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 
 # With the proxy, what httpx2 and the SDK read from the environment when a client is made.
 HEADERS = "OPENAI_CUSTOM_HEADERS"
@@ -64,52 +61,11 @@ def _name(url: str, key: str, timeout: float, proxy: Proxy | None, given: Given 
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), key=_salt).digest()
 
 
-@dataclass(frozen=True)
-class Given:
-    """A client of the user's, and the process that it was given in: its connections are there."""
-
-    client: HttpClient
-    process: int
-
-    @classmethod
-    def of(cls, options: ClientOptions) -> Given | None:
-        """Return the client of a Gateway; None if it was given none."""
-        client = options.http_client
-        return None if client is None else cls(client, options.process)
-
-
-class Through(httpx2.BaseTransport):
-    """Sends each request by a client of the user's, who alone closes it: its connections, proxy,
-    certificates and hooks count; not its redirects and its own login."""
-
-    def __init__(self, given: Given) -> None:
-        self._given = given
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        client = self._given.client
-        if client.is_closed:
-            raise httpx2.ConnectError("the http_client of this Gateway is closed", request=request)
-        if self._given.process != os.getpid():
-            why = "the http_client of this Gateway is that of another process, before a fork"
-            raise httpx2.ConnectError(why, request=request)
-        request.extensions.pop("trace", None)  # it would stay with a connection of the user's
-        answer: httpx2.Response = client.send(
-            request, stream=True, auth=None, follow_redirects=False
-        )
-        return answer
-
-
 def _build(
     url: str, key: str, timeout: float, proxy: Proxy | None, given: Given | None
 ) -> openai.OpenAI:
     limit = httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout))
-    # Chosen here and not by httpx2, so that errors name the proxy that is on the way.
-    way: httpx2.BaseTransport
-    if given is not None:
-        way = Through(given)
-    else:
-        way = httpx2.HTTPTransport(limits=LIMITS, proxy=proxy.usable_url if proxy else None)
-    http = bounds.Client(follow_redirects=False, transport=way)
+    http = bounds.Client(follow_redirects=False, transport=transport(given, proxy))
     client = openai.OpenAI(
         api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http
     )

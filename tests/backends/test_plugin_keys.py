@@ -1,0 +1,141 @@
+"""Keys, client, proxy and time-out of a Gateway, in the hands of a plug-in: docs/example-rest."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from support.acme import Acme
+from support.paths import ROOT
+from support.rest_service import KEY, RestService
+
+from finetune_gateway import (
+    AuthenticationError,
+    BackendError,
+    Gateway,
+    Job,
+    SpecError,
+    UnsupportedError,
+)
+
+Submit = Callable[..., tuple[Gateway, Job]]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[RestService]:
+    (tmp_path / "model").mkdir()
+    with RestService(tmp_path / "model") as service:
+        yield service
+
+
+@pytest.fixture
+def submit(
+    service: RestService, home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Submit]:
+    """Submit by a Gateway that was given this, as its backend ``rest``."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "example-rest"))
+    monkeypatch.delitem(sys.modules, "ftg_rest", raising=False)
+    build: Any = importlib.import_module("ftg_rest").RestBackend
+    opened: list[Gateway] = []
+
+    def submit(url: str = service.url, **given: Any) -> tuple[Gateway, Job]:
+        opened.append(Gateway(home, backends={"rest": build(url=url)}, **given))
+        return opened[-1], opened[-1].submit(train_file, model="acme-7b", backend="rest")
+
+    yield submit
+    for one in opened:
+        one.close()
+    sys.modules.pop("ftg_rest", None)
+
+
+def test_a_plugin_sends_the_key_of_its_gateway(
+    submit: Submit, service: RestService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name of the backend, of its host, of its variable, or from a function; never that of
+    the environment, which is another account's."""
+    monkeypatch.setenv("REST_API_KEY", "of-somebody-else")
+    asked: list[Any] = []
+
+    def resolve(request: Any) -> str:
+        asked.append(request)
+        return KEY
+
+    host = service.url.split("/")[2]
+    for keys in ({"rest": KEY}, {host: KEY}, {"REST_API_KEY": KEY}, resolve):
+        submit(keys=keys)
+    assert len(service.runs) == 1
+    assert (asked[0].backend, asked[0].host, asked[0].variable) == ("rest", host, "REST_API_KEY")
+    monkeypatch.setenv("REST_API_KEY", KEY)
+    service.asked.clear()
+    with pytest.raises(AuthenticationError, match="given none"):
+        submit(keys={"openai": "sk-1"})
+    with pytest.raises(AuthenticationError, match="no key has"):
+        submit(keys={"rest": "two words"})
+    assert not service.asked
+
+
+def test_a_plugin_that_cannot_take_it_is_refused(home: Path, train_file: Path) -> None:
+    """In words, before its job is stored: it would send another key, or by another way."""
+    client = httpx2.Client()
+    given = {"keys": {"openai": "k"}, "http_client": client, "proxy": "http://x.example"}
+    for name, value in (given | {"timeout": 5}).items():
+        acme, options = Acme(), {name: value}
+        with Gateway(home, **options) as gateway:  # type: ignore[arg-type]
+            with pytest.raises(UnsupportedError, match=f"'acme' takes no {name}") as error:
+                gateway.submit(train_file, model="m", backend=acme)
+            assert error.value.option == name
+            assert gateway.jobs() == []
+        assert not acme.market.starts
+    client.close()
+
+
+def test_a_plugin_sends_by_the_client_of_its_gateway(
+    submit: Submit, service: RestService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's own sees each request; after ``close`` nothing is sent any more."""
+    monkeypatch.setenv("REST_API_KEY", KEY)
+    seen: list[str] = []
+    with httpx2.Client(event_hooks={"request": [lambda one: seen.append(one.method)]}) as client:
+        gateway, job = submit(http_client=client)
+        assert "POST" in seen and sum(service.asked.values()) == len(seen)
+        gateway.close()
+        with pytest.raises(SpecError, match="closed"):
+            job.backend.health() or job.backend.poll(job.provider_id or "", None)
+        assert sum(service.asked.values()) == len(seen)
+
+
+def test_a_plugin_sends_by_the_proxy_of_its_gateway(
+    submit: Submit, service: RestService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that is not there lets nothing through, and a wrong one is refused by name; neither
+    shows its password."""
+    monkeypatch.setenv("REST_API_KEY", KEY)
+    for scheme in ("http", "socks5"):
+        with pytest.raises(BackendError) as error:
+            submit("http://rest.example/v1", proxy=f"{scheme}://me:hunter2@127.0.0.1:1")
+        assert "hunter2" not in str(error.value)
+    assert not service.asked
+
+
+def test_requests_of_a_plugin_are_in_the_log(
+    submit: Submit, caplog: pytest.LogCaptureFixture, service: RestService
+) -> None:
+    """A line for each, without query and key; the connections end with the Gateway."""
+    with caplog.at_level(logging.INFO, "finetune_gateway.requests"):
+        gateway, job = submit(keys={"rest": KEY}, timeout=7)
+        job.refresh()
+    lines = [one for one in caplog.records if one.name == "finetune_gateway.requests"]
+    assert len(lines) == sum(service.asked.values())
+    assert {one.__dict__["status"] for one in lines} >= {200}
+    assert f"GET {service.url}/runs/" in caplog.text
+    assert KEY not in caplog.text and "after=" not in caplog.text
+    client = gateway.backend("rest").http_client(service.url)
+    assert client.timeout.read == 7
+    gateway.close()
+    assert client.is_closed
