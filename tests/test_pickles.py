@@ -23,6 +23,7 @@ from finetune_gateway import (
     ModelHandle,
     Report,
     TrainingSpec,
+    aio,
     errors,
 )
 from finetune_gateway.backend import Backend
@@ -58,6 +59,16 @@ def results(home: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results(tmp_path_factory.mktemp("results"))
+
+
+def test_what_belongs_to_its_process_says_what_to_send(tmp_path: Path) -> None:
+    """A Gateway and a job hold connections and keys."""
+    place = Gateway(tmp_path, keys={"openai": KEY})
+    awaited = aio.Gateway.over(place)
+    for value in (place, place.submit(ROWS, model="any", backend=FakeBackend()), awaited):
+        with pytest.raises(SpecError, match=r"Send the home folder and job\.id") as caught:
+            pickle.dumps(value)
+        assert KEY not in str(caught.value)
 
 
 def facts(value: Any) -> Any:

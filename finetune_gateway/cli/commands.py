@@ -83,6 +83,7 @@ MEANT = {
     "lint": "validate",
     "price": "estimate",
     "cost": "costs",
+    "budget": "costs",
     "show": "status",
     "info": "status",
     "describe": "status",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -202,6 +203,8 @@ def validate(
             print_result(fix_text(fixed))
         print_result(report_text(fix or data, report, submit=True))
         given = _model_and_method(model, method, report.kind)
+        if model and backend:
+            given += f" --backend {shlex.quote(backend)}"
         if mapping and not fix:
             given += f" {_as_option(mapping)}"
         _print_hints(fix or data, report, None if fixed else dataset.reading, given)

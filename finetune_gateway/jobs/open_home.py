@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 from decimal import Decimal
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from finetune_gateway import registry
 from finetune_gateway.jobs.home_backends import Configured, HomeBackends
@@ -19,6 +19,7 @@ from finetune_gateway.settings.client_options import (
     HttpClient,
     Keys,
     closed,
+    stays_here,
 )
 from finetune_gateway.settings.home import Settings
 
@@ -67,6 +68,9 @@ class OpenHome:
         self._opening = threading.Lock()
         self._opened: Store | None = None
         self._closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise stays_here()
 
     @property
     def settings(self) -> Settings:

@@ -144,7 +144,8 @@ def require_chances_allowed(plan: Plan, *, loss: bool, longer: bool, oversize: b
     allowed = {"longer": longer, "oversize": oversize}
     for name, reason in plan.estimate.refused.items():
         if not allowed.get(name):
-            raise SpecError(reason, hint=f"To start it all the same: --allow-{name}.")
+            hint = f"To start it all the same: --allow-{name}." if name in allowed else ""
+            raise SpecError(reason, hint=hint)
 
 
 def _require_whole(plan: Plan) -> None:

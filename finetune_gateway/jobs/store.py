@@ -32,7 +32,7 @@ from finetune_gateway.jobs.records import (
     storable,
 )
 from finetune_gateway.settings import files
-from finetune_gateway.settings.client_options import closed
+from finetune_gateway.settings.client_options import closed, stays_here
 from finetune_gateway.settings.connections import Connection, Connections, Rows
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import clean, encodable
@@ -54,6 +54,9 @@ class Store:
         self._ended = False
         self.holds: dict[str, tuple[int, Any]] = {}  # of ended jobs, by id: see ``charges``
         self._file: tuple[int, int] | None = None  # which file it is, by device and inode
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise stays_here()
 
     # -- jobs ----------------------------------------------------------------------------
 

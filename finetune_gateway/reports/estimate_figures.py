@@ -25,6 +25,7 @@ from finetune_gateway.reports.output import (
 )
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.money import format_usd
+from finetune_gateway.text.cleaning import visible
 
 UNITS = {
     "train_mtok": "per million training tokens",
@@ -131,7 +132,7 @@ def price_text(price: Price) -> str:
     """Return ``$5.00 per million training tokens, as of 2026-10-05, https://...``."""
     of = f" ({price.backend}, {price.market})" if price.market else ""
     of = f" as {price.tier!r} training" if price.tier else of
-    unit = UNITS.get(price.unit, price.unit)
+    unit = UNITS.get(price.unit) or f"per {price.unit} of {visible(price.model)}"  # a plug-in's own
     return f"${price.usd} {unit}{of}, {price.dated}, {price.source}"
 
 

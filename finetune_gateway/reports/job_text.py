@@ -83,7 +83,7 @@ def job_facts(job: Job) -> dict[str, str]:
 def status_line(job: Job) -> str:
     """Return ``ftg-7kq3 failed: the reason``, and a line on each warning about its result."""
     ended = f": {visible(job.error)}" if job.error else _how_ended(job)
-    line = f"{job.id} {job.status}{_not_deployed(job)}{ended}"
+    line = f"{job.id} {job.status}{_not_deployed(job.record)}{ended}"
     return "\n".join([line, *(f"  warning: {visible(text)}" for text in result_warnings(job))])
 
 
@@ -121,8 +121,8 @@ def _progress(record: JobRecord) -> str:
     return ", ".join(filter(None, ("" if share is None else f"{share:.0%}", place_text(record))))
 
 
-def _not_deployed(job: Job) -> str:
-    return ", not deployed" if job.record.deploy else ""
+def _not_deployed(record: JobRecord) -> str:
+    return ", not deployed" if record.deploy else ""
 
 
 def _how_ended(job: Job) -> str:
@@ -166,7 +166,7 @@ def _job_facts(job: Job) -> dict[str, str]:
     ended = record.finished_at or time.time()
     return {
         "job": record.id,
-        "status": f"{record.status}{_not_deployed(job)}{raw}{phase}",
+        "status": f"{record.status}{_not_deployed(record)}{raw}{phase}",
         "error": record.error or "",
         "warnings": " ".join(result_warnings(job)),
         "backend": _backend(record),
@@ -373,6 +373,7 @@ def _list_row(record: JobRecord, model: int, data: int) -> tuple[str, ...]:
     name = "(removed)" if record.removed else record.name
     names = _shorten(record.spec.model, model), _shorten(name, data)
     status = "queued here" if record.waits_here else f"{record.status} {_progress(record)}".rstrip()
+    status += _not_deployed(record) or (", deployed" if deployment_fact(record) else "")
     return record.id, status, record.display_name, *names, format_age(record.created_at)
 
 

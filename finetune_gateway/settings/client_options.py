@@ -162,6 +162,14 @@ class ClientOptions:
 AMBIENT = ClientOptions()
 
 
+def stays_here() -> SpecError:
+    """Return the error of what is pickled, and belongs to its process."""
+    return SpecError(
+        "A Gateway and its jobs stay in their process: they hold connections and keys.",
+        hint="Send the home folder and job.id, or job.to_dict(); there Gateway(home).job(id).",
+    )
+
+
 def closed() -> SpecError:
     """Return the error for what is asked of a Gateway that is closed."""
     return SpecError(

@@ -119,6 +119,7 @@ def test_all_views_say_that_it_is_not_deployed(
     for _ in range(2):
         status = ftg("status", job.id)
         assert "succeeded, not deployed" in status.stdout
+        assert "succeeded, not deployed" in ftg("list").stdout
         assert "az cognitiveservices account deployment create" in status.stderr
         assert f"ftg chat {job.id} --model DEPLOYMENT" in status.stderr
         assert "succeeded, not deployed" in ftg("wait", job.id).stdout

@@ -13,7 +13,7 @@ from support.cli import Ftg
 from support.plugins import installed
 
 from finetune_gateway import BackendError, FakeBackend, Gateway, SpecError, UnsupportedError
-from finetune_gateway.backend import TrainingSpec
+from finetune_gateway.backend import Estimate, TrainingSpec
 from finetune_gateway.backend.seam import name_of
 
 GIVEN = {"warmup_steps": 10, "decay": 1, "grade": "fast", "layers": ["a", "b"]}
@@ -175,3 +175,24 @@ def test_a_spec_without_them_is_what_it_was(home: Path) -> None:
     """Jobs of older stores have no such field, and are found again by an equal submit."""
     spec = TrainingSpec(model="m")
     assert "backend_params" not in spec.canonical()
+
+
+class Even(FakeBackend):
+    """Refuses in its estimate, for a reason that no option allows."""
+
+    name = "even"
+
+    def estimate(self, *args: Any, **given: Any) -> Estimate:
+        refused = {"parity": "even takes an even count of rows."}
+        return super().estimate(*args, **given).model_copy(update={"refused": refused})
+
+
+def test_a_refusal_of_its_own_names_no_option_that_is_not_there(
+    home: Path, train_file: Path
+) -> None:
+    """Submit says its sentence, and no --allow-parity; the estimate has it too."""
+    gateway = Gateway(home)
+    assert gateway.estimate(train_file, model="m", backend=Even()).refused.keys() == {"parity"}
+    with pytest.raises(SpecError, match="even count of rows") as caught:
+        gateway.submit(train_file, model="m", backend=Even())
+    assert "allow" not in str(caught.value) and gateway.jobs() == []

@@ -183,7 +183,10 @@ def test_a_command_of_two_words_is_one_command(ftg: Ftg) -> None:
             "KEY=VALUE",
         ),
         (("submit", str(DATA), "--model", "m", "--backend", "fake", "--n-epochs", "x"), "n_epochs"),
-        (("submit", str(DATA), "--model", "m", "--backend", "fake", "--base-url", "u"), "options"),
+        (
+            ("submit", str(DATA), "--model", "m", "--backend", "fake", "--base-url", "u"),
+            "no setting 'base_url'",
+        ),
         (("estimate", str(DATA), *["--model", "a"] * 2, *["--backend", "c"] * 3), "pair"),
     ],
 )
@@ -334,6 +337,9 @@ def test_validate_screen_names_line_reason_and_fix(ftg: Ftg, tmp_path: Path) -> 
     assert max(map(len, done.stdout.splitlines())) <= 80
     good = ftg("validate", str(DATA))
     assert "Next: ftg estimate" in good.stderr and "Next" not in good.stdout
+    where = ("--backend", "fake", "--model", "any-model")
+    same = ftg("validate", str(DATA), "--no-quality", *where)
+    assert "--model any-model --backend fake\n" in same.stderr
 
 
 def test_estimate_shows_options_side_by_side(ftg: Ftg) -> None:

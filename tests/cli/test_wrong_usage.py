@@ -120,6 +120,7 @@ def test_wrong_names_and_values_have_their_code(
     [
         ("run", "Did you mean: ftg submit"),  # not prune, which is nearer by its letters
         ("show", "Did you mean: ftg status"),
+        ("budget", "Did you mean: ftg costs"),  # nor get
         ("submti", "Did you mean: ftg submit"),
         ("login", "Keys are read from the environment: ftg doctor"),
         ("export", "'ftg status JOB' says where the result is"),

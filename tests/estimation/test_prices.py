@@ -29,6 +29,7 @@ from finetune_gateway.estimation.price_table import (
     new_price,
     write_price,
 )
+from finetune_gateway.reports.estimate_figures import price_text
 from finetune_gateway.settings import clock
 
 TODAY = date(2026, 11, 21)
@@ -463,6 +464,8 @@ def test_a_row_in_a_unit_of_a_plugin_is_found_again(ftg: Run, home: Path) -> Non
         price = backend.find_price("acme", "a100", unit, extra=home / "prices.toml")
         assert price is not None and (price.usd, price.unit) == (Decimal("0.25"), unit)
         assert Price.model_validate_json(price.model_dump_json()) == price
+        shown = price_text(price)
+        assert ("$0.25 per acme_credit of a100," in shown) == (unit == "acme_credit"), shown
     spot = backend.find_price("acme", "a100", "gpu_hour", extra=home / "prices.toml", market="spot")
     assert spot is None
     assert "acme   a100  acme_credit  0.25*" in ftg("prices", "--backend", "acme")[1]
