@@ -30,6 +30,7 @@ Check = Callable[[Any, Any, Arguments, dict[str, Any]], Any]
 MAX_EVENTS = 10_000  # of one poll; the rest comes with the next ones
 LONGEST_ID = 1000  # characters; names of resources at clouds have up to 300
 LONGEST_SETTLE = 7 * 24 * 3600.0  # seconds; a job in doubt keeps its share of the budget so long
+NO_FILES = "Its files cannot be downloaded"  # begins the warning about them
 DEEPEST = 20  # levels of JSON in the data of an event
 # Of a snapshot, with their bounds: what is none of these is left out.
 FIGURES: dict[str, tuple[int, int]] = {
@@ -314,16 +315,26 @@ def _result(value: Any, *_: Any) -> Result:
     fields = {**value.__dict__, **(value.model_extra or {})}
     if isinstance(metrics := fields.get("metrics"), dict):
         fields["metrics"] = _plain(metrics, DEEPEST)
-    given = fields.get("artifacts")
-    if not isinstance(given, list) or not all(isinstance(one, Artifact) for one in given):
-        raise Wrong("must give artifacts as a list of Artifact")
-    fields["artifacts"] = [_validated(Artifact, dict(one.__dict__)) for one in given]
-    if len({one.name.lower() for one in given}) < len(given):
-        raise Wrong("names two artifacts alike: each is a file of its own")
+    try:
+        fields["artifacts"] = _artifacts(fields.get("artifacts"))
+    except Wrong as exc:  # the model is paid, and answers without them
+        known = fields.get("warnings") or []
+        fields |= {"artifacts": [], "warnings": [*known, f"{NO_FILES}: the backend {exc}."]}
     result: Result = _validated(Result, fields)
     if not result.model.strip():
         raise Wrong("returned a Result without the name of a model")
     return result
+
+
+def _artifacts(given: Any, most: int = 1_000) -> list[Artifact]:
+    """Return the files of a model: at most ``most``; the largest public ones have some hundred."""
+    listed = isinstance(given, list) and all(isinstance(one, Artifact) for one in given)
+    if not listed or len(given) > most:
+        raise Wrong(f"must give artifacts as a list of Artifact, {most:,} at most")
+    found: list[Artifact] = [_validated(Artifact, dict(one.__dict__)) for one in given]
+    if len({(one.kind, one.name.lower()) for one in found}) < len(found):
+        raise Wrong("names two artifacts of one kind alike: each is a file of its own")
+    return found
 
 
 def _validated(model: type[Any], fields: dict[str, Any]) -> Any:

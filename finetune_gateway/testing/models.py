@@ -21,6 +21,7 @@ from finetune_gateway.backend import (
     TrainingSpec,
     UnsupportedError,
 )
+from finetune_gateway.backend.answers import NO_FILES
 from finetune_gateway.settings.files import sha256_of
 from finetune_gateway.testing.data_rules import RulesContract
 from finetune_gateway.testing.finished_job import FinishedJob
@@ -105,6 +106,7 @@ class ModelContract(RulesContract):
         without files says so."""
         result = finished.last.result
         assert result is not None
+        assert not [text for text in result.warnings if text.startswith(NO_FILES)]
         handle = self._handle(backend, spec, result)
         if not result.artifacts:
             unknown = Artifact(name="adapter_config.json", kind="adapter", bytes=1)

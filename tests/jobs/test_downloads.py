@@ -28,7 +28,7 @@ from finetune_gateway.errors import (
     StoreError,
     UnsupportedError,
 )
-from finetune_gateway.events import Checkpoint, Result
+from finetune_gateway.events import Checkpoint, Result, Snapshot
 from finetune_gateway.jobs import archives
 
 FILES = {
@@ -322,20 +322,49 @@ def test_a_job_has_its_model_in_the_home_folder_until_it_is_removed(home: Path) 
         [artifact("a.safetensors", b"").model_copy(update={"name": "../a"})],
         [artifact("a.safetensors", b"").model_copy(update={"sha256": "no hash"})],
         [artifact("a.safetensors", b"").model_copy(update={"bytes": -1})],
+        [artifact("a.safetensors", b"").model_copy(update={"bytes": float("nan")})],
         [artifact("a.safetensors", b""), artifact("A.safetensors", b"")],
+        [artifact("a.safetensors", b"")] * 1_001,
     ],
 )
-def test_artifacts_of_a_plugin_are_checked(home: Path, artifacts: Any) -> None:
-    """Names that lead elsewhere, no hashes, two that are one file: refused, in words."""
+def test_wrong_artifacts_are_not_offered(home: Path, artifacts: Any) -> None:
+    """Names that lead elsewhere, no hashes, two that are one file, too many: in words."""
     given = Result(kind="hosted", model="m").model_copy(update={"artifacts": artifacts})
+    found = Lying(given).checkpoint("fake-1", Checkpoint(id="1", step=1, model="m"))
+    assert (found.model, found.artifacts) == ("m", [])
+    assert "Its files cannot be downloaded" in found.warnings[0]
 
-    class Lying(FakeBackend):
-        def checkpoint(self, provider_id: str, point: Any) -> Result:
-            return given
 
-    with pytest.raises(GatewayError, match="checkpoint") as refused:
-        Lying().checkpoint("fake-1", None)
-    assert "artifacts" in refused.value.message or "Artifact" in refused.value.message
+class Lying(FakeBackend):
+    """Gives this result, whatever it is asked for."""
+
+    def __init__(self, given: Result) -> None:
+        super().__init__()
+        self.given = given
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        found = super().poll(provider_id, cursor)
+        return found.model_copy(update={"result": self.given if found.status.final else None})
+
+    def checkpoint(self, provider_id: str, point: Checkpoint) -> Result:
+        return self.given
+
+
+def test_wrong_artifacts_hide_no_model(home: Path, train_file: Path) -> None:
+    """It is paid, and answers; the handle says what is wrong."""
+    given = Result(kind="hosted", model="m").model_copy(update={"artifacts": None})
+    job = Gateway().submit(train_file, model="m", backend=Lying(given)).wait(20)
+    found = job.handle()
+    assert job.status == "succeeded" and found.chat("Hi").text
+    assert "Its files cannot be downloaded" in found.warnings[0]
+
+
+def test_an_adapter_and_a_whole_model_may_have_files_of_one_name(home: Path) -> None:
+    """The tokenizer, as real hosts have it."""
+    both = [artifact("tokenizer.json", b"", kind=kind) for kind in ("adapter", "merged")]
+    given = Result(kind="hosted", model="m", artifacts=both)
+    found = Lying(given).checkpoint("fake-1", Checkpoint(id="1", step=1, model="m"))
+    assert (found.artifacts, found.warnings) == (both, [])
 
 
 def test_a_later_version_may_say_more_of_a_file() -> None:
