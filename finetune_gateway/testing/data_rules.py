@@ -1,4 +1,4 @@
-"""The part of ``BackendContract`` about the rules that judge rows."""
+"""The part of ``BackendContract`` that runs first: its spec and its rows are accepted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from finetune_gateway.validation.collector import rules_for
 
 
 class RulesContract:
-    """The test of ``Capabilities.rules``."""
+    """The first tests: of ``check``, without which no other one runs, and of
+    ``Capabilities.rules``."""
+
+    def test_check_accepts_the_spec(self, backend: Backend, spec: TrainingSpec) -> None:
+        """The spec that other tests run is allowed; if not, override the fixture ``spec``."""
+        backend.check_model(spec)
+        backend.check(spec)
 
     def test_the_rules_it_declares_accept_its_rows(
         self, keyless: Backend, spec: TrainingSpec, rows: list[dict[str, Any]]

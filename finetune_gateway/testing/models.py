@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from finetune_gateway.settings.files import sha256_of
 from finetune_gateway.testing.data_rules import RulesContract
 from finetune_gateway.testing.finished_job import FinishedJob
 
-NAME = "ftg-contract"  # of a deployment
+NAME = f"ftg-{secrets.token_hex(4)}"  # of a deployment, in this run
 QUESTION = [{"role": "user", "content": "Where is parcel number 3?"}]
 
 

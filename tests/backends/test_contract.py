@@ -30,7 +30,7 @@ from finetune_gateway.backend import (
 from finetune_gateway.backends.fake import FakeBackend
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.openai.backend import OpenAIBackend
-from finetune_gateway.errors import BackendError, GatewayError
+from finetune_gateway.errors import BackendError, GatewayError, SpecError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.testing import BackendContract, FinishedJob
 from finetune_gateway.testing.finished_job import data_file
@@ -181,7 +181,27 @@ def test_the_contract_catches_a_job_taken_for_another() -> None:
             backend, job, ("ftg-contract12", "fake-x2"), INTENT_OF
         )
     with pytest.raises(AssertionError):
-        contract.test_an_unknown_job_is_not_found(backend, job, INTENT_OF, "ftg-contract")
+        contract.test_an_unknown_job_is_not_found(backend, job, INTENT_OF, True)
+
+
+def test_a_host_may_keep_the_jobs_of_an_earlier_run() -> None:
+    """No id of ours is sent twice: the second run would find the job of the first."""
+    backend, spec = Honest(), TrainingSpec(model=MODEL)
+    for _ in range(2):
+        BackendContract._run(backend, spec, FILE)
+    assert len(set(backend.market.bought)) == 2
+
+
+def test_a_refused_spec_is_named_before_any_job() -> None:
+    """With the fixture that an author overrides, and why."""
+
+    def refuse(*_: Any) -> None:
+        raise SpecError("any-model names no version.")
+
+    backend = breaking({"check": refuse})
+    with pytest.raises(pytest.fail.Exception, match="names no version.*fixture 'spec'"):
+        BackendContract._run(backend, TrainingSpec(model="any-model"), FILE)
+    assert not backend.market.bought
 
 
 def test_the_contract_catches_checkpoints_reported_once_and_keys() -> None:
