@@ -17,6 +17,7 @@ import asyncio
 import gc
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -36,7 +37,8 @@ import finetune_gateway as ftg
 from finetune_gateway import aio
 
 MOST_BYTES = 50_000_000  # of the rows of a job
-MOST_OF_CHAT = 5_000_000
+JSON_LINES = re.compile(rb"(\xef\xbb\xbf)?\s{0,99}\{")  # what they begin with
+MOST_OF_CHAT = 500_000  # the loop waits while JSON is read
 EXAMPLES = [{"prompt": f"Where is parcel {n}?", "completion": f"In van {n}."} for n in range(60)]
 SAMPLING = {"max_tokens", "temperature", "top_p", "seed", "stop"}
 NOT_NOW = "The service cannot reach your jobs now; its log says why. Try again later."
@@ -105,9 +107,7 @@ async def submit(request: Request) -> JSONResponse:
     if asked.get("backend") not in backends:
         raise HTTPException(404, f"The backends here are {', '.join(sorted(backends))}.")
     rows = await body(request, MOST_BYTES)  # and no path, which would be one of this machine
-    if rows and not re.match(
-        rb"(\xef\xbb\xbf)?\s*\{", rows
-    ):  # a small Parquet file may hold gigabytes
+    if rows and not JSON_LINES.match(rows):  # a small Parquet file may hold gigabytes
         raise HTTPException(415, "Send the rows as JSON lines: one object a line.")
     given = {name: asked.get(name) for name in ("model", "backend", "suffix", "max_cost_usd")}
     job = await gateway.submit(rows, **given)  # type: ignore[arg-type]  # wrong ones are refused
@@ -153,8 +153,8 @@ async def chat(request: Request) -> StreamingResponse:
     """Answer ``{"messages": [...]}`` with the model of a job, in pieces as it writes them."""
     job = await job_of(request)
     try:
-        asked = json.loads(await body(request, MOST_OF_CHAT))
-        json.dumps(asked, allow_nan=False)  # json reads NaN and 1e400, which no JSON can say again
+        read = await body(request, MOST_OF_CHAT)
+        asked = json.loads(read, parse_float=finite, parse_constant=finite)
         messages, sampling = asked["messages"], {one: asked[one] for one in SAMPLING & {*asked}}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise HTTPException(422, 'Send {"messages": [...]} as plain JSON.') from None
@@ -212,6 +212,13 @@ async def body(request: Request, most: int) -> bytes:
         if len(received) > most:
             raise HTTPException(413, f"At most {most:,} bytes are taken.")
     return bytes(received)
+
+
+def finite(text: str) -> float:
+    """Read a number of JSON; NaN and 1e400, which Python reads too, no host can be sent."""
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(text)
 
 
 def words(exc: ftg.GatewayError) -> dict[str, str]:

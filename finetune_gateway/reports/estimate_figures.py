@@ -173,6 +173,8 @@ def answer(estimate: Estimate) -> Iterator[tuple[str, str]]:
     yield "time", time_text(estimate)
     if not estimate.data_leaves_machine or estimate.memory_bytes is not None:
         yield "memory", memory_range_text(estimate)
+    elif estimate.gpu:
+        yield "machine", estimate.gpu
     if estimate.life_cycle is not None:
         yield "until", _until(estimate)
     yield "data", data_text(estimate)

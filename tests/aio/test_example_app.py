@@ -184,4 +184,4 @@ def test_a_service_that_starts_again_goes_on(provider: Provider, tmp_path: Path)
 def test_the_example_is_short() -> None:
     """It can be read in one go."""
     lines = APP.read_text(encoding="utf-8").splitlines()
-    assert len([line for line in lines if line.strip()]) < 185
+    assert len([line for line in lines if line.strip()]) < 190

@@ -139,6 +139,7 @@ def test_every_command_works_with_it(
     assert rest("validate", str(train_file), "--backend", "rest").returncode == 0
     estimated = rest("estimate", str(train_file), *SUBMIT, "--explain")
     assert "2.10 per GPU hour" in flat(estimated.stdout), estimated
+    assert "machine A100" in flat(estimated.stdout)
     job = submitted(rest, train_file)
     status = flat(rest("status", job).stdout)
     assert "succeeded, not deployed" in status and "cost $0.10: as rest bills it" in status
