@@ -133,6 +133,10 @@ class Checkpoint(Given):
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
+# A model on the Hub: owner/name, or the name alone of an old one; never a path.
+HUB_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$"
+
+
 class Artifact(Document):
     """A file of a job's model, as its host keeps it. All those of one kind together are the model:
     an adapter is its ``adapter_config.json`` and ``adapter_model.safetensors``, and more files
@@ -154,6 +158,8 @@ class Result(Document):
 
     kind: Literal["hosted", "adapter", "merged", "reward"]  # reward: gives scores, no answers
     model: str  # hosted model id, or absolute folder
+    # The base by its name on the Hub, where the host has another: what its adapter answers on.
+    hub_base: str | None = Field(default=None, pattern=HUB_NAME)
     base_revision: str | None = None
     base_sha256: str | None = None  # of the weights of a base in a folder
     base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training

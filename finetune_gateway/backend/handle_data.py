@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from finetune_gateway.events import Artifact
+from finetune_gateway.events import HUB_NAME, Artifact
 from finetune_gateway.model import GivenOrStored
 
 
@@ -32,6 +32,7 @@ class HandleData(GivenOrStored):
     kind: Literal["hosted", "adapter", "merged", "reward"]
     model: str  # hosted model id, or absolute folder
     base_model: str
+    hub_base: str | None = Field(default=None, pattern=HUB_NAME)  # its name there, if another
     base_revision: str | None = None
     base_sha256: str | None = None  # of the weights of a base in a folder; a hub's has a revision
     base_quantization: Literal["nf4"] | None = None  # how the base was loaded in training
@@ -86,7 +87,7 @@ class HandleData(GivenOrStored):
         fields: dict[str, Any] = write(self)
         later = (
             *("base_sha256", "deploy", "deployment", "chat_template_kwargs", "warnings", "step"),
-            *("continued_from", "artifacts"),
+            *("continued_from", "artifacts", "hub_base"),
         )
         unused = [name for name in later if not getattr(self, name)]
         return {name: value for name, value in fields.items() if name not in unused} | self._later

@@ -10,8 +10,9 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet, refresh_or_warn
 from finetune_gateway.cli.progress import working
 from finetune_gateway.gateway import Gateway
-from finetune_gateway.jobs import results
-from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.jobs import downloads, results
+from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.reports.output import format_bytes, print_json, print_message, print_result
 from finetune_gateway.text.cleaning import visible
 
 
@@ -25,7 +26,9 @@ def download(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The base here, if it has another name at the host."),
+        typer.Option(
+            metavar="NAME", help="The base here, if it has another name than the host says."
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -52,4 +55,16 @@ def download(
         print_json(found.model_dump(mode="json"))
         return
     print_result(found.model)
+    print_message(_what_came(found), quiet=quiet)
     print_message(f"Ask it here: ftg chat {visible(found.model)}", quiet=quiet)
+
+
+def _what_came(handle: ModelHandle) -> str:
+    """Return the kind, the files and the size of a model that was brought here, and of an adapter
+    the base that it answers on."""
+    saved = downloads.saved_files(Path(handle.model))
+    size = format_bytes(sum(one.stat().st_size for one in saved))
+    names = visible(", ".join(one.name for one in saved))
+    kind = "The adapter" if handle.kind == "adapter" else "The merged model"
+    base = f" It answers on {visible(handle.base_model)}." if handle.kind == "adapter" else ""
+    return f"{kind}: {names} ({size}).{base}"

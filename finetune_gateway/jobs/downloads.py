@@ -34,6 +34,9 @@ KEPT = (
     "created_at",
 )
 
+# Beside the files of the model in its folder.
+OURS = (FILE_NAME, MANIFEST, LOCK)
+
 Report = Callable[[str], object]
 
 
@@ -65,10 +68,10 @@ def download(
     """Write the files of a model to ``folder``, with the handle of what lies there, and return its
     whole path. A folder that holds this very model is not written again.
 
-    ``base``: its base on this machine, where that has another name than at the host. ``private``:
-    for this user alone. ``report`` is called with what is being done. Raises SpecError for a folder
-    that holds something else, UnsupportedError for a model that its host gives no files of,
-    BackendError for a file that is not what its host says, and StoreError.
+    ``base``: its base on this machine, where that has another name than the backend has said.
+    ``private``: for this user alone. ``report`` is called with what is being done. Raises SpecError
+    for a folder that holds something else, UnsupportedError for a model that its host gives no
+    files of, BackendError for a file that is not what its host says, and StoreError.
     """
     wanted = _wanted(handle, backend)
     folder = Path(os.path.abspath(folder.expanduser()))
@@ -77,6 +80,11 @@ def download(
             _require_free(folder)
             _fill(handle, backend, folder, wanted, base, private, report)
     return folder
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """Return the files of a model that was brought here."""
+    return sorted(one for one in folder.iterdir() if one.name not in OURS)
 
 
 def _wanted(handle: HandleData, backend: Backend) -> list[Artifact]:
@@ -242,7 +250,7 @@ def _finish(
     about = {
         "kind": kind,
         "model": str(folder),
-        "base_model": base or handle.base_model,
+        "base_model": base or handle.hub_base or handle.base_model,
         "backend": "local",
         **{name: getattr(handle, name) for name in KEPT},
     }
