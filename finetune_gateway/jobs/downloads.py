@@ -12,11 +12,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from finetune_gateway.backend import Artifact, Backend, BackendError, HandleData
-from finetune_gateway.errors import SpecError, StoreError, UnsupportedError
+from finetune_gateway.errors import SpecError, StoreError, UnsupportedError, shown
+from finetune_gateway.estimation import weights
 from finetune_gateway.jobs import archives
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
@@ -27,6 +30,8 @@ MANIFEST = "manifest.json"  # sha256 of every file of a local model; written las
 LOCK = ".lock"
 _JOB = re.compile(r"ftg-[a-z0-9]{1,40}")  # an id of ours
 NEEDED = {"adapter": "adapter_config.json", "merged": "config.json"}  # beside the weights
+WEIGHTS = {"adapter": ("adapter_model.safetensors",), "merged": (weights.SINGLE, weights.INDEX)}
+LONGEST_NAME = 240  # bytes; that of the hidden folder has 6 more, and a disk takes 255
 # What else of a handle is true of the files too, wherever they are.
 KEPT = (
     *("base_revision", "base_sha256", "base_quantization", "template_hash", "chat_template_kwargs"),
@@ -59,13 +64,13 @@ def of_job(settings: Settings, job_id: str) -> list[Path]:
 def download(
     handle: HandleData,
     backend: Backend,
-    folder: Path,
+    place: str | os.PathLike[str],
     *,
     base: str | None = None,
     private: bool = False,
     report: Report = lambda text: None,
 ) -> Path:
-    """Write the files of a model to ``folder``, with the handle of what lies there, and return its
+    """Write the files of a model to a folder, with the handle of what lies there, and return its
     whole path. A folder that holds this very model is not written again.
 
     ``base``: its base on this machine, where that has another name than the backend has said.
@@ -74,17 +79,35 @@ def download(
     files of, BackendError for a file that is not what its host says, and StoreError.
     """
     wanted = _wanted(handle, backend)
-    folder = Path(os.path.abspath(folder.expanduser()))
+    folder = _place_of(place)
     with files.storing("The model cannot be saved", folder.parent):
         if not _holds(folder, wanted):
             _require_free(folder)
             _fill(handle, backend, folder, wanted, base, private, report)
+        if base is not None and _written(folder).base_model != base:
+            document = _document(handle, folder, wanted[0].kind, base)
+            files.write_atomic(folder / FILE_NAME, document)
     return folder
 
 
 def saved_files(folder: Path) -> list[Path]:
     """Return the files of a model that was brought here."""
     return sorted(one for one in folder.iterdir() if one.name not in OURS)
+
+
+def _place_of(place: str | os.PathLike[str]) -> Path:
+    """Return the whole path of a folder that the user names. Raises SpecError for what is none."""
+    try:
+        path = Path(os.path.abspath(Path(place).expanduser()))
+        name = os.fsencode(path.name)
+    except (TypeError, ValueError, RuntimeError):  # no text, no characters of names, no such user
+        name = b""
+    if not 0 < len(name) <= LONGEST_NAME or "\0" in str(path) or place == "":
+        raise SpecError(
+            f"{shown(place)} can be no new folder: nothing was written.",
+            hint="Name a folder that is not there yet: --to FOLDER",
+        )
+    return path
 
 
 def _wanted(handle: HandleData, backend: Backend) -> list[Artifact]:
@@ -105,15 +128,25 @@ def _wanted(handle: HandleData, backend: Backend) -> list[Artifact]:
 
 def _require_model(names: Sequence[str], kind: str, backend: Backend) -> None:
     """Raise UnsupportedError for files that are no model here."""
-    weights = any(one.endswith(".safetensors") for one in names)
-    if not weights or NEEDED[kind] not in names or {FILE_NAME, MANIFEST} & {*names}:
+    has_weights = any(one in names for one in WEIGHTS[kind])
+    if not has_weights or NEEDED[kind] not in names or {FILE_NAME, MANIFEST} & {*names}:
         raise UnsupportedError(
-            f"{backend.display_name} gives {', '.join(sorted(names))}, and a model here is "
-            f"{NEEDED[kind]} and weights as safetensors.",
+            f"{backend.display_name} gives {_listed(names)}, and a model here is {NEEDED[kind]} "
+            f"and weights as safetensors, in {' or '.join(WEIGHTS[kind])}.",
             hint="Get the files at the host, and convert them where you trust them.",
             backend=backend.name,
             option="download",
         )
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + more
+
+
+def _written(folder: Path) -> HandleData:
+    """Return the handle in a folder. Raises OSError, and ValueError for what is none."""
+    return HandleData.model_validate_json((folder / FILE_NAME).read_bytes())
 
 
 def _holds(folder: Path, wanted: Sequence[Artifact]) -> bool:
@@ -124,7 +157,7 @@ def _holds(folder: Path, wanted: Sequence[Artifact]) -> bool:
         if made != {one.name: one.sha256 or made[one.name] for one in wanted}:
             return False
         now = {name: files.sha256_of(folder / name) for name in digests}
-        return now == digests and (folder / FILE_NAME).is_file()
+        return now == digests and _written(folder).kind == wanted[0].kind
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -148,30 +181,101 @@ def _fill(
     report: Report,
 ) -> None:
     part = folder.with_name(f".{folder.name}.part")
-    if part.is_symlink() or (part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists()):
-        raise SpecError(
-            f"{visible(str(part))} is there, and not of a download: nothing was written.",
-            hint="Name another folder: --to FOLDER",
-        )
-    (files.folder if private else _folder)(part)
-    with files.locking(part / LOCK):
-        if _holds(folder, wanted):  # another process has had the lock
+    with _lock(part, private):
+        if folder.is_dir() and any(folder.iterdir()):  # another process has had the lock
+            _clear(part)
             shutil.rmtree(part, ignore_errors=True)
+            if not _holds(folder, wanted):
+                _require_free(folder)
             return
+        _clear(part, [one.name for one in wanted])
         _require_room(part, wanted)
         for number, one in enumerate(wanted, 1):
             report(f"downloading {visible(folder.name)}: {number} of {len(wanted)} files")
             if not _is_whole(part / one.name, one):
                 backend.download(one, handle, part)
+                _take(part / one.name)
                 _require_whole(part / one.name, one, backend)
         made = {one.name: files.sha256_of(part / one.name) for one in wanted}
         names = _unpacked(part, wanted, backend)
+        _require_readable(part, names, wanted[0].kind, backend)
         _finish(handle, folder, part, names, wanted[0].kind, base, made)
         if private:
             files.narrow(part)
         os.rename(part, folder)
         files.sync(folder.parent)
     (folder / LOCK).unlink(missing_ok=True)
+
+
+def _lock(part: Path, private: bool) -> ExitStack:
+    """Return the lock of a hidden folder, which is made: of the one that has this name now, for
+    another process may have renamed that which we waited for."""
+    while True:
+        _require_ours(part)
+        (files.folder if private else _folder)(part)
+        with ExitStack() as stack, suppress(FileNotFoundError):
+            lock = stack.enter_context(files.locking(part / LOCK))
+            if os.path.samestat(os.fstat(lock), os.stat(part / LOCK)):
+                return stack.pop_all()
+
+
+def _require_ours(part: Path) -> None:
+    """Raise SpecError for a hidden folder that is not of a download of this user."""
+    link = part.is_symlink() or (part / LOCK).is_symlink()
+    with suppress(FileNotFoundError):  # another process has renamed it
+        others = link or (part.exists() and part.stat().st_uid != os.getuid())
+        if not others and not (
+            part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists()
+        ):
+            return
+        raise SpecError(
+            f"{visible(str(part))} is there, and not of a download: nothing was written.",
+            hint="Name another folder: --to FOLDER",
+        )
+
+
+def _clear(part: Path, kept: Collection[str] = ()) -> None:
+    """Remove what is no plain file of these names: through a link, a file elsewhere would be
+    written."""
+    for path in part.iterdir():
+        about = path.lstat()
+        plain = stat.S_ISREG(about.st_mode) and about.st_nlink == 1
+        if path.name != LOCK and not (plain and path.name in kept):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> None:
+    """Put a copy in the place of a file that has another name too, which is not ours."""
+    if path.is_file() and not path.is_symlink() and path.lstat().st_nlink > 1:
+        copy = path.with_name(f".{path.name[:40]}.copy")
+        shutil.copyfile(path, copy)
+        os.replace(copy, path)
+
+
+def _require_readable(part: Path, names: Sequence[str], kind: str, backend: Backend) -> None:
+    """Raise BackendError for files that no loader can read: a page in HTML, half of the weights."""
+    try:
+        if not isinstance(weights.read_json(part / NEEDED[kind], weights.MAX_CONFIG), dict):
+            raise SpecError(f"{NEEDED[kind]} is no JSON object.")
+        for name in names:
+            if name.endswith(".safetensors") and not weights.read_header(part / name):
+                raise SpecError(f"{name} holds no weights.")
+        if kind == "merged":
+            weights.read_weights(part)
+    except (SpecError, ValueError) as exc:
+        why = exc.message if isinstance(exc, SpecError) else f"{NEEDED[kind]} is no JSON."
+        raise BackendError(
+            f"What {backend.display_name} gives is no model: {visible(why)}",
+            hint="Ask the host: its files are as it says. Nothing is at the place that you named.",
+            backend=backend.name,
+        ) from None
 
 
 def _unpacked(part: Path, wanted: Sequence[Artifact], backend: Backend) -> list[str]:
@@ -215,7 +319,7 @@ def _is_whole(path: Path, wanted: Artifact) -> bool:
 
 def _require_whole(path: Path, wanted: Artifact, backend: Backend) -> None:
     if wrong := _difference(path, wanted):
-        path.unlink(missing_ok=True)
+        _remove(path)
         raise BackendError(
             f"{visible(wanted.name)} of {backend.display_name} is not what the host says: {wrong}.",
             hint="Run it again: what is whole is kept. If it stays so, ask the host.",
@@ -246,7 +350,18 @@ def _finish(
     """Write the handle and, last, the manifest; what else the backend has left there goes."""
     for path in part.iterdir():
         if path.name not in (*names, LOCK):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            _remove(path)
+    files.write_atomic(part / FILE_NAME, _document(handle, folder, kind, base))
+    for name in names:
+        files.sync(part / name)
+    hashes = {name: files.sha256_of(part / name) for name in names}
+    manifest = json.dumps({"files": hashes, "artifacts": made}, indent=2)
+    files.write_atomic(part / MANIFEST, f"{manifest}\n")
+    files.sync(part)
+
+
+def _document(handle: HandleData, folder: Path, kind: str, base: str | None) -> str:
+    """Return the handle of what lies in a folder."""
     about = {
         "kind": kind,
         "model": str(folder),
@@ -256,11 +371,7 @@ def _finish(
     }
     if base is not None:  # of another name: what is known of the host's says nothing of it
         about |= {"base_revision": None, "base_sha256": None}
-    document = HandleData.model_validate(about).model_dump_json(indent=2)
-    files.write_atomic(part / FILE_NAME, f"{document}\n")
-    for name in names:
-        files.sync(part / name)
-    hashes = {name: files.sha256_of(part / name) for name in names}
-    manifest = json.dumps({"files": hashes, "artifacts": made}, indent=2)
-    files.write_atomic(part / MANIFEST, f"{manifest}\n")
-    files.sync(part)
+    try:
+        return f"{HandleData.model_validate(about).model_dump_json(indent=2)}\n"
+    except ValueError as exc:
+        raise SpecError(f"The handle cannot be written: {visible(str(exc))}.") from None

@@ -285,7 +285,7 @@ class ModelHandle(Shown, HandleData):
             backend = registry.restore(self.backend, self.backend_options, settings)
             require_given(backend, "download")  # before a folder is made
         backend.connect()
-        folder = downloads.folder_of(self, settings.create()) if to is None else Path(to)
+        folder = downloads.folder_of(self, settings.create()) if to is None else to
         private = to is None
         return self.load(
             downloads.download(self, backend, folder, base=base, private=private, report=report)

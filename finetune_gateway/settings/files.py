@@ -236,13 +236,13 @@ def try_locking(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def locking(path: Path) -> Iterator[None]:
-    """Hold the lock; wait for it as long as it takes."""
+def locking(path: Path) -> Iterator[int]:
+    """Hold the lock; wait for it as long as it takes. Yields its descriptor."""
     descriptor = open_private(path, os.O_RDWR)
     _held.add(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         unlock(descriptor)
 

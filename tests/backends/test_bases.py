@@ -23,9 +23,10 @@ from support.rows import chat_rows
 
 from finetune_gateway import BudgetError, Gateway, GatewayError, Job, ModelHandle, SpecError
 from finetune_gateway.backend import DataFile
-from finetune_gateway.backends.local import models, quantization, weights
+from finetune_gateway.backends.local import models, quantization
 from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.weights import INDEX, SINGLE
+from finetune_gateway.estimation import weights
+from finetune_gateway.estimation.weights import INDEX, SINGLE
 from finetune_gateway.jobs import planning
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.settings import files

@@ -19,6 +19,7 @@ from support.installed import install
 from support.paths import ROOT
 from support.rest_service import KEY, RestService
 from support.rows import chat_rows
+from support.safetensors import weights
 
 from finetune_gateway import Gateway, ModelHandle
 from finetune_gateway.backend import Backend, DataFile, TrainingSpec
@@ -28,7 +29,7 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.testing import BackendContract
 
 EXAMPLE = ROOT / "docs" / "example-rest"
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights" * 100}
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights("w")}
 SUBMIT = ("--model", "acme-7b", "--backend", "rest")
 
 

@@ -11,6 +11,8 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 from support.records import record
+from support.safetensors import weights
 
 from finetune_gateway import FakeBackend, Gateway, ModelHandle
 from finetune_gateway.backend import Artifact, HandleData
@@ -33,7 +36,7 @@ from finetune_gateway.jobs import archives
 
 FILES = {
     "adapter_config.json": b'{"peft_type": "LORA"}',
-    "adapter_model.safetensors": bytes(range(256)) * 64,
+    "adapter_model.safetensors": weights("w"),
 }
 
 
@@ -87,7 +90,13 @@ def test_a_model_is_brought_here(home: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"x" * 16384, b"short", BackendError("The host is down.", backend="fake"), OSError("x")],
+    [
+        b"",
+        b"x" * len(weights("w")),
+        b"short",
+        BackendError("The host is down.", backend="fake"),
+        OSError("x"),
+    ],
 )
 def test_a_file_that_is_not_what_was_said_is_no_model(
     home: Path, tmp_path: Path, raw: bytes | Exception
@@ -130,6 +139,10 @@ def test_a_place_of_the_user_is_left_alone(home: Path, tmp_path: Path) -> None:
         ({"artifacts": []}, "gives no files"),
         ({"artifacts": [artifact("adapter_config.json", b"")]}, "weights as safetensors"),
         ({"artifacts": [artifact("a.safetensors", b"")]}, "adapter_config.json"),
+        (
+            {"artifacts": [artifact(n, b"") for n in ("adapter_config.json", "o.safetensors")]},
+            "in adapter_model.safetensors",
+        ),
         ({"artifacts": [artifact(name, b"", kind="merged") for name in FILES]}, "config.json"),
     ],
 )
@@ -233,7 +246,7 @@ def test_of_two_at_once_one_asks(home: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_and_a_merged_model_are_brought_here(home: Path, train_file: Path) -> None:
     """A checkpoint beside the result of its job; weights without an adapter as a model of their
     own."""
-    names = ("config.json", "model.safetensors")
+    names = ("config.json", "model.safetensors")  # what is in them is the same
     files = dict(zip(names, FILES.values(), strict=True))
 
     class Saving(Hosting):
@@ -371,3 +384,129 @@ def test_a_later_version_may_say_more_of_a_file() -> None:
     """It is kept, and written again."""
     document = {**json.loads(artifact("a.json", b"").model_dump_json()), "region": "eu"}
     assert json.loads(Artifact.model_validate(document).model_dump_json()) == document
+
+
+# -- what is no model, and what is no place -----------------------------------------------------
+
+INDEX = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
+CONFIG, ADAPTER = {"config.json": b"{}"}, {"adapter_config.json": b"{}"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "wrong"),
+    [
+        ("adapter", {**ADAPTER, "adapter_model.safetensors": b""}, "no safetensors file"),
+        ("adapter", {**ADAPTER, "adapter_model.safetensors": b"<html></html>"}, "safetensors"),
+        ("adapter", {**ADAPTER, "adapter_model.safetensors": weights("w")[:-1]}, "header"),
+        ("adapter", {**ADAPTER, "adapter_model.safetensors": weights()}, "no weights"),
+        ("adapter", {**FILES, "adapter_config.json": b"<html>"}, "adapter_config.json is no JSON"),
+        ("adapter", {**FILES, "adapter_config.json": b"[]"}, "no JSON object"),
+        ("merged", {**CONFIG, "model.safetensors.index.json": json.dumps(INDEX).encode(),
+                    "model-1-of-2.safetensors": weights("a")}, "missing"),
+        ("merged", {**CONFIG, "model.safetensors.index.json": b"<html>"}, "no index"),
+    ],
+)  # fmt: skip
+def test_a_ruin_is_no_model(
+    home: Path, tmp_path: Path, kind: str, files: dict[str, bytes], wrong: str
+) -> None:
+    """Though it is what its host says, by its size and its hash: nothing is at the place."""
+    backend = Hosting()
+    backend.broken = dict(files)
+    given = [artifact(name, raw, kind=kind) for name, raw in files.items()]
+    with pytest.raises(BackendError, match=wrong):
+        handle(backend, artifacts=given).download(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["~nobody-has-this-name/x", "a\0b", "x" * 300, "a/\ud800", "/", "", 7, None]
+)
+def test_a_place_that_is_none_is_named(home: Path, place: Any) -> None:
+    """In our words, whoever gives it; without one it is in the home folder, whatever the job."""
+    given = handle(Hosting(), job_id="../../outside")
+    if place is None:
+        assert Path(given.download().model).parent == home / "models"
+        return
+    with pytest.raises(SpecError, match="nothing was written"):
+        given.download(place)
+
+
+def test_another_base_is_taken(home: Path, tmp_path: Path) -> None:
+    """By a second call too, which asks the host for nothing."""
+    backend, folder = Hosting(), tmp_path / "model"
+    for base, found in (("acme/x", "acme/x"), ("acme/y", "acme/y"), (None, "acme/y")):
+        assert handle(backend).download(folder, base=base).base_model == found
+    assert backend.asked == [*FILES]
+
+
+@pytest.mark.parametrize("how", ["symlink", "hard link", "folder", "lock"])
+def test_what_lies_in_the_way_is_not_written_through(home: Path, tmp_path: Path, how: str) -> None:
+    """A file of the user's that a link in the hidden folder leads to stays as it is."""
+    mine, part = tmp_path / "mine", tmp_path / ".model.part"
+    mine.write_bytes(b"precious")
+    part.mkdir()
+    planted = part / ("adapter_model.safetensors" if how != "lock" else ".lock")
+    if how in ("symlink", "lock"):
+        planted.symlink_to(mine if how == "symlink" else tmp_path / "nowhere")
+    elif how == "hard link":
+        os.link(mine, planted)
+    else:
+        planted.mkdir()
+    if how == "lock":
+        with pytest.raises(SpecError, match="nothing was written"):
+            handle(Hosting()).download(tmp_path / "model")
+        assert not (tmp_path / "nowhere").exists()
+        return
+    (part / ".lock").touch()
+    handle(Hosting()).download(tmp_path / "model")
+    raw = (tmp_path / "model" / "adapter_model.safetensors").read_bytes()
+    assert mine.read_bytes() == b"precious" and raw == FILES["adapter_model.safetensors"]
+
+
+def test_a_file_that_a_plugin_links_is_copied(home: Path, tmp_path: Path) -> None:
+    """Its cache keeps its own, with its rights; a folder in place of a file blocks no next call."""
+    cache = tmp_path / "cache"
+    cache.write_bytes(FILES["adapter_config.json"])
+    cache.chmod(0o644)
+
+    class Linking(Hosting):
+        def download(self, artifact: Artifact, handle: HandleData, folder: Path) -> None:
+            if artifact.name != "adapter_config.json":
+                super().download(artifact, handle, folder)
+            elif self.asked:
+                os.link(cache, folder / artifact.name)
+            else:
+                self.asked.append("a folder")
+                (folder / artifact.name).mkdir()
+
+    given = handle(Linking(), job_id="ftg-1")
+    with pytest.raises(BackendError, match="no such file was written"):
+        given.download()
+    found = Path(given.download().model)
+    assert cache.stat().st_mode & 0o777 == 0o644 and cache.stat().st_nlink == 1
+    assert (found / "adapter_config.json").read_bytes() == cache.read_bytes()
+
+
+def test_of_two_models_at_once_one_is_there(home: Path, tmp_path: Path) -> None:
+    """The other call says that the place is taken, and nothing is left of it."""
+    other = {**FILES, "adapter_model.safetensors": weights("other")}
+    meet = threading.Barrier(2)
+
+    class Slow(Hosting):
+        def download(self, artifact: Artifact, handle: HandleData, folder: Path) -> None:
+            time.sleep(0.05)  # the other waits for the lock
+            super().download(artifact, handle, folder)
+
+    def ask(files: dict[str, bytes]) -> str:
+        backend = Slow()
+        backend.broken = dict(files)
+        given = handle(backend, artifacts=[artifact(name, raw) for name, raw in files.items()])
+        meet.wait(20)
+        try:
+            return Path(given.download(tmp_path / "model").model).name
+        except SpecError as exc:
+            return exc.message.rpartition(": ")[2]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(ask, (FILES, other))) == ["model", "nothing was written."]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == ["model"]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from support.safetensors import weights
 
 from finetune_gateway import FakeBackend, Gateway, ModelHandle
 from finetune_gateway.backend import Artifact, HandleData, JobStatus, Result, Snapshot
 
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights("w")}
 ARTIFACTS = [
     Artifact(name=name, kind="adapter", bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
     for name, raw in FILES.items()

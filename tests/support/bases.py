@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backends.local.weights import BITS, INDEX, SINGLE
+from finetune_gateway.estimation.weights import BITS, INDEX, SINGLE
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> type and shape
 LAYER = {

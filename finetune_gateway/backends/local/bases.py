@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backends.local import quantization
-from finetune_gateway.backends.local.weights import (
+from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.weights import (
     INDEX,
     MAX_CONFIG,
     SINGLE,
@@ -25,7 +26,6 @@ from finetune_gateway.backends.local.weights import (
     read_weights,
     weight_files,
 )
-from finetune_gateway.errors import SpecError
 
 ADAPTER = "adapter_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
-from finetune_gateway.backends.local.weights import read_header, read_json
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError
+from finetune_gateway.estimation.weights import read_header, read_json
 from finetune_gateway.events import Checkpoint, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backend import HandleData
-from finetune_gateway.backends.local import models, weights
+from finetune_gateway.backends.local import models
 from finetune_gateway.backends.local.bases import ADAPTER
 from finetune_gateway.errors import NotFoundError
+from finetune_gateway.estimation import weights
 from finetune_gateway.settings.home import Settings
 
 # What decides an answer beside the weights.

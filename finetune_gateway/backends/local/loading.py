@@ -45,9 +45,9 @@ from finetune_gateway.backends.local.precision import (
 from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.step_plan import seed_of
-from finetune_gateway.backends.local.weights import listed
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.engine import SMALL_MODEL, engine_of
+from finetune_gateway.estimation.weights import listed
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
 from finetune_gateway.tokens.text_tokenizer import TextTokenizer
 

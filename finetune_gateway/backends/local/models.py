@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backend import HandleData
-from finetune_gateway.backends.local import bases, builtin, hub, weights
+from finetune_gateway.backends.local import bases, builtin, hub
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
+from finetune_gateway.estimation import weights
 from finetune_gateway.settings.files import locking, sha256_of
 from finetune_gateway.settings.home import Settings
 

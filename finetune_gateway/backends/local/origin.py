@@ -22,7 +22,6 @@ from finetune_gateway.backends.local.run import (
     Origin,
     RunFile,
 )
-from finetune_gateway.backends.local.weights import hash_by
 from finetune_gateway.errors import (
     BackendError,
     GatewayError,
@@ -31,6 +30,7 @@ from finetune_gateway.errors import (
     StoreError,
     shown,
 )
+from finetune_gateway.estimation.weights import hash_by
 from finetune_gateway.jobs import results
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
-from finetune_gateway.backends.local import hub, models, weights
+from finetune_gateway.backends.local import hub, models
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation import weights
 
 BLOCK = 8 << 20  # bytes
 # Linux alone says whether a block is in its page cache. Elsewhere nothing is read twice.

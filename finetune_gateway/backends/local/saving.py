@@ -19,8 +19,8 @@ from safetensors import safe_open
 from finetune_gateway.backends.local.checkpoints import GENERATION_CONFIG
 from finetune_gateway.backends.local.divergence import NotFinite
 from finetune_gateway.backends.local.run import write_json
-from finetune_gateway.backends.local.weights import MAX_CONFIG, read_json
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.weights import MAX_CONFIG, read_json
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files
 
