@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,3 +140,22 @@ def test_requests_of_a_plugin_are_in_the_log(
     assert client.timeout.read == 7
     gateway.close()
     assert client.is_closed
+
+
+def test_a_fork_sends_by_connections_of_its_own(submit: Submit, service: RestService) -> None:
+    """And leaves its parent those that it has."""
+    gateway, _ = submit(keys={"rest": KEY})
+    backend: Any = gateway.backend("rest")
+    client, before = backend.http_client(service.url), sum(service.asked.values())
+    child = os.fork()
+    if child == 0:
+        try:
+            assert backend.http_client(service.url) is not client
+            assert backend.send("GET", "/runs?label=x") == {"runs": []}
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert backend.http_client(service.url) is client
+    assert backend.send("GET", "/runs?label=x") == {"runs": []}
+    assert sum(service.asked.values()) == before + 2

@@ -80,6 +80,7 @@ class AcmeBackend(Backend):
 
     name: ClassVar[str] = "acme"
     params: ClassVar[type[BackendParams] | None] = AcmeParams
+    gateway_options: ClassVar[frozenset[str]] = frozenset({"keys", "http_client"})
 
     def __init__(self, region: str = "eu") -> None:
         self.region = region
@@ -116,6 +117,13 @@ class AcmeBackend(Backend):
 
     def bind(self, settings: Settings) -> None:
         self.settings = settings
+
+    def ask(self, path: str) -> int:
+        key: str = self.key("ACME_KEY", "https://acme.example") or self.required_key(
+            "A", "https://b"
+        )
+        client = self.http_client("https://acme.example", timeout=5)
+        return client.get(path, headers={"x-api-key": key}).status_code
 
     def remember(self) -> None: ...
 
