@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from finetune_gateway.backend import BY_FTG, NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import BackendError, DataError
+from finetune_gateway.errors import BackendError, DataError, StoreError
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text import logs
@@ -276,7 +276,21 @@ def row_of(record: JobRecord, stored_path: Callable[[str], str] = SAME) -> dict[
 
 
 def record_of(row: sqlite3.Row, real_path: Callable[[str], str] = SAME) -> JobRecord:
-    """Return the record in a row. ``real_path``: the path that the store keeps as this."""
+    """Return the record in a row. ``real_path``: the path that the store keeps as this. Raises
+    StoreError for a row that somebody else has written to."""
+    try:
+        return _read(row, real_path)
+    except (ValueError, TypeError, LookupError, AttributeError) as exc:
+        where = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else ()
+        field = f": {'.'.join(map(str, where))}" if where else ""
+        raise StoreError(
+            f"What the store has of {visible(str(row['id']))} is damaged{field}.",
+            hint="Restore the file from a copy of yours; or move it away to start again, and keep "
+            "it: other jobs may be read from it.",
+        ) from exc
+
+
+def _read(row: sqlite3.Row, real_path: Callable[[str], str]) -> JobRecord:
     values = dict(row)
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.loads(values[name])
