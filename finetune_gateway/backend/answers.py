@@ -390,8 +390,8 @@ def _chat_model(value: Any, *_: Any) -> Any:
 def _price_or_none(value: Any, *_: Any) -> Price | None:
     if value is None:
         return None
-    if not isinstance(value, Price):
-        raise Wrong(f"must return a Price or None, not {shown(value)}")
+    if not isinstance(value, Price) or not getattr(value, "unit", "").endswith("_hour"):
+        raise Wrong(f"must return the Price of an hour or None, not {shown(value)}")
     price: Price = _validated(Price, dict(value.__dict__))
     return price
 

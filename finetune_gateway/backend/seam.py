@@ -57,7 +57,7 @@ _seconds: ContextVar[float | None] = ContextVar("seconds for a call of a plug-in
 _running = threading.local()  # .objects: ids of the backends that this thread is in a call of
 # By the id of a backend, which these calls keep alive, and the method.
 _hung: dict[tuple[int, str], list[Future[Any]]] = {}
-_starts: dict[str, Future[Any]] = {}  # those that are running, by our id of the job
+_running_calls: dict[tuple[str, Any], Future[Any]] = {}  # start and deploy, by our id of the job
 
 
 def guard_calls(cls: type, contract: type) -> None:
@@ -306,10 +306,9 @@ def limited(backend: Any, name: str, ask: Callable[[], Returned], seconds: float
         return _within(seconds, ask)
 
 
-def running_start(job_id: str) -> Future[Any] | None:
-    """Return the call of ``start`` for a job that goes on though nobody waits for it: the job may
-    be bought at any moment. Its result is the provider's id."""
-    call = _starts.get(job_id)
+def running_call(name: str, job_id: str) -> Future[Any] | None:
+    """Return a ``start`` or ``deploy`` that has not returned: what it buys may come at any time."""
+    call = _running_calls.get((name, job_id))
     return None if call is None or call.done() else call
 
 
@@ -323,9 +322,10 @@ def _cut_off(
     if len(hung) >= MOST_HUNG:
         raise _TooSlow(f"no answer: {len(hung)} earlier calls of it still hang")
     call = _begin(run)
-    if name == "start" and args:
-        _starts[args[0]] = call
-        call.add_done_callback(lambda ended: _starts.pop(args[0], None))
+    if name in ("start", "deploy") and args:
+        bought = (name, getattr(args[0], "job_id", args[0]))
+        _running_calls[bought] = call
+        call.add_done_callback(lambda ended: _running_calls.pop(bought, None))
     try:
         return _answer(call, seconds)
     finally:

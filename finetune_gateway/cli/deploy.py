@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune_gateway.backend import LIST_LAG
 from finetune_gateway.cli.options import Json, Quiet, require_yes
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import (
@@ -219,6 +220,7 @@ def _make(
     plane: Management, target: Target, wanted: Wanted, yes: bool, json: bool, quiet: bool
 ) -> int:
     kind, account, name = wanted.kind, target.account, target.name(wanted.name)
+    deployments.check_name(name)
     if target.job is not None:
         target.job.result()  # raises, before anything costs, if it has no model or no key
     price = find_price("azure", "standard deployment", "hosting_hour", extra=Settings.load().prices)
@@ -229,20 +231,22 @@ def _make(
         require_yes("Make this deployment?", "Nothing was done")
     place = {**_place(account), "name": name, "sku": kind.sku}
     with ExitStack() as stack:
+        answer: dict[str, Any] = {}
         if target.job is not None:
-            if kind.hosted_by_hour:
-                cap = Gateway().monthly_usd
-                stack.enter_context(deployments.charged(target.job, price, cap, name))
-            stack.enter_context(deployments.kept(target.job, place))
+            stack.enter_context(deployments.alone(target.job))
+            by_the_hour, cap = kind.hosted_by_hour, Gateway().monthly_usd
+            making = deployments.making(
+                target.job, place, price, cap, title=name, by_the_hour=by_the_hour
+            )
+            answer = stack.enter_context(making)
         made = plane.deploy(account, name, target.model, sku=kind.sku, capacity=wanted.capacity)
-    if target.job is not None:
-        deployments.keep(target.job, _details(account, made))
+        answer.update(_details(account, made))
     try:
         with working(f"Deploying {name}", quiet=quiet) as say:
             made = plane.wait(account, name, target.model, on_state=say)
         ready = target.job is not None and deployments.answers(target.job, name)
     except KeyboardInterrupt as exc:
-        exc.add_note(f"The deployment goes on, and costs. {_end(target, name)}")
+        exc.add_note(f"The deployment goes on, and costs. {_end_command(target, name)}")
         raise
     if json:
         print_json({"deployment": _details(account, made), "ready": ready})
@@ -276,12 +280,10 @@ def _delete(
     if not yes:
         question = f"Delete the deployment {named} at {account.name}? Its model stays."
         require_yes(question, "Nothing was done")
-    there = plane.delete(account, named, target.model)
-    if target.job is not None:
-        deployments.settle(target.job, named)
-    place = {**_place(account), "name": named}
-    if (job := target.job) and job.record.handle is not None and deployments.is_kept(job, place):
-        deployments.forget(job, target.command(Wanted(None, None, 1)))
+    if target.job is None:
+        there = plane.delete(account, named, target.model)
+    else:
+        there = _end(plane, target, target.job, named)
     if json:
         print_json({"deployment": named, "deleted": there})
     else:
@@ -289,6 +291,21 @@ def _delete(
     gone = "is deleted; its model stays." if there else "was gone already."
     print_message(f"{named} {gone}", quiet=quiet)
     return 0
+
+
+def _end(plane: Management, target: Target, job: Job, name: str) -> bool:
+    """End a deployment of a job's model; return False if there was none."""
+    from finetune_gateway.backends.openai.management import TIMEOUT
+
+    account = target.account
+    with deployments.alone(job):
+        there = plane.delete(account, name, target.model)
+        settling = TIMEOUT + LIST_LAG
+        deployments.close(job, name, there, title=name, settle_seconds=settling)
+        place = {**_place(account), "name": name}
+        if job.record.handle is not None and deployments.is_kept(job, place):
+            deployments.forget(job, target.command(Wanted(None, None, 1)))
+    return there
 
 
 def _details(account: Account, made: Deployment) -> dict[str, Any]:
@@ -308,14 +325,14 @@ def _next(target: Target, name: str, ready: bool) -> str:
     """Return what to do now."""
     if target.job is None:
         ask = f"ftg chat {name} --base-url https://{target.where['account']}.openai.azure.com/openai/v1/"
-        return f"Ask it: {ask}\n{_end(target, name)}"
+        return f"Ask it: {ask}\n{_end_command(target, name)}"
     job = target.job.id
     if not ready:
         return f"It is made, and does not answer yet: ftg chat {job} --model {name}"
-    return f"It answers: ftg chat {job}\n{_end(target, name)}"
+    return f"It answers: ftg chat {job}\n{_end_command(target, name)}"
 
 
-def _end(target: Target, name: str) -> str:
+def _end_command(target: Target, name: str) -> str:
     """Return how the deployment is ended."""
     job = target.job.id if target.job else f"{visible(target.model)} --name {name}"
     return f"End it: ftg deploy {job} --delete"

@@ -26,6 +26,8 @@ def deploy_by_plugin(
             )
         return _end(job, str(known.get("name", job.id)), yes=yes, json=json, quiet=quiet)
     deployments.require_needed(job)
+    if name is not None:
+        deployments.check_name(name)
     named = name or str(known.get("name", job.id))
     text = hourly_text(named, job.record, deployments.price(job))
     print_message(text, quiet=quiet and yes)
@@ -33,15 +35,15 @@ def deploy_by_plugin(
         require_yes("Make this deployment?", "Nothing was done")
     made = deployments.make(job, name, cap=Gateway().monthly_usd)
     try:
-        with working(f"Deploying {made}", quiet=quiet):
-            ready = deployments.answers(job, str(deployments.details(job)["model"]))
+        with working(f"Deploying {named}", quiet=quiet):
+            ready = deployments.answers(job, made)
     except KeyboardInterrupt as exc:
         exc.add_note(f"The deployment goes on, and costs. End it: ftg deploy {job.id} --delete")
         raise
     if json:
         print_json({"deployment": deployments.details(job), "ready": ready})
     else:
-        print_result(made)
+        print_result(named)
     says = "It answers" if ready else "It is made, and does not answer yet"
     end = f"End it: ftg deploy {job.id} --delete"
     print_message(f"{says}: ftg chat {job.id}\n{end}", quiet=quiet)

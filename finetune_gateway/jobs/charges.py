@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
+from typing import Any
 
 from pydantic import ConfigDict
 
@@ -25,7 +26,6 @@ from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import ZERO, Budget, Hold
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
-from finetune_gateway.text.cleaning import LATEST
 
 COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
 CHECK = "check:"  # and of what a check of a model has
@@ -127,12 +127,17 @@ def _insert(db: sqlite3.Connection, charge: Charge) -> None:
 
 def settle(store: Store, charge_id: str, spent: Decimal | None, basis: str) -> None:
     """Commit what was spent, once; None: no price is known. The rest of the reservation is free."""
-    with store.transaction() as db:
-        db.execute(
-            "UPDATE charges SET spent_usd = ?, basis = ?, ended_at = ?"
-            " WHERE id = ? AND ended_at IS NULL",
-            (None if spent is None else f"{spent:f}", basis, time.time(), charge_id),
-        )
+    with store.transaction():
+        settle_within(store, charge_id, spent, basis)
+
+
+def settle_within(store: Store, charge_id: str, spent: Decimal | None, basis: str) -> None:
+    """Settle a charge as a part of the transaction that this thread is in."""
+    store.query(
+        "UPDATE charges SET spent_usd = ?, basis = ?, ended_at = ?"
+        " WHERE id = ? AND ended_at IS NULL",
+        (None if spent is None else f"{spent:f}", basis, time.time(), charge_id),
+    )
 
 
 def forget_name(store: Store, name: str) -> None:
@@ -141,15 +146,18 @@ def forget_name(store: Store, name: str) -> None:
         db.execute("UPDATE charges SET name = '' WHERE name = ?", (name,))
 
 
-def created(store: Store, start: float, end: float | None = None) -> list[Charge]:
-    """Return the charges from ``start`` to before ``end`` (seconds since the epoch), oldest
-    first."""
+def of_period(store: Store, start: float, end: float | None = None) -> list[Charge]:
+    """Return the charges from ``start`` to before ``end`` (seconds since the epoch), oldest first.
+    Of a deployment that goes over an end of the period only its hours within, whenever it began:
+    the budget of a month and the ledger of its days count the same."""
     rows = store.query(
-        "SELECT * FROM charges WHERE created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
+        "SELECT * FROM charges WHERE (?2 IS NULL OR created_at < ?2) AND (created_at >= ?1"
+        " OR (substr(name, 1, ?3) = ?4 AND (ended_at IS NULL OR ended_at > ?1)))"
         " ORDER BY created_at, id",
-        (start, end),
+        (start, end, len(DEPLOYMENT), DEPLOYMENT),
     )
-    return [_charge(row) for row in rows]
+    found = (_within(_charge(row), start, end) for row in rows)
+    return [charge for charge in found if charge is not None]
 
 
 def unsettled(store: Store, name: str | None = None) -> list[Charge]:
@@ -160,6 +168,13 @@ def unsettled(store: Store, name: str | None = None) -> list[Charge]:
         (name,),
     )
     return [_charge(row) for row in rows]
+
+
+def of_deployments(store: Store, job_id: str) -> list[Charge]:
+    """Return the charges of deployments of a job that go on."""
+    name = f"{DEPLOYMENT}{job_id}"
+    going_on = unsettled(store)
+    return [one for one in going_on if one.name == name or one.name.startswith(f"{name}/")]
 
 
 def of_name(store: Store, name: str, ids: Collection[str] = ()) -> list[Charge]:
@@ -211,27 +226,28 @@ def _of_jobs(store: Store, start: float, end: float | None, without: str) -> Ite
 
 
 def _of_charges(store: Store, start: float, end: float | None) -> Iterator[Hold]:
-    for charge in created(store, start, end):
-        if not _by_the_month(charge, start, end):
-            yield charge.hold
-    rows = store.query(
-        "SELECT * FROM charges WHERE substr(name, 1, ?1) = ?2 AND (?4 IS NULL OR created_at < ?4)"
-        " AND (ended_at IS NULL OR ended_at >= ?3)",
-        (len(DEPLOYMENT), DEPLOYMENT, start, end),
-    )
-    for charge in map(_charge, rows):
-        if _by_the_month(charge, start, end):
-            yield charge.hold.model_copy(update={"usd": _of_month(charge, start, end)})
+    for charge in of_period(store, start, end):
+        yield charge.hold
 
 
-def _by_the_month(charge: Charge, start: float, end: float | None) -> bool:
-    """Return True for a deployment that goes over the end of a month: each has its own hours."""
-    if not charge.name.startswith(DEPLOYMENT) or not charge.prices:
-        return False
+def _within(charge: Charge, start: float, end: float | None) -> Charge | None:
+    """Return a charge with no more than its hours of a period. Of one without a price no hour is
+    known: it belongs to the period that it began in, whole, as what goes on for minutes does."""
     last = charge.ended_at or time.time()
-    return charge.created_at < start or (end is not None and last >= end)
-
-
-def _of_month(charge: Charge, start: float, end: float | None) -> Decimal:
-    until = min(charge.ended_at or time.time(), end or LATEST)
-    return charge.by_the_hour(until, since=start)
+    stop = last if end is None else min(last, end)
+    if not (charge.name.startswith(DEPLOYMENT) and charge.prices):
+        return charge if charge.created_at >= start else None
+    if charge.created_at >= start and stop == last:
+        return charge
+    spent = charge.by_the_hour(stop, since=start)
+    if charge.spent_usd is not None:  # nothing, where nothing was made
+        spent = min(spent, charge.spent_usd)
+    changes: dict[str, Any] = {"created_at": max(charge.created_at, start)}
+    if charge.created_at < start:  # what was expected and reserved was its first hour
+        changes |= {"cost": Range[Decimal](low=ZERO, expected=ZERO, high=ZERO)}
+        changes |= {"reserved_usd": ZERO}
+    if charge.ended or stop < last:
+        hours = f"{(stop - changes['created_at']) / 3600:.2f} hours of this period"
+        rows = ", ".join(f"${price.usd} ({price.source})" for price in charge.prices)
+        changes |= {"spent_usd": spent, "ended_at": stop, "basis": f"{hours} x {rows}"}
+    return charge.model_copy(update=changes)

@@ -241,18 +241,24 @@ class HomeJobs(OpenHome, ABC):
             name: Of the deployment at its host; by default the id of the job.
             max_usd_per_hour: Refuse one that costs more, or whose price is not known.
 
-        Raises BudgetError, UnsupportedError where none is needed, and for Azure (``ftg deploy``).
+        Raises BudgetError, SpecError for a name that none can have, UnsupportedError where none is
+        needed, and for Azure (``ftg deploy``).
         """
         found = self.job(job) if isinstance(job, str) else job
         most = max_usd_per_hour
         limit = None if most is None else parse_usd(most, "max_usd_per_hour")
-        deployments.make(found, name, cap=self.monthly_usd, most=limit)
-        deployments.answers(found, str(deployments.details(found)["model"]))
+        made = deployments.make(found, name, cap=self.monthly_usd, most=limit)
+        deployments.answers(found, made)
         return found.handle()
 
     def end_deployment(self, job: Job | str) -> bool:
         """End the deployment of a job's model: it costs no more, and the model stays. Return False
-        if its host had none any more. Raises NotFoundError if none was made here."""
+        if its host had none any more.
+
+        Raises NotFoundError if none was made here; BackendError while a request to make it, whose
+        answer was lost, may still do so, for ``retry_after`` seconds: until then it counts as
+        there, and the same call ends it afterwards.
+        """
         return deployments.end(self.job(job) if isinstance(job, str) else job)
 
     def budget(self) -> Budget:
@@ -270,5 +276,5 @@ class HomeJobs(OpenHome, ABC):
         Raises SpecError for what is no date, or when since comes after until.
         """
         period = ledger.bounds(since, until)
-        records, others = self.store.created(*period), charges.created(self.store, *period)
+        records, others = self.store.created(*period), charges.of_period(self.store, *period)
         return ledger.of(records, since, until, self.store.is_being_sent, others)

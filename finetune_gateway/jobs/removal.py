@@ -20,7 +20,7 @@ from pydantic import ConfigDict
 from finetune_gateway.backend import Backend
 from finetune_gateway.errors import GatewayError, JobRemoved, SpecError, StoreError
 from finetune_gateway.events import Result
-from finetune_gateway.jobs import added_models, compared, downloads, fetched, schema
+from finetune_gateway.jobs import added_models, charges, compared, downloads, fetched, schema
 from finetune_gateway.jobs.budget import Quote
 from finetune_gateway.jobs.deletion import delete, size
 from finetune_gateway.jobs.fetched import Manifest
@@ -90,7 +90,8 @@ class Remover:
                 f"{record.id} has not ended (it is {record.status}), so it is not removed.",
                 hint=f"Cancel it first: ftg cancel {record.id}",
             )
-        if ((record.handle or {}).get("deployment") or {}).get("made_at"):
+        made = ((record.handle or {}).get("deployment") or {}).get("made_at")
+        if made or charges.of_deployments(self.store, record.id):
             raise SpecError(
                 f"{record.id} is not removed: its deployment goes on, and costs.",
                 hint=f"End it first: ftg deploy {record.id} --delete",

@@ -32,7 +32,7 @@ def locked(store: Store, job_id: str) -> Iterator[bool]:
             exc.add_note(_what_becomes_of(store, job_id))
             raise
         finally:
-            if mine and (call := seam.running_start(job_id)):
+            if mine and (call := seam.running_call("start", job_id)):
                 call.add_done_callback(partial(_end_late, store, job_id, held.pop_all()))
 
 
@@ -51,7 +51,7 @@ def _end_late(store: Store, job_id: str, held: ExitStack, call: Future[str]) -> 
 
 def require_returned(record: JobRecord) -> None:
     """Raise BackendError if a call of ``start`` in this process may still create the job."""
-    if seam.running_start(record.id):
+    if seam.running_call("start", record.id):
         raise BackendError(
             f"start() of backend {record.backend!r} has not returned yet: it may still create "
             f"{record.id}, which is not sent again.",

@@ -269,7 +269,12 @@ def test_a_deployment_whose_answer_never_came_is_known(
     assert gateway.budget().reserved_usd == Decimal("2.10")
     gateway.deploy(job)
     assert [*service.endpoints] == [job] and len(gateway.costs().charges) == 2
-    assert gateway.end_deployment(job) is True and service.endpoints == {}
+    ended = rest("deploy", job, "--delete", "--yes")
+    assert ended.returncode != 0 and "a request to make" in flat(ended.stderr)
+    assert service.endpoints == {} and gateway.budget().reserved_usd == Decimal("2.10")
+    with gateway.store.transaction() as db:  # the lost one can no longer take effect
+        db.execute("UPDATE jobs SET handle = json_remove(handle, '$.deployment.unsettled')")
+    assert gateway.end_deployment(job) is False and gateway.budget().reserved_usd == 0
 
 
 def test_what_needs_no_deployment_gets_none(ftg: Ftg, home: Path, train_file: Path) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
-from datetime import date
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.chaos import killed_after
 from support.records import record
 
 from finetune_gateway import FakeBackend, Gateway
-from finetune_gateway.backend import BY_FTG, HandleData, Price, Snapshot
+from finetune_gateway.backend import BY_FTG, Capabilities, HandleData, Price, Snapshot
 from finetune_gateway.errors import BackendError, JobError, NotFoundError, SpecError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs import charges, deployments
@@ -25,12 +32,18 @@ HOUR = Price(
 
 
 class Renting(FakeBackend):
-    """Makes deployments in memory. ``answers``: what a call gives instead, or raises."""
+    """Makes deployments in memory. ``answers``: what a call gives instead, or raises; ``during``:
+    is called by ``deploy`` once it has begun, in place of what it does."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.there: set[str] = set()
         self.answers: dict[str, Any] = {}
+        self.during: Callable[[str], object] = self.there.add
+        self.settles = 0.0
+
+    def capabilities(self, model: str | None = None) -> Capabilities:
+        return replace(super().capabilities(model), settle_seconds=self.settles)
 
     def _answer(self, call: str, usual: Any) -> Any:
         answer = self.answers.get(call, usual)
@@ -42,7 +55,7 @@ class Renting(FakeBackend):
         return self._answer("deployment_price", HOUR)  # type: ignore[no-any-return]
 
     def deploy(self, handle: HandleData, name: str) -> str:
-        self.there.add(name)
+        self.during(name)
         return self._answer("deploy", f"at-{name}")  # type: ignore[no-any-return]
 
     def end_deployment(self, handle: HandleData, name: str) -> bool:
@@ -79,7 +92,7 @@ def test_a_deploy_that_breaks_may_cost_and_can_be_ended(
     assert not isinstance(broken.value, BackendError) or broken.value.maybe_applied
     assert Gateway().budget().reserved_usd == 2
     backend.answers = {}
-    assert deployments.make(job) == job.id and backend.there == {job.id}
+    assert deployments.make(job) == f"at-{job.id}" and backend.there == {job.id}
     assert deployments.end(job) is True and backend.there == set()
     assert Gateway().budget().reserved_usd == 0 and len(Gateway().costs().charges) == 1
 
@@ -108,9 +121,11 @@ def test_an_end_that_breaks_is_no_end(job: Job, backend: Renting, answer: Any) -
 
 
 def test_a_kill_before_anything_was_sent_is_ended_too(job: Job, backend: Renting) -> None:
-    """Its charge is there, and no name."""
+    """Its charge is there, and no name; until then its job stays."""
     deployments._charge(job, HOUR, None)
     assert Gateway().budget().reserved_usd == 2
+    with pytest.raises(SpecError, match="its deployment goes on"):
+        job.remove()
     assert deployments.end(job) is False and Gateway().budget().reserved_usd == 0
     with pytest.raises(NotFoundError):
         deployments.end(job)
@@ -124,17 +139,270 @@ def test_one_job_has_one_deployment(job: Job, backend: Renting) -> None:
     assert backend.there == {"first"}
 
 
+def beside(work: Callable[[], object]) -> Callable[[], list[Any]]:
+    """Do this in a thread that has begun; the rest waits for what came of it."""
+    came: list[Any] = []
+
+    def run() -> None:
+        try:
+            came.append(work())
+        except JobError as exc:
+            came.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def joined() -> list[Any]:
+        thread.join(30)
+        return came
+
+    return joined
+
+
+def test_two_at_once_make_one(job: Job, backend: Renting) -> None:
+    """Each with a name of its own: the second one is refused once the first was made. Both were
+    made, and one of them was known."""
+    begun = threading.Event()
+
+    def slow(name: str) -> None:
+        begun.set()
+        time.sleep(0.1)
+        backend.there.add(name)
+
+    backend.during = slow
+    first = beside(lambda: deployments.make(job, "one"))
+    assert begun.wait(30)
+    with pytest.raises(JobError, match="has the deployment one already"):
+        deployments.make(Gateway().job(job.id, backend=backend), "two")
+    assert first() == ["at-one"] and backend.there == {"one"}
+    assert len(Gateway().costs().charges) == 1
+
+
+def test_an_end_waits_for_what_is_being_made(job: Job, backend: Renting) -> None:
+    """It was "gone already", its costs were closed, and then it was there."""
+    begun = threading.Event()
+
+    def slow(name: str) -> None:
+        begun.set()
+        time.sleep(0.1)
+        backend.there.add(name)
+
+    backend.during = slow
+    made = beside(lambda: deployments.make(job))
+    assert begun.wait(30)
+    assert deployments.end(Gateway().job(job.id, backend=backend)) is True
+    assert made() == [f"at-{job.id}"] and backend.there == set()
+    assert "made_at" not in deployments.details(job) and Gateway().budget().reserved_usd == 0
+
+
+def test_a_call_that_was_cut_off_may_still_make_it(
+    job: Job, backend: Renting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it returns nothing else is made or ended; afterwards it can be."""
+    go_on = threading.Event()
+
+    def slow(name: str) -> None:
+        go_on.wait(30)
+        backend.there.add(name)
+
+    backend.during = slow
+    monkeypatch.setattr(Renting, "call_seconds", 0.05, raising=False)
+    with pytest.raises(BackendError, match="no answer within") as cut:
+        deployments.make(job)
+    assert cut.value.maybe_applied
+    monkeypatch.undo()
+    monkeypatch.setattr(deployments, "PATIENCE", 0.02)
+    calls: list[Callable[[Job], object]] = [deployments.make, deployments.end]
+    for call in calls:
+        with pytest.raises(BackendError, match="still making or ending"):
+            call(job)
+    go_on.set()
+    monkeypatch.undo()
+    assert deployments.end(job) is True and backend.there == set()
+    assert Gateway().budget().reserved_usd == 0
+
+
+def test_a_lost_request_may_take_effect_later(job: Job, backend: Renting) -> None:
+    """Until it no longer can it counts as there, and its job stays. It was taken for gone."""
+    backend.settles, backend.during = 0.3, lambda name: None
+    backend.answers = {"deploy": TimeoutError()}
+    with pytest.raises(BackendError):
+        deployments.make(job)
+    with pytest.raises(BackendError, match="It is not there, but a request") as early:
+        deployments.end(job)
+    backend.there.add(job.id)  # now it takes effect
+    assert early.value.retryable and 0 < (early.value.retry_after or 0) <= 0.3
+    assert Gateway().budget().reserved_usd == 2
+    with pytest.raises(SpecError, match="its deployment goes on"):
+        job.remove()
+    time.sleep(early.value.retry_after or 0)
+    assert deployments.end(job) is True and backend.there == set()
+    assert Gateway().budget().reserved_usd == 0
+    assert deployments.details(job) == {"name": job.id}
+
+
+def test_a_deployment_that_was_there_is_the_one_that_was_asked_for(
+    job: Job, backend: Renting
+) -> None:
+    """The only request has taken effect, so its end is one; of two the other may still."""
+    backend.settles = 3600.0
+    for tries in (1, 2):
+        for _ in range(tries):
+            backend.answers = {"deploy": TimeoutError()}
+            with pytest.raises(BackendError):
+                deployments.make(job)
+        if tries == 1:
+            assert deployments.end(job) is True and Gateway().budget().reserved_usd == 0
+    with pytest.raises(BackendError, match="It is deleted, but a request"):
+        deployments.end(job)
+    assert backend.there == set() and Gateway().budget().reserved_usd == 2
+    backend.answers = {}
+    deployments.make(job)  # an answer to one says nothing of the others
+    with pytest.raises(BackendError, match="It is deleted, but a request"):
+        deployments.end(job)
+
+
+def test_a_name_that_none_can_have_is_not_sent(job: Job, backend: Renting) -> None:
+    names: list[Any] = [
+        "../runs/run-0001",
+        "/etc",
+        "a?x=1#y",
+        "a b",
+        "x\n",
+        "",
+        " ",
+        "..",
+        "\ud800",
+        7,
+    ]
+    for name in (*names, "a" * 65):
+        with pytest.raises(SpecError, match="cannot be the name of a deployment"):
+            Gateway().deploy(job, name)
+    assert backend.there == set() and not Gateway().costs().charges
+
+
+def test_a_price_that_has_changed_counts_from_then_on(job: Job, backend: Renting) -> None:
+    """Five hours at 2 USD whose answer was lost, then 50 an hour. 2 were charged for ever."""
+    backend.answers = {"deploy": TimeoutError()}
+    with pytest.raises(BackendError):
+        deployments.make(job)
+    with job.store.transaction() as db:
+        db.execute("UPDATE charges SET created_at = created_at - 18000")
+    dearer = HOUR.model_copy(update={"usd": Decimal(50)})
+    backend.answers = {"deployment_price": dearer, "deploy": BackendError("No.", backend="fake")}
+    with pytest.raises(BackendError, match="No"):
+        deployments.make(job)  # the first may be there: it goes on at the new price
+    assert deployments.details(job)["usd_per_hour"] == "50"
+    budget = Gateway().budget()
+    assert budget.spent_usd == 10 and budget.reserved_usd == 50
+    deployments.end(job)
+    assert [line.actual_usd for line in Gateway().costs().charges][0] == 10
+
+
+def test_a_price_of_something_else_than_an_hour_makes_nothing(job: Job, backend: Renting) -> None:
+    backend.answers = {"deployment_price": HOUR.model_copy(update={"unit": "train_mtok"})}
+    with pytest.raises(BackendError, match="the Price of an hour"):
+        deployments.make(job)
+    assert backend.there == set() and not Gateway().costs().charges
+
+
+class Disk(Renting):
+    """Its host is a folder; the process is killed in a call: before it does something, or after."""
+
+    def __init__(self, folder: Path, moment: str) -> None:
+        super().__init__()
+        self.folder, self.moment, self.settles = folder, moment, 3600.0
+
+    def _at(self, moment: str) -> None:
+        if moment == self.moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def deploy(self, handle: HandleData, name: str) -> str:
+        self._at("before the create")
+        (self.folder / name).touch()
+        self._at("after the create")
+        return f"at-{name}"
+
+    def end_deployment(self, handle: HandleData, name: str) -> bool:
+        self._at("before the end")
+        was = (self.folder / name).exists()
+        (self.folder / name).unlink(missing_ok=True)
+        self._at("after the end")
+        return was
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after the create",
+        *(
+            pytest.param(moment, marks=pytest.mark.chaos)
+            for moment in ("before the create", "before the end", "after the end")
+        ),
+    ],
+)
+def test_a_kill_loses_no_deployment(job: Job, tmp_path: Path, moment: str) -> None:
+    """kill -9 at each step: what may be there counts, is made once and can be ended."""
+    folder = tmp_path / "host"
+    folder.mkdir()
+
+    def of(backend: Disk) -> Job:
+        return Gateway().job(job.id, backend=backend)
+
+    def killed() -> None:
+        one = of(Disk(folder, moment))
+        deployments.make(one, "mine")
+        deployments.end(one)
+
+    killed_after(killed)
+    budget = Gateway().budget()
+    assert budget.reserved_usd == 2 and deployments.details(job)["name"] == "mine"
+    with pytest.raises(SpecError, match="its deployment goes on"):
+        job.remove()
+    if moment == "before the create":  # what was sent may still arrive
+        with pytest.raises(BackendError, match="It is not there, but a request"):
+            deployments.end(of(Disk(folder, "")))
+    elif moment == "after the create":
+        assert deployments.end(of(Disk(folder, ""))) is True
+    else:
+        assert deployments.make(of(Disk(folder, ""))) == "at-mine"
+        assert [one.name for one in folder.iterdir()] == ["mine"]
+        assert deployments.end(of(Disk(folder, ""))) is True
+    assert [*folder.iterdir()] == []
+    open_ = len(charges.unsettled(job.store))
+    assert open_ == (moment == "before the create")
+
+
 def test_each_month_has_its_own_hours(job: Job) -> None:
     """One that goes on for two days before and one after the end of a month, at 2 USD an hour."""
     deployments.make(job)
+    deployments.end(job)
     store = job.store
     _, start, _ = month_of(time.time())
     before, now = start - 2 * 86_400, start + 86_400
     with store.transaction() as db:
-        db.execute("UPDATE charges SET created_at = ?, ended_at = ?", (before, now))
+        db.execute(
+            "UPDATE charges SET created_at = ?, ended_at = ?, spent_usd = '144'", (before, now)
+        )
     last, this = charges.month(store, start - 1, None), charges.month(store, start, None)
     assert [hold.usd for hold in last.holds] == [96]
     assert [hold.usd for hold in this.holds] == [48]
+    first = datetime.fromtimestamp(start, UTC).date()
+    for since, until, usd in (
+        (None, first - timedelta(days=1), 96),
+        (first, None, 48),
+        (None, None, 144),
+    ):
+        totals = Gateway().costs(since, until).totals
+        assert totals.counted_usd == totals.actual_usd == usd, (since, until)
+    assert Gateway().costs(None, first - timedelta(days=3)).charges == ()
+    with store.transaction() as db:  # it goes on: what the last month has cost is known
+        db.execute("UPDATE charges SET ended_at = NULL, spent_usd = NULL")
+    (line,) = Gateway().costs(None, first - timedelta(days=1)).charges
+    assert line.actual_usd == 96 and "48.00 hours of this period x $2" in line.basis
+    (line,) = Gateway().costs(first).charges
+    assert line.actual_usd is None and line.date == first and line.estimated_usd == 0
+    assert line.counted_usd == Gateway().budget().reserved_usd
 
 
 def test_what_a_deployment_has_cost_is_counted_while_it_goes_on(job: Job) -> None:
