@@ -79,9 +79,9 @@ def key(backend: Any, variable: str, url: str) -> str | None:
         value = found.value if found else None
     value = (value or "").strip()
     if not all("!" <= char <= "~" for char in value):
-        label = variable if options.ambient else f"keys for {host}"
+        where = f"in {variable}" if options.ambient else f"given for {host}"
         raise AuthenticationError(
-            f"The key in {label} has spaces or characters no key has.",
+            f"The key {where} has spaces or characters no key has.",
             hint="Copy it again.",
             backend=backend.name,
         )

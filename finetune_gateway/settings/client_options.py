@@ -120,18 +120,23 @@ class ClientOptions:
 
     def _resolved(self, asked: KeyRequest) -> str | None:
         assert callable(self.keys)
+        value: object = None
+        failed = ""
         try:
             value = self.keys(asked)
         except GatewayError:
             raise
-        except Exception as exc:
-            # Not chained: its text may hold a key.
+        except (Exception, SystemExit) as exc:
+            failed = type(exc).__name__
+        if failed:  # raised here, so that the error leads to no other one: its text may hold a key
             raise AuthenticationError(
                 f"The function keys= of this Gateway gives no key for {asked.host}: it has raised "
-                f"{type(exc).__name__}.",
+                f"{failed}.",
                 hint="Nothing was sent. Look at that function.",
                 backend=asked.backend,
-            ) from None
+            )
+        if inspect.iscoroutine(value):
+            value.close()
         if value is None or isinstance(value, str):
             return (value or "").strip() or None
         raise AuthenticationError(

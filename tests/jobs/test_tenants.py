@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 import traceback
 from collections import Counter
@@ -188,17 +189,24 @@ def test_a_key_that_was_not_given_is_taken_from_nowhere(
     def broken(asked: KeyRequest) -> str:
         raise LookupError(f"no such vault: {MINE}")
 
+    async def later(asked: KeyRequest) -> str:
+        return MINE
+
     cases: list[tuple[Any, str]] = [
         ({"OTHER_KEY": MINE}, "was given no key for 127.0.0.1"),
         (lambda asked: None, "was given no key"),
         (lambda asked: 7, "gives int for 127.0.0.1"),
         (broken, "has raised LookupError"),
+        (lambda asked: sys.exit(MINE), "has raised SystemExit"),
+        (later, "gives coroutine for 127.0.0.1"),
+        ({"TENANT_KEY": f"{MINE} {MINE}"}, "The key given for 127.0.0.1:[0-9]+ has spaces"),
     ]
     for keys, said in cases:
         place = wire(provider, MINE, api_key=None, api_key_env="TENANT_KEY")
         with pytest.raises(AuthenticationError, match=said) as caught:
             Gateway(keys=keys).submit(train_file, model=MODEL, backend=place)
         assert MINE not in "".join(traceback.format_exception(caught.value))
+        assert MINE not in repr(caught.value.__context__)
     assert provider.requests == []
 
 

@@ -66,8 +66,10 @@ class Permission:
                 backend="openai",
             )
         if not all("!" <= char <= "~" for char in given.value):
+            by_name = self.ambient and self.call.key is None
+            where = f"in {self.variable}" if by_name else f"given for {urlsplit(self.url).netloc}"
             raise AuthenticationError(
-                f"The key in {self.variable} has spaces or characters no key has.",
+                f"The key {where} has spaces or characters no key has.",
                 hint="Copy it again.",
                 backend="openai",
             )
