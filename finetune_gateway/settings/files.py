@@ -25,6 +25,8 @@ from typing import BinaryIO
 from finetune_gateway.errors import StoreError
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+# A name that is too long, or leads to something else than a file or folder that is there.
+NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 OTHERS = 0o077  # what the group and all others may do
 
 
@@ -253,13 +255,17 @@ def storing(failure: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        refused = exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise StoreError(
-            f"{failure} in {folder}: {exc.strerror or exc}.",
-            hint="Set FTG_HOME to a folder that you may write to."
-            if refused
-            else "Free some space there, or set FTG_HOME to a folder on another disk.",
+            f"{failure} in {folder}: {exc.strerror or exc}.", hint=_way_out(exc)
         ) from None
+
+
+def _way_out(exc: OSError) -> str:
+    if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Set FTG_HOME to a folder that you may write to."
+    if exc.errno in NO_PLACE:
+        return "Look at what is there, and name another folder."
+    return "Free some space there, or set FTG_HOME to a folder on another disk."
 
 
 # -- private files and folders ---------------------------------------------------------------

@@ -431,6 +431,14 @@ def test_a_place_that_is_none_is_named(home: Path, place: Any) -> None:
         given.download(place)
 
 
+def test_a_place_without_files_is_not_said_to_be_full(home: Path, tmp_path: Path) -> None:
+    """A file where a folder should be: space would not help."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError) as caught:
+        handle(Hosting()).download(tmp_path / "file" / "model")
+    assert "name another folder" in caught.value.hint and "space" not in caught.value.hint
+
+
 def test_another_base_is_taken(home: Path, tmp_path: Path) -> None:
     """By a second call too, which asks the host for nothing."""
     backend, folder = Hosting(), tmp_path / "model"
