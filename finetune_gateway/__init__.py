@@ -64,10 +64,10 @@ if TYPE_CHECKING:
     from finetune_gateway.findings import Finding, Report
     from finetune_gateway.gateway import Gateway
     from finetune_gateway.jobs.budget import Actual, Budget
+    from finetune_gateway.jobs.groups import Failure
     from finetune_gateway.jobs.handle import ModelHandle
     from finetune_gateway.jobs.job import Job
     from finetune_gateway.jobs.ledger import Ledger
-    from finetune_gateway.jobs.many import Failure
     from finetune_gateway.jobs.planning import Option, Plan
     from finetune_gateway.jobs.pruning import Pruned
     from finetune_gateway.jobs.removal import Removed
@@ -135,7 +135,7 @@ _MODULES = {
     "jobs.removal": ["Removed"],
     "estimation.estimate": ["Estimate"],
     "jobs.ledger": ["Ledger"],
-    "jobs.many": ["Failure"],
+    "jobs.groups": ["Failure"],
     "settings.client_options": ["KeyRequest"],
     "spec": ["TrainingOptions", "TrainingSpec"],
     "jobs.budget": ["Actual", "Budget"],

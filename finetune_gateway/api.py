@@ -18,9 +18,9 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.findings import Report
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.groups import Failure
 from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.ledger import Ledger
-from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.planning import Backends, ModelNames, Option
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.removal import Removed

@@ -182,6 +182,30 @@ def check_messages(messages: Any) -> None:
             raise SpecError(f"messages[{number}]{wrong}.", hint=_LIKE)
 
 
+def require_sampling(sampling: Mapping[str, Any]) -> None:
+    """Raise SpecError for an option of a chat that no JSON has."""
+    for name, value in sampling.items():
+        require_json(value, name)
+
+
+def require_json(value: Any, name: str) -> None:
+    """Raise SpecError for what is no JSON: NaN, infinity, bytes, an object. Nothing else can be
+    sent to a host."""
+    try:
+        json.dumps(value, allow_nan=False, default=_object)
+    except (TypeError, ValueError, RecursionError):
+        raise SpecError(
+            f"{name} cannot be {shown(value)}: it is sent as JSON.",
+            hint="JSON has no NaN, no infinity, no bytes and no other objects of Python.",
+        ) from None
+
+
+def _object(value: Any) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError
+
+
 def require_encodable(text: str, name: str) -> None:
     """Raise SpecError for a text with half of a surrogate pair, which no tokenizer and no host
     reads."""
@@ -208,7 +232,8 @@ def _wrong_with(message: Any) -> str:
         return f".content is {shown(content)}: neither a text nor a list of parts"
     if calls is not None and not _are_objects(calls):
         return f".tool_calls is no list of calls: {shown(calls)}"
-    require_encodable(json.dumps(message, ensure_ascii=False, default=str), "A message")
+    require_json(message, "A message")
+    require_encodable(json.dumps(message, ensure_ascii=False, default=_object), "A message")
     return ""
 
 

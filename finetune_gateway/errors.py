@@ -49,6 +49,8 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python writes out no whole number of more than 4,300 digits
         text = "a number of thousands of digits"
+    except Exception:  # an object of others that cannot even be shown
+        text = f"an object of {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -16,7 +16,7 @@ from finetune_gateway import methods, registry
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.columns import mapped
 from finetune_gateway.data.dataset import Dataset, Source
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.evaluations import HomeEvaluations
 from finetune_gateway.events import JobStatus
@@ -40,6 +40,7 @@ from finetune_gateway.keywords import (
 )
 from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import config
+from finetune_gateway.settings.arguments import whole_number
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import AnyMethod, TrainingSpec
 from finetune_gateway.validation import pipeline
@@ -221,6 +222,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         What is wrong with one pair is the ``error`` of its Option. What is wrong with the call is
         raised: NotFoundError for a file, SpecError for a keyword.
         """
+        _check_pairs(pairs)
         columns, validation = options.pop("columns", None), options.pop("validation", None)
         price, share = options.pop("train_price", None), options.pop("validation_split", None)
         bases = [(self.model_to_train(model, options), backend) for model, backend in pairs]
@@ -383,9 +385,12 @@ class Gateway(HomeJobs, HomeEvaluations):
 
         Raises SpecError for a status that does not exist.
         """
-        if status is not None and status not in list(JobStatus):
+        if status is not None and (not isinstance(status, str) or status not in list(JobStatus)):
             known = ", ".join(JobStatus)
-            raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
+            raise SpecError(f"There is no status {shown(status)}.", hint=f"Use one of: {known}.")
+        if backend is not None and not isinstance(backend, str):
+            raise SpecError(f"backend is a name here, not {shown(backend)}.", hint="Like 'openai'.")
+        limit = None if limit is None else whole_number(limit, "limit")
         tags = check_metadata(metadata)
         records = self.store.jobs(status=status, backend=backend, metadata=tags, limit=limit)
         return [self._job(record) for record in records]
@@ -425,6 +430,17 @@ def _backend_for(backend: str | Backend | None, model: str) -> str | Backend:
         return registry.default_backend(model)
     require_backend(backend)
     return backend
+
+
+def _check_pairs(pairs: object) -> None:
+    """Raise SpecError for what is no list of models, each with its backend."""
+    listed = pairs if isinstance(pairs, Sequence) else [pairs]
+    for one in listed:
+        if not isinstance(one, tuple | list) or len(one) != 2:
+            raise SpecError(
+                f"pairs is a list of models with their backends: {shown(one)} is none.",
+                hint="Like [('Qwen/Qwen3-4B', 'local'), ('gpt-4.1-mini-2025-04-14', None)].",
+            )
 
 
 def _usd(train_price: Money | None) -> Decimal | None:

@@ -22,6 +22,7 @@ from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.permits import refusing_coroutines
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.model import exact_keywords
+from finetune_gateway.settings.arguments import require_function
 from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ Money = Decimal | float | str  # USD; a text may begin with $
 
 # OpenAI's specification: 16 pairs, of which one is our tag.
 MAX_PAIRS, MAX_KEY, MAX_VALUE = 15, 64, 512
+
+FUNCTIONS = ("confirm", "on_progress", "on_wait")  # keywords whose value is called
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -178,7 +181,11 @@ def require_backend(value: object) -> None:
 
 def require_bool(name: str, value: object) -> None:
     """Raise SpecError for text such as 'no', which Python takes for true."""
-    if value not in (True, False):
+    try:
+        known = value in (True, False)
+    except Exception:  # a Decimal or an array, which cannot be compared
+        known = False
+    if not known:
         raise SpecError(f"{name} must be True or False, not {shown(value)}.")
 
 
@@ -269,20 +276,24 @@ def like(method: Callable[..., Any]) -> Callable[[F], F]:
 
 def _checked(function: F, signature: inspect.Signature, doc: str | None) -> F:
     """Return the function with this signature and docstring, closed to other keywords."""
-    asking = _with_plain_confirm(function) if "confirm" in signature.parameters else function
+    called = not {*FUNCTIONS}.isdisjoint(signature.parameters)
+    asking = _with_functions(function) if called else function
     checked = exact_keywords(asking, frozenset(signature.parameters) - {"self"})
     vars(checked)["__signature__"] = signature
     checked.__doc__ = doc
     return checked
 
 
-def _with_plain_confirm(function: F) -> F:
-    """Return the function with a ``confirm`` that may be no coroutine: one is true, whatever it
-    would say."""
+def _with_functions(function: F) -> F:
+    """Return the function with arguments that must be functions, and a ``confirm`` that may be no
+    coroutine: one is true, whatever it would say."""
 
     @wraps(function)
     def asking(*args: Any, **given: Any) -> Any:
-        if callable(given.get("confirm")):
+        for name in FUNCTIONS:
+            if given.get(name) is not None:
+                require_function(given[name], name)
+        if given.get("confirm") is not None:
             given["confirm"] = refusing_coroutines(given["confirm"])
         return function(*args, **given)
 

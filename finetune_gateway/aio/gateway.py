@@ -16,7 +16,7 @@ from finetune_gateway.aio.job import Hook, Job, OnEvent
 from finetune_gateway.aio.watcher import Watcher
 from finetune_gateway.errors import GatewayError, JobNotFinished
 from finetune_gateway.gateway import Gateway as BlockingGateway
-from finetune_gateway.jobs import many
+from finetune_gateway.jobs import groups, many
 from finetune_gateway.jobs.home_backends import Configured
 from finetune_gateway.jobs.job import Job as BlockingJob
 from finetune_gateway.jobs.removal import Removed
@@ -188,12 +188,12 @@ class Gateway(Face[BlockingGateway]):
                 failed.append((job.blocking, error))
             elif error is not None:
                 raise error
-        failures = many.failures_of(failed)
+        failures = groups.failures_of(failed)
         if late:
-            failures.append(many.Failure(late, many.not_finished(late, deadline)))
+            failures.append(groups.Failure(late, many.not_finished(late, deadline)))
         return self._failures(failures, [job for job, _ in waits])
 
-    def _failures(self, failures: Iterable[many.Failure], jobs: Iterable[Job]) -> list[Failure]:
+    def _failures(self, failures: Iterable[groups.Failure], jobs: Iterable[Job]) -> list[Failure]:
         """Return failures with awaited jobs: these, as far as they are among them."""
         known = {job.id: job for job in jobs}
         return [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from inspect import isawaitable
@@ -175,15 +178,32 @@ class Job(Face[BlockingJob]):
             return
         waiter = Waiter(job, send=send, every=every)
         try:
-            await self._calls.run(self._watcher.join, waiter)
+            if not await self._joined(waiter, deadline, first_end):
+                return
             while await waiter.news(deadline, first_end):
                 yield
                 if job.status.final or job.record.ended_otherwise:
                     return
-                if not send and job.trouble is None:
+                if not send and job.trouble is None and job.record.unsent:
                     await self._calls.run(job.require_on_its_way)
         finally:
             self._watcher.leave(waiter)
+
+    async def _joined(self, waiter: Waiter, deadline: Deadline, end: float) -> bool:
+        """Let the watcher look at the job. Return False if the wait ends first: its plug-in, which
+        is asked for the group of the job, may hang."""
+        joining = asyncio.create_task(self._calls.run(self._watcher.join, waiter))
+        try:
+            while not joining.done():
+                left = end - time.monotonic()
+                if left <= 0 or deadline.stopped:
+                    return False
+                left = left if deadline.stop is None else min(left, TICK_SECONDS)
+                await asyncio.wait([joining], timeout=None if left == math.inf else left)
+        finally:
+            joining.cancel()
+        await joining
+        return True
 
 
 class Hook:

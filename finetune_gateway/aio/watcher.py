@@ -17,9 +17,10 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.jobs import many
+from finetune_gateway.jobs import groups, many
+from finetune_gateway.jobs.groups import Failure, Group
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.jobs.many import Answer, Failure, Group
+from finetune_gateway.jobs.many import Answer
 from finetune_gateway.jobs.passes import Passes
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.waiting import Hook
@@ -158,7 +159,7 @@ class Watcher:
         waiter.job.backend  # noqa: B018 - loaded once
         job = copy(waiter.job)  # the passes change it
         job.store.settings.require_writable()
-        place, limits = (waiter.send, many.place_of(job.backend)), job.backend.capabilities()
+        place, limits = (waiter.send, groups.place_of(job.backend)), job.backend.capabilities()
         host = Host(Group(job.backend, limits), waiter.send)
         self._post(lambda: self._add(waiter, job, place, host))
 

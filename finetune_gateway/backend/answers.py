@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from finetune_gateway.backend.capabilities import REFUSABLE, Capabilities
 from finetune_gateway.backend.health import Health
+from finetune_gateway.backend.plain_json import plain
 from finetune_gateway.errors import shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.price_table import Price
@@ -31,7 +32,6 @@ MAX_EVENTS = 10_000  # of one poll; the rest comes with the next ones
 LONGEST_ID = 1000  # characters; names of resources at clouds have up to 300
 LONGEST_SETTLE = 7 * 24 * 3600.0  # seconds; a job in doubt keeps its share of the budget so long
 NO_FILES = "Its files cannot be downloaded"  # begins the warning about them
-DEEPEST = 20  # levels of JSON in the data of an event
 # Of a snapshot, with their bounds: what is none of these is left out.
 FIGURES: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("trained_tokens", "seconds", "finished_at"), (0, MOST)),
@@ -39,6 +39,7 @@ FIGURES: dict[str, tuple[int, int]] = {
     "progress": (0, 1),
     "place_in_line": (1, MOST),
 }
+COUNTS = ("trained_tokens", "place_in_line")  # of these, those that are whole
 PART = "ftg-events:"  # begins a cursor of ours: so many events of the backend's own are taken
 
 
@@ -98,7 +99,7 @@ def _capabilities(value: Any, *_: Any) -> Capabilities:
     _check_seconds(value)
     for name in ("min_rows", "max_file_bytes", "max_context"):
         limit = getattr(value, name)
-        if limit is not None and not (_is_number(limit) and isinstance(limit, int) and limit >= 0):
+        if limit is not None and not (is_number(limit) and isinstance(limit, int) and limit >= 0):
             raise Wrong(f"must give {name} as a whole number from 0, not {shown(limit)}")
     return value
 
@@ -122,7 +123,7 @@ def _check_seconds(value: Capabilities) -> None:
 
 
 def _seconds(name: str, value: Any, most: float) -> None:
-    if not _is_number(value) or not 0 <= value <= most:
+    if not is_number(value) or not 0 <= value <= most:
         raise Wrong(f"must give {name} in seconds from 0 to {most:,.0f}, not {shown(value)}")
 
 
@@ -132,11 +133,14 @@ def _lifetime(value: Any, *_: Any) -> float | None:
     return value  # type: ignore[no-any-return]
 
 
-def _is_number(value: Any) -> bool:
-    """Return True for a finite number; True and False are none."""
+def is_number(value: Any) -> bool:
+    """Return True for a number that is a finite float too; True and False are none."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return False
-    return isfinite(value)
+    try:
+        return isfinite(value)
+    except (OverflowError, ValueError):  # 10**400; a signalling NaN
+        return False
 
 
 def _names(value: Any, *_: Any) -> list[str]:
@@ -154,14 +158,14 @@ def _health(value: Any, *_: Any) -> Health | None:
     if not isinstance(value.ok, bool) or not isinstance(detail, str) or not detail.strip():
         raise Wrong("must say with ok=True or False and a sentence in detail how it is")
     detail = redact(" ".join(detail.split()))[:LONGEST_ID]
-    known = latency if _is_number(latency) and 0 <= (latency or 0) <= MOST else None
+    known = latency if is_number(latency) and 0 <= (latency or 0) <= MOST else None
     return value.model_copy(update={"detail": detail, "latency_s": known})
 
 
 def _quote(value: Any, *_: Any) -> Decimal | None:
     if value is None:
         return None
-    if not _is_number(value) or not 0 <= value <= MOST_USD:
+    if not is_number(value) or not 0 <= value <= MOST_USD:
         raise Wrong(f"must return an amount of USD from 0 to {MOST_USD:,}, not {shown(value)}")
     return Decimal(str(value))  # never by way of a float
 
@@ -194,7 +198,7 @@ def _estimate(value: Any, backend: Any, args: Arguments, kwargs: dict[str, Any])
     if not isinstance(value, Estimate):
         raise Wrong(f"must return an Estimate, not {shown(value)}")
     for path, amount in _amounts("", value):
-        if not _is_number(amount) or amount < 0:
+        if not is_number(amount) or amount < 0:
             raise Wrong(f"gives {path} as {shown(amount)}: an amount is a finite number from 0")
     _validate(Estimate, value)
     spec = kwargs.get("spec", args[0] if args else None)
@@ -271,11 +275,7 @@ def _snapshot(value: Any) -> Snapshot:
     status = fields.get("status")
     if isinstance(status, str) and JobStatus.parse(status) is JobStatus.UNKNOWN:
         fields |= {"status": JobStatus.UNKNOWN, "raw_status": fields.get("raw_status") or status}
-    for name, (least, most) in FIGURES.items():
-        number: Any = fields.get(name)
-        whole = name != "place_in_line" or isinstance(number, int)
-        if not whole or not _is_number(number) or not least <= number <= most:
-            fields[name] = None
+    fields |= {name: _figure(name, fields.get(name)) for name in FIGURES}
     for name, model in (("events", Event), ("checkpoints", Checkpoint)):
         given = fields.get(name)
         if not isinstance(given, list) or not all(isinstance(one, model) for one in given):
@@ -292,20 +292,28 @@ def _snapshot(value: Any) -> Snapshot:
         raise Wrong(f"returned a Snapshot that is none: {validation_error_text(exc)}") from None
 
 
+def _figure(name: str, value: Any) -> Any:
+    """Return a figure of a snapshot, None for what it cannot be."""
+    least, most = FIGURES[name]
+    if not is_number(value) or not least <= value <= most:
+        return None
+    return None if name in COUNTS and value != int(value) else value
+
+
 def _event(event: Event) -> Any:
     """Return an event whose data are plain JSON: what is not is left out."""
     fields = dict(event.__dict__)
-    if not _is_number(fields.get("created_at")):
+    if not is_number(fields.get("created_at")):
         fields.pop("created_at", None)
     if isinstance(data := fields.get("data"), dict):
-        fields["data"] = _plain(data, DEEPEST)
+        fields["data"] = plain(data)
     return _validated(Event, fields)
 
 
 def _checkpoint(point: Checkpoint) -> Any:
     fields = dict(point.__dict__)
     if isinstance(metrics := fields.get("metrics"), dict):
-        fields["metrics"] = _plain(metrics, DEEPEST)
+        fields["metrics"] = plain(metrics)
     return _validated(Checkpoint, fields)
 
 
@@ -314,7 +322,7 @@ def _result(value: Any, *_: Any) -> Result:
         raise Wrong(f"must return a Result, not {shown(value)}")
     fields = {**value.__dict__, **(value.model_extra or {})}
     if isinstance(metrics := fields.get("metrics"), dict):
-        fields["metrics"] = _plain(metrics, DEEPEST)
+        fields["metrics"] = plain(metrics)
     try:
         fields["artifacts"] = _artifacts(fields.get("artifacts"))
     except Wrong as exc:  # the model is paid, and answers without them
@@ -345,23 +353,6 @@ def _validated(model: type[Any], fields: dict[str, Any]) -> Any:
         raise Wrong(f"returned a {model.__name__} that is none: {wrong}") from None
 
 
-_LEFT_OUT = object()
-
-
-def _plain(value: Any, levels: int) -> Any:
-    """Return a value without what no JSON has: NaN, infinity, objects, keys that are no text."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, int | float):
-        return value if isfinite(value) and abs(value) <= MOST else _LEFT_OUT
-    if levels == 0 or not isinstance(value, dict | list | tuple):
-        return _LEFT_OUT
-    if isinstance(value, dict):
-        pairs = ((name, _plain(one, levels - 1)) for name, one in value.items())
-        return {k: one for k, one in pairs if isinstance(k, str) and one is not _LEFT_OUT}
-    return [one for one in (_plain(one, levels - 1) for one in value) if one is not _LEFT_OUT]
-
-
 def _statuses(value: Any, backend: Any, args: Arguments, kwargs: Any) -> dict[str, Snapshot]:
     """Return the snapshots of the jobs that were asked for. What is none says nothing of its
     job, which is polled then."""
@@ -373,7 +364,7 @@ def _statuses(value: Any, backend: Any, args: Arguments, kwargs: Any) -> dict[st
         if provider_id in asked and isinstance(snapshot, Snapshot):
             try:
                 found[provider_id] = _snapshot(snapshot)
-            except Wrong:
+            except Exception:  # Wrong, or what its own objects raise
                 continue
     return found
 

@@ -15,12 +15,11 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial, wraps
-from math import isfinite
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, TypeVar
 
-from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
+from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor, is_number
 from finetune_gateway.backend.stored_options import require_given
 from finetune_gateway.chat import (
     ChatModel,
@@ -29,6 +28,7 @@ from finetune_gateway.chat import (
     Completes,
     GivesScores,
     TellsLosses,
+    require_sampling,
 )
 from finetune_gateway.errors import BackendError, GatewayError, shown
 from finetune_gateway.text.redaction import redact
@@ -61,8 +61,7 @@ _running_calls: dict[tuple[str, Any], Future[Any]] = {}  # start and deploy, by 
 
 
 def guard_calls(cls: type, contract: type) -> None:
-    """Let each call of the contract that a class has of its own, or from a class that is no
-    backend, pass the seam."""
+    """Let each call that a class has of its own, or from a class that is no backend, pass here."""
     for name in CALLS:
         owner = next(one for one in cls.__mro__ if name in vars(one))
         if owner is cls or not issubclass(owner, contract):
@@ -130,8 +129,11 @@ def _checked(
     check = CHECKS.get(name)
     try:
         return check(answer, backend, args, kwargs) if check else answer
-    except Wrong as exc:
-        raise _refused(backend, name, str(exc)) from None
+    except GatewayError:
+        raise
+    except Exception as exc:  # Wrong, or an object of the plug-in's that breaks whoever reads it
+        wrong = "" if isinstance(exc, Wrong) else "returned what cannot be read: "
+        raise _refused(backend, name, wrong + words_of(exc)) from None
 
 
 def _inside(backend: Any) -> bool:
@@ -151,8 +153,7 @@ def guarding(backend: Any, name: str) -> Iterator[None]:
 
 
 def _guarded_chat(model: Any, backend: Any) -> Any:
-    """Return the model of a plug-in so that its answers pass the seam too: it can do what the model
-    can, and no more."""
+    """Return the model of a plug-in, whose answers pass the seam too: it can do what that can."""
     parts = tuple(part for can, part in _GUARDS.items() if isinstance(model, can))
     if not parts or not is_plugin(type(backend)):
         return model
@@ -170,15 +171,15 @@ class _GuardedModel:
         return getattr(self.__dict__["_model"], name)
 
     def _ask(self, name: str, *args: Any, **sampling: Any) -> Any:
+        require_sampling(sampling)
         with guarding(self._backend, name):
             return getattr(self._model, name)(*args, **sampling)
 
     def _reply(self, name: str, *args: Any, **sampling: Any) -> ChatReply:
-        reply = self._ask(name, *args, **sampling)
+        reply: ChatReply = self._ask(name, *args, **sampling)
         if not _is_reply(reply):
             raise _refused(self._backend, name, f"must return a ChatReply, not {shown(reply)}")
-        answer: ChatReply = reply
-        return answer
+        return reply
 
     def _each(
         self,
@@ -188,8 +189,7 @@ class _GuardedModel:
         what: str,
         **sampling: Any,
     ) -> list[Any]:
-        """Return the answer to each that was asked, or the error why there is none: of one that is
-        neither too."""
+        """Return for each an answer, or the error why there is none; for what is neither, too."""
         found = self._ask(name, asked, **sampling)
         if not isinstance(found, list | tuple) or len(found) != len(asked):
             wrong = f"must return a list of {len(asked)}, not {shown(found)}"
@@ -204,7 +204,7 @@ class _GuardedModel:
     def _pieces(self, name: str, *args: Any, **sampling: Any) -> Generator[str, None, Any]:
         """Yield the pieces; return the whole reply, where they do."""
         with guarding(self._backend, name):
-            pieces = iter(getattr(self._model, name)(*args, **sampling))
+            pieces = iter(self._ask(name, *args, **sampling))
         return self._checked(name, pieces)
 
     def _checked(self, name: str, pieces: Iterator[Any]) -> Generator[str, None, Any]:
@@ -246,12 +246,12 @@ class _Completions(_GuardedModel):
 
 class _Losses(_GuardedModel):
     def reference_losses(self, rows: Sequence[Any]) -> list[Any]:
-        return self._each("reference_losses", rows, _is_number, "a finite number")
+        return self._each("reference_losses", rows, _is_score, "a finite number")
 
 
 class _Scores(_GuardedModel):
     def scores(self, conversations: Sequence[Any]) -> list[Any]:
-        return self._each("scores", conversations, _is_number, "a finite number")
+        return self._each("scores", conversations, _is_score, "a finite number")
 
 
 _GUARDS: dict[Any, type[_GuardedModel]] = {
@@ -263,12 +263,12 @@ _GUARDS: dict[Any, type[_GuardedModel]] = {
 }
 
 
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and is_number(value)
+
+
 def _is_reply(value: Any) -> bool:
     return isinstance(value, ChatReply) and isinstance(value.text, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 # -- time --------------------------------------------------------------------------------
@@ -435,7 +435,7 @@ def _hint(backend: Any, name: str, where: str = "") -> str:
 
 def words_of(exc: Exception) -> str:
     """Return an exception of others in words, in one line, without what looks like a key."""
-    if isinstance(exc, _TooSlow | _Ended):
+    if isinstance(exc, _TooSlow | _Ended | Wrong):
         return str(exc)
     try:
         text = redact(" ".join(str(exc).split()))[:LONGEST_TEXT].rstrip(".")

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import ValidationError
+
 from finetune_gateway import methods
 from finetune_gateway.backend import (
     NEUTRAL,
@@ -21,7 +23,8 @@ from finetune_gateway.backend import (
     Intent,
     Usage,
 )
-from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.chat import require_sampling
+from finetune_gateway.errors import BackendError, SpecError, shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range, epochs_of
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.model import exact_methods
@@ -59,9 +62,7 @@ class FakeBackend(Backend):
         answer: str | None = None,
         faults: Mapping[str, Sequence[BackendError]] | None = None,
     ) -> None:
-        if script is not None and not script:
-            raise SpecError("The script is empty.", hint="Give it at least one snapshot.")
-        self.script = None if script is None else [Snapshot.model_validate(s) for s in script]
+        self.script = None if script is None else _snapshots(script)
         self.answer = answer
         self.started: list[tuple[str, TrainingSpec, DataFile, DataFile | None]] = []
         self.metadata: dict[str, dict[str, str]] = {}
@@ -197,6 +198,7 @@ class FakeChat:
 
     def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
         """Return the scripted answer, or an echo of the last message."""
+        require_sampling(sampling)
         text = self._text(messages)
         words = sum(len(str(message.get("content") or "").split()) for message in messages)
         usage = Usage(prompt_tokens=words, completion_tokens=len(text.split()))
@@ -204,6 +206,7 @@ class FakeChat:
 
     def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
         """Yield the same answer word by word."""
+        require_sampling(sampling)
         first, *others = self._text(messages).split(" ")
         yield first
         yield from (f" {word}" for word in others)
@@ -254,3 +257,14 @@ def _step(provider_id: str, model: str, step: int) -> Snapshot:
         events=[event],
         checkpoints=[point] if step == STEPS else [],
     )
+
+
+def _snapshots(script: object) -> list[Snapshot]:
+    """Return the snapshots of a script. Raises SpecError for one that is none."""
+    if isinstance(script, str) or not isinstance(script, Sequence) or not script:
+        wrong = f"is no list of snapshots: {shown(script)}" if script else "is empty"
+        raise SpecError(f"The script {wrong}.", hint="Give it at least one snapshot.")
+    try:
+        return [Snapshot.model_validate(one) for one in script]
+    except ValidationError as exc:
+        raise SpecError(f"The script has no snapshot: {validation_error_text(exc)}.") from None

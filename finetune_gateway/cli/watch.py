@@ -14,8 +14,8 @@ from finetune_gateway.cli.progress import PhaseBar
 from finetune_gateway.errors import JobCancelled, JobFailed, JobNotFinished, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs.groups import Failure
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.jobs.many import Failure
 from finetune_gateway.reports.job_history_text import event_line
 from finetune_gateway.reports.job_text import (
     job_document,

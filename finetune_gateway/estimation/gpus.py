@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import NamedTuple
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 
 GIB = 1 << 30
 # A GPU reports less than its label: 22.5 of 24 GB on an L4 and an A10 because of error correction,
@@ -55,6 +55,8 @@ def gpu_name(text: str) -> str:
 
     Raises SpecError with similar names.
     """
+    if not isinstance(text, str):
+        raise SpecError(f"gpu is a name, not {shown(text)}.", hint="Like 'H200'.")
     names = {_plain(name): name for name in GPUS}
     if _plain(text) in names:
         return names[_plain(text)]

@@ -37,6 +37,7 @@ from finetune_gateway.errors import (
 from finetune_gateway.jobs import downloads
 from finetune_gateway.model import exact_methods
 from finetune_gateway.renderers import Shown
+from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
@@ -198,6 +199,9 @@ class ModelHandle(Shown, HandleData):
     ) -> list[Found | GatewayError]:
         """Return what ``ask`` finds of each conversation, with its system prompt; of what is none
         the error in its place."""
+        given: object = conversations
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise SpecError(f"conversations is a list, not {shown(given)}.")
         asked: list[Conversation] = []
         wrong: dict[int, GatewayError] = {}
         for index, one in enumerate(conversations):
@@ -343,7 +347,7 @@ class ModelHandle(Shown, HandleData):
 
         ``private``: for this user alone, whatever the umask; it holds the system prompt.
         """
-        target = Path(path)
+        target = as_path(path, "path")
         target = target / FILE_NAME if target.is_dir() else target
         write_atomic(target, self.model_dump_json(indent=2) + "\n", private=private)
         return target
@@ -351,7 +355,7 @@ class ModelHandle(Shown, HandleData):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a handle from its file, or from the folder that holds it."""
-        source = Path(path)
+        source = as_path(path, "path")
         source = source / FILE_NAME if source.is_dir() else source
         try:
             handle = cls.model_validate_json(source.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset, Source
-from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.errors import GatewayError, SpecError, shown
 from finetune_gateway.jobs import (
     charges,
     continuing,
@@ -27,10 +27,10 @@ from finetune_gateway.jobs import (
     pruning,
 )
 from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.groups import Failure
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.ledger import Ledger
-from finetune_gateway.jobs.many import Failure
 from finetune_gateway.jobs.open_home import OpenHome
 from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.pruning import Item, Pruned
@@ -39,6 +39,7 @@ from finetune_gateway.jobs.removal import Removed, Remover
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import config
+from finetune_gateway.settings.arguments import list_of, require_function
 from finetune_gateway.settings.deadlines import Stop
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingOptions, TrainingSpec
@@ -139,12 +140,17 @@ class HomeJobs(OpenHome, ABC):
 
         Raises NotFoundError, SpecError for a backend that cannot have this job.
         """
+        if not isinstance(name, str):
+            raise SpecError(f"{shown(name)} is no id of a job.", hint="Give its id, as a text.")
         record = self.store.find(name)
         if backend is None:
             return self._job(record)
         given = self.backend(backend)
         home_backends.require_same(given, self._backends.restored(record), record)
         return self._job(record, given)
+
+    def _job_of(self, job: Job | str) -> Job:
+        return job if isinstance(job, Job) else self.job(job)
 
     def refresh(self, jobs: Iterable[Job] | None = None) -> list[Failure]:
         """Ask the backends of these jobs, by default of all jobs, and store what is new; return
@@ -153,8 +159,9 @@ class HomeJobs(OpenHome, ABC):
         A host is asked once for all its jobs; those that have moved are polled, so the events of
         others may be older. Sends nothing.
         """
-        every = map(self._job, self.store.jobs()) if jobs is None else jobs
-        return many.refresh(every)
+        if jobs is None:
+            return many.refresh(map(self._job, self.store.jobs()))
+        return many.refresh(list_of(jobs, Job, "jobs"))
 
     def wait(
         self,
@@ -171,7 +178,8 @@ class HomeJobs(OpenHome, ABC):
         sent. ``on_change`` is called with each job that has moved, ``on_event`` with the job and
         each of its events, as by ``Job.wait``.
         """
-        return many.wait(jobs, timeout, on_change, stop, on_event)
+        require_function(on_change, "on_change")
+        return many.wait(list_of(jobs, Job, "jobs"), timeout, on_change, stop, on_event)
 
     def remove(self, jobs: Iterable[Job]) -> list[Removed]:
         """Remove every text of these jobs from this machine, and return what went: data, prompts,
@@ -180,11 +188,13 @@ class HomeJobs(OpenHome, ABC):
         Raises SpecError, and removes nothing, if one has not ended or if another job was trained
         from its model; StoreError for what cannot be deleted: the same call again goes on.
         """
-        return self._remover.remove([job.reload().record for job in jobs])
+        every = list_of(jobs, Job, "jobs")
+        return self._remover.remove([job.reload().record for job in every])
 
     def removable(self, jobs: Iterable[Job]) -> list[Removed]:
         """Return what ``remove`` would remove, and change nothing. Raises as it does."""
-        return self._remover.plan([job.reload().record for job in jobs])
+        every = list_of(jobs, Job, "jobs")
+        return self._remover.plan([job.reload().record for job in every])
 
     def prune(
         self,
@@ -207,6 +217,7 @@ class HomeJobs(OpenHome, ABC):
 
         Raises StoreError for what cannot be removed here; what a host refuses is in the result.
         """
+        require_function(confirm, "confirm")
         days = self.retention_days(older_than_days)
         named = self._retention(older_than_days).amount is not None
         pruner = pruning.Pruner(self.store, self._submitter.load, days, with_fetched=named)
@@ -244,7 +255,7 @@ class HomeJobs(OpenHome, ABC):
         Raises BudgetError, SpecError for a name that none can have, UnsupportedError where none is
         needed, and for Azure (``ftg deploy``).
         """
-        found = self.job(job) if isinstance(job, str) else job
+        found = self._job_of(job)
         most = max_usd_per_hour
         limit = None if most is None else parse_usd(most, "max_usd_per_hour")
         made = deployments.make(found, name, cap=self.monthly_usd, most=limit)
@@ -259,7 +270,7 @@ class HomeJobs(OpenHome, ABC):
         answer was lost, may still do so, for ``retry_after`` seconds: until then it counts as
         there, and the same call ends it afterwards.
         """
-        return deployments.end(self.job(job) if isinstance(job, str) else job)
+        return deployments.end(self._job_of(job))
 
     def budget(self) -> Budget:
         """Return this calendar month (UTC): its cap, what was spent, what running jobs reserve."""

@@ -29,6 +29,7 @@ from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.jobs.withdrawal import withdraw
 from finetune_gateway.model import exact_methods, lazy_property
 from finetune_gateway.renderers import Pictured, renderer
+from finetune_gateway.settings.arguments import require_function, whole_number
 from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed, Stop
 from finetune_gateway.text.cleaning import visible
 
@@ -139,7 +140,7 @@ class Job(Pictured):
     def events(self, after: int = 0) -> list[Event]:
         """Return the stored events, oldest first; those after number ``after``. Each has its
         ``number``, which is greater than those of all events before it."""
-        return self._store.events(self.id, after)
+        return self._store.events(self.id, whole_number(after, "after"))
 
     def metrics(self) -> list[Metric]:
         """Return the metrics by step. A step that ran again after a restart counts once, with its
@@ -173,7 +174,9 @@ class Job(Pictured):
         for such a job. ``on_poll`` is called with the job after each poll, also when there is no
         event. If the provider cannot be reached, keep trying for 10 minutes.
         """
-        return self._watch(Deadline(timeout, stop), send, after, on_poll)
+        require_function(on_poll, "on_poll")
+        last = whole_number(after, "after")
+        return self._watch(Deadline(timeout, stop), send, last, on_poll)
 
     def _watch(
         self, deadline: Deadline, send: bool, last: int, on_poll: Callable[[Job], object] | None

@@ -68,7 +68,7 @@ class Files:
         """Return files with this share of the rows held out, written as ``open`` does. None: a
         tenth, if there are enough rows; 0: nothing. Raises SpecError for another share, DataError
         if the one that is asked for cannot be held out."""
-        if share == 0:
+        if isinstance(share, int | float) and share == 0:  # a NaN of Decimal cannot be compared
             return replace(self, share=None if self.held_out else 0.0)
         if share is not None and not splitting.is_share(share):
             raise SpecError(

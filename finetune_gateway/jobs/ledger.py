@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
@@ -109,7 +109,7 @@ def bounds(since: date | None, until: date | None) -> tuple[float, float | None]
     are not dates, or in the wrong order."""
     for name, day in (("since", since), ("until", until)):
         if day is not None and not isinstance(day, date):
-            raise SpecError(f"{name} cannot be {day!r}.", hint="Give a datetime.date.")
+            raise SpecError(f"{name} cannot be {shown(day)}.", hint="Give a datetime.date.")
     if since and until and since > until:
         raise SpecError(f"{since} comes after {until}.", hint="Give the earlier day first.")
     start = _midnight(since).timestamp() if since else 0.0

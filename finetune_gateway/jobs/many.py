@@ -6,16 +6,12 @@ what it says of a job is checked by a poll, and what it does not say means nothi
 
 from __future__ import annotations
 
-import json
 import random
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 
-from finetune_gateway.backend import NOT_SETTLED, Backend, Capabilities, Snapshot
+from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
 from finetune_gateway.backend.seam import time_limit
 from finetune_gateway.errors import (
     AuthenticationError,
@@ -26,6 +22,16 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.events import JobStatus, later
 from finetune_gateway.jobs import accounts, turns, waiting
+from finetune_gateway.jobs.groups import (
+    Failure,
+    Group,
+    Unsorted,
+    failures_of,
+    grouped,
+    is_of_host,
+    is_ours,
+    of_plugins,
+)
 from finetune_gateway.jobs.job import Job, OnEvent
 from finetune_gateway.jobs.passes import Passes
 from finetune_gateway.jobs.records import JobRecord
@@ -35,53 +41,9 @@ from finetune_gateway.settings.deadlines import Deadline, Stop
 SINGLES = 100  # jobs of a host that one pass polls because the host's list does not tell of them
 STALE_SECONDS = 600.0  # after so long without a poll of its own, a job may get one: lists can lie
 MOVES = 20  # if more jobs of a host go on in another status, only that is stored, without events
-SHOWN = 8  # unsent jobs of a host that keep their place before those of other processes
 
 
-@dataclass
-class Failure:
-    """Jobs that are as they were last seen, and why."""
-
-    jobs: list[Job]
-    error: GatewayError
-
-
-@dataclass(eq=False)
-class Group:
-    """The jobs of one host and account, or of one other backend."""
-
-    backend: Backend
-    limits: Capabilities
-    jobs: list[Job] = field(default_factory=list)
-    pause: float = 0.0  # seconds before the last pass
-    asked: set[str] = field(default_factory=set)  # of those that its list does not tell of
-    failing: dict[str, float] = field(default_factory=dict)  # since when, by job
-    shown: dict[str, ExitStack] = field(default_factory=dict)  # unsent jobs, see show_waiting
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _ended: bool = False
-
-    @property
-    def hosted(self) -> bool:
-        return self.limits.hosted
-
-    def show_waiting(self, unsent: list[Job]) -> None:
-        """Let other processes see that we wait for the first of these jobs, and for no other."""
-        with self._lock:
-            self._show([] if self._ended else unsent[:SHOWN])
-
-    def end(self) -> None:
-        """Show that we wait for none, whatever a pass does that has not ended."""
-        with self._lock:
-            self._ended = True
-            self._show([])
-
-    def _show(self, unsent: list[Job]) -> None:
-        first = {job.id: job for job in unsent}
-        for one in self.shown.keys() - first.keys():
-            self.shown.pop(one).close()
-        for one in first.keys() - self.shown.keys():
-            self.shown[one] = ExitStack()
-            self.shown[one].enter_context(turns.awaiting(first[one].store, one))()
+Sorted = tuple[list[Group], list[Failure]]
 
 
 @dataclass
@@ -96,7 +58,7 @@ def refresh(jobs: Iterable[Job]) -> list[Failure]:
     """Ask each backend once for all these jobs and store what is new; return what could not be
     asked. Sends nothing. A call of a plug-in that hangs is cut off: the other jobs are shown."""
     with time_limit():
-        groups, failures = _grouped(jobs)
+        groups, failures = grouped(jobs)
 
     def after(group: Group, answer: Answer) -> None:
         failures.extend(answer.failures)
@@ -124,64 +86,38 @@ def wait(
     jobs = [*jobs]
     for job in jobs:
         hook.call(job)
-    groups, failures = _grouped(jobs)
+    groups, failures = grouped(job for job in jobs if is_ours(job))
+    unsorted = of_plugins(jobs)
     waiting = Wait(groups, failures, on_change or (lambda job: None), hook)
+
+    def after(one: Group | Unsorted, answer: Answer | Sorted) -> float | None:
+        if isinstance(one, Group) and isinstance(answer, Answer):
+            return waiting.after(one, answer)
+        if not isinstance(answer, Answer):
+            one.jobs = []
+            failures.extend(answer[1])
+            for group in answer[0]:
+                waiting.follow(group)
+                groups.append(group)
+                passes.first(group)
+        return None
+
+    begun: list[Group | Unsorted] = [*groups, *unsorted]
+    passes = Passes(begun, _sort_or_ask, after, deadline)
     try:
-        Passes(groups, partial(ask, send=True), waiting.after, deadline).run()
+        passes.run()
     finally:
         for group in groups:
             group.end()
-    if late := [job for group in groups for job in group.jobs if not job.status.final]:
+    there = [job for group in groups for job in group.jobs]
+    there += [job for one in unsorted for job in one.jobs if not job.record.removed]
+    if late := [job for job in there if not job.status.final]:
         failures.append(Failure(late, not_finished(late, deadline)))
     return failures
 
 
-# -- groups ------------------------------------------------------------------------------
-
-
-def _grouped(jobs: Iterable[Job]) -> tuple[list[Group], list[Failure]]:
-    """Return the jobs by host and account, without those that have ended; a job whose backend
-    cannot be loaded is a failure, and so is one whose news cannot be stored."""
-    groups: dict[Hashable, Group] = {}
-    failed: list[tuple[Job, GatewayError]] = []
-    silent: dict[Hashable, GatewayError] = {}  # hosts that have not answered: not asked again
-    for job in jobs:
-        if job.status.final or job.record.removed:
-            continue
-        if error := silent.get(job.record.lane):
-            failed.append((job, error))
-            continue
-        try:
-            job.store.settings.require_writable()
-            place = place_of(job.backend)
-            if place not in groups:
-                groups[place] = Group(job.backend, job.backend.capabilities())
-        except GatewayError as exc:
-            failed.append((job, exc))
-            if _is_of_host(exc):
-                silent[job.record.lane] = exc
-            continue
-        groups[place].jobs.append(job)
-    return [*groups.values()], failures_of(failed)
-
-
-def place_of(backend: Backend) -> Hashable:
-    """Return what is equal for jobs that one list can tell of: a host and an account, or one
-    backend object."""
-    account = backend.account()
-    if account is None:
-        return id(backend)
-    return backend.name, json.dumps(backend.place(), sort_keys=True), account
-
-
-def failures_of(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
-    """Return each kind of error once, with all its jobs."""
-    kinds: dict[Hashable, Failure] = {}
-    for job, error in failed:
-        codes = (getattr(error, "status_code", None), getattr(error, "code", None))
-        kind = (job.record.backend, type(error), *codes)
-        kinds.setdefault(kind, Failure([], error)).jobs.append(job)
-    return [*kinds.values()]
+def _sort_or_ask(one: Group | Unsorted, deadline: Deadline) -> Answer | Sorted:
+    return grouped(one.jobs) if isinstance(one, Unsorted) else ask(one, deadline, send=True)
 
 
 # -- one pass ----------------------------------------------------------------------------
@@ -309,19 +245,10 @@ def _poll_each(
         try:
             job.refresh(send=send)
         except GatewayError as exc:
-            if _is_of_host(exc):
+            if is_of_host(exc):
                 return failed + [(one, exc) for one in jobs[place:]]
             failed.append((job, exc))
     return failed
-
-
-def _is_of_host(error: GatewayError) -> bool:
-    """Return True for an error that is about the host or the key, not about one job."""
-    if not isinstance(error, BackendError) or error.code == NOT_SETTLED:
-        return False
-    if error.status_code is None:
-        return error.retryable or error.maybe_applied
-    return error.status_code in (401, 408, 429) or error.status_code >= 500
 
 
 # -- many passes -------------------------------------------------------------------------
@@ -340,7 +267,13 @@ class Wait:
         self.hook = hook
         self.failures = failures
         self.on_change = on_change
-        self.last = {job.id: _state(job) for group in groups for job in group.jobs}
+        self.last: dict[str, Hashable] = {}
+        for group in groups:
+            self.follow(group)
+
+    def follow(self, group: Group) -> None:
+        """Wait for the jobs of a group too."""
+        self.last |= {job.id: _state(job) for job in group.jobs}
 
     def add(self, job: Job, group: Group) -> None:
         """Wait for one more job, in a group whose passes go on."""

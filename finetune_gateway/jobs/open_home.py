@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
 from finetune_gateway import registry
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.jobs.home_backends import Configured, HomeBackends
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import exact_methods
@@ -60,6 +62,11 @@ class OpenHome:
         there.
         """
         given = (keys, http_client, proxy, timeout)
+        if backends is not None and not isinstance(backends, Mapping):
+            raise SpecError(
+                f"backends is a mapping of names to backends, not {shown(backends)}.",
+                hint="Like backends={'gpu': OpenAIBackend(base_url=...)}.",
+            )
         options = ClientOptions(*given) if any(one is not None for one in given) else AMBIENT
         options.checked({*registry.names(), *(backends or {})} if keys is not None else ())
         self._settings = replace(Settings.load(home), client=options)

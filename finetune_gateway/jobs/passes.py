@@ -73,6 +73,12 @@ class Passes(Generic[G, A]):
         self.started += 1
         heapq.heappush(self.due, (due, self.started, group))
 
+    def first(self, group: G) -> None:
+        """Ask a group for the first time, however short the time is. In the thread of ``run``."""
+        self.started += 1
+        self.alone = self.alone and not self.due
+        heapq.heappush(self.due, (0.0, self.started, group))
+
     def drop(self, group: G) -> None:
         """Let a group that waits for its turn not be asked. In the thread of ``run``."""
         self.due = [one for one in self.due if one[2] is not group]

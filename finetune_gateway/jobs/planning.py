@@ -391,9 +391,10 @@ def _content_hash(path: str) -> str:
     """Return the sha256 of a file that the spec names. Raises NotFoundError."""
     try:
         return disk.sha256_of(path)
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # no path has a NUL in it
         raise NotFoundError(
-            f"{path} cannot be read: {exc.strerror or exc}.", hint="Was it moved just now?"
+            f"{path} cannot be read: {getattr(exc, 'strerror', exc)}.",
+            hint="Was it moved just now?",
         ) from None
 
 

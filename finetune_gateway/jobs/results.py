@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 from finetune_gateway.backend import BY_FTG, Backend, HandleData
-from finetune_gateway.errors import NotFoundError, SpecError
+from finetune_gateway.errors import NotFoundError, SpecError, shown
 from finetune_gateway.events import Checkpoint, Metric, Result, metrics_by_step
 from finetune_gateway.jobs import removal
 from finetune_gateway.jobs.handle import ModelHandle
@@ -111,15 +112,15 @@ def that_saved(model: str, store: Store) -> tuple[JobRecord, int] | None:
 
 def chosen(record: JobRecord, step: StepName, store: Store) -> Checkpoint:
     """Return the checkpoint at a step, the last or the best one. Raises as ``at_step``."""
+    if step not in (LAST, BEST) if isinstance(step, str) else not isinstance(step, Integral):
+        raise SpecError(
+            f"{shown(step)} is no step of a job.", hint="Give its number, like 200, or: last, best."
+        )
     there = checkpoints(record, store)
     if step == LAST and there:
         return there[-1]
     if step == BEST and there:
         return _best(record, there, metrics_by_step(store.events(record.id)))
-    if isinstance(step, str) and step not in (LAST, BEST):
-        raise SpecError(
-            f"{step!r} is no step of a job.", hint="Give its number, like 200, or: last, best."
-        )
     found = next((one for one in there if one.step == step), None)
     if found is None:
         raise _no_checkpoint(record, step, there, store)

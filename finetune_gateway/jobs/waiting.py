@@ -22,13 +22,12 @@ from finetune_gateway.errors import (
     JobCancelled,
     JobFailed,
     JobNotFinished,
-    SpecError,
-    shown,
 )
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.arguments import require_function
 from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import visible
@@ -81,12 +80,15 @@ def polls(job: Job, deadline: Deadline, *, send: bool) -> Iterator[None]:
     """Refresh until the job has ended; wait longer while nothing changes. Who may send shows that
     the job is waited for: these are sent in order."""
     with turns.awaiting(job.store, job.id) as show:
-        yield from _refreshes(job, deadline, show if send else None)
+        try:
+            yield from _refreshes(job, deadline, show if send else None)
+        except DeadlinePassed:
+            job.reload()
 
 
 def _refreshes(job: Job, deadline: Deadline, show: Callable[[], None] | None) -> Iterator[None]:
     send = show is not None
-    first, longest = job.backend.capabilities().poll_seconds
+    first, longest = in_time(job, deadline, lambda one: one.backend.capabilities().poll_seconds)
     pause, before, failing_since = first, None, None
     while not deadline.stopped:
         asked = 0.0
@@ -95,16 +97,13 @@ def _refreshes(job: Job, deadline: Deadline, show: Callable[[], None] | None) ->
         try:
             in_time(job, deadline, lambda one: one.refresh(send=send))
             job.trouble = failing_since = None
-        except DeadlinePassed:
-            job.reload()
-            return
         except BackendError as exc:
             job.trouble, failing_since = exc, failing_since or time.monotonic()
-            asked = _wait_after(job, exc, time.monotonic() - failing_since)
+            asked = _wait_after(job, exc, time.monotonic() - failing_since, deadline)
             failing_since = None if asked else failing_since
         yield
-        if not send and failing_since is None:
-            job.require_on_its_way()
+        if not send and failing_since is None and job.record.unsent:
+            in_time(job, deadline, lambda one: one.require_on_its_way())
         if job.status.final or job.record.ended_otherwise or deadline.over:
             return
         now = (job.record.cursor, job.status, job.phase)
@@ -113,7 +112,7 @@ def _refreshes(job: Job, deadline: Deadline, show: Callable[[], None] | None) ->
         # Jitter: processes that follow the same job do not all poll at once.
         wait = max(pause * random.uniform(1 - JITTER, 1), asked)
         if send and job.record.seconds_to_wait:
-            turns.require_short(job.record, job.longest_wait())
+            turns.require_short(job.record, _longest_wait(job, deadline))
             wait = max(asked, job.record.seconds_to_wait)
         deadline.sleep(wait)
 
@@ -134,6 +133,8 @@ def in_time(job: J, deadline: Deadline, function: Callable[[J], T]) -> T:
     running = job.running = deadline.begin(lambda: function(twin))
     deadline.join(running)
     job.running, job.record = None, twin.record
+    if "backend" in vars(twin):  # loaded once, by whoever needs it first
+        vars(job)["backend"] = vars(twin)["backend"]
     value: T = running.result()
     return value
 
@@ -142,8 +143,7 @@ class Hook(Generic[J]):
     """Calls a function of the caller with each event of jobs, once and in order."""
 
     def __init__(self, function: Callable[[J, Event], object] | None) -> None:
-        if function is not None and not callable(function):
-            raise SpecError(f"on_event cannot be {shown(function)}.", hint="Give a function.")
+        require_function(function, "on_event")
         self.function = function
         self.last: dict[str, int] = {}  # the number of the last event, by job
 
@@ -167,13 +167,17 @@ def log_error(job_id: str, event: Event, exc: Exception) -> None:
     logs.jobs.warning(text, type(exc).__name__, where, event.number, job_id)
 
 
-def _wait_after(job: Job, exc: BackendError, failing: float) -> float:
+def _longest_wait(job: Job, deadline: Deadline) -> float:
+    return in_time(job, deadline, lambda one: one.longest_wait())
+
+
+def _wait_after(job: Job, exc: BackendError, failing: float, deadline: Deadline) -> float:
     """Return the seconds that the host asks to wait, 0 if it does not. Raises what lasts, has
     lasted for too long, or asks for a longer wait than is allowed."""
     lasting = exc.code == NOT_SETTLED or isinstance(exc, AuthenticationError)
     lasting = lasting or not (exc.retryable or exc.maybe_applied)
     asked = exc.retry_after or 0.0
-    too_long = asked > job.longest_wait() if asked else failing > PATIENCE_SECONDS
+    too_long = asked > _longest_wait(job, deadline) if asked else failing > PATIENCE_SECONDS
     if lasting or too_long:
         raise exc
     return asked

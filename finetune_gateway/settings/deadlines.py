@@ -26,6 +26,7 @@ T = TypeVar("T")
 FIRST_SECONDS = 1.0  # that the first call of a wait may take, however short its timeout
 LAST_SECONDS = 0.5  # that each other may take, the one at the end of the time too
 THREAD = "finetune-gateway"  # the name of a thread beside a wait
+LONGEST = 1e15  # seconds, thirty million years: a wait for longer has no end
 TICK_SECONDS = 0.1  # between two looks at a stop token
 
 _end_of_reads: ContextVar[float] = ContextVar("end_of_reads", default=math.inf)
@@ -134,7 +135,7 @@ def end_of_reads() -> float:
 def checked_timeout(timeout: object) -> float | None:
     """Return the seconds to wait, None for no end. Raises SpecError for what is no time."""
     number = isinstance(timeout, Real) and not isinstance(timeout, bool)
-    if timeout is None or (number and timeout == math.inf):
+    if timeout is None or (number and timeout > LONGEST):  # type: ignore[operator]
         return None
     if not number or not timeout >= 0:  # type: ignore[operator]  # False for nan
         raise SpecError(

@@ -22,6 +22,7 @@ import platformdirs
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.settings import files
+from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.settings.client_options import AMBIENT, ClientOptions
 
 SALT, SALT_BYTES = "key.salt", 32
@@ -55,7 +56,7 @@ class Settings:
     @classmethod
     def load(cls, home: str | os.PathLike[str] | None = None) -> Settings:
         """Return the settings of a home folder; by default the user's own. Closes it to others."""
-        chosen = home or os.environ.get("FTG_HOME")
+        chosen = (as_path(home, "home") if home else None) or os.environ.get("FTG_HOME")
         default = platformdirs.user_data_path("finetune-gateway", appauthor=False)
         return cls(Path(chosen).expanduser().absolute() if chosen else default).mend()
 

@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from numbers import Number
 from typing import Any
 
 from finetune_gateway.errors import SpecError, shown
@@ -43,7 +44,8 @@ def parse_usd(value: object, name: str) -> Decimal:
 def _digits(value: object) -> str | int:
     if isinstance(value, int):  # Decimal takes any; str() none of more than 4,300 digits
         return value
-    return str(value).strip().removeprefix("$")
+    given = str(value) if isinstance(value, str | Number) else "NaN"
+    return given.strip().removeprefix("$")
 
 
 def format_usd(amount: Any) -> str:

@@ -126,7 +126,7 @@ def _halves(on_progress: OnProgress | None) -> tuple[OnProgress | None, OnProgre
 
 def _canonical_method(method: str) -> str:
     """Return the method's name in METHODS. Raises SpecError for an unknown one."""
-    if method in METHODS:
+    if isinstance(method, str) and method in METHODS:
         return method
     given: dict[str, Any] = {"model": "unnamed", "method": method}
     return TrainingSpec.build(**given).method

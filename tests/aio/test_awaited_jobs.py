@@ -16,6 +16,7 @@ import pytest
 from support.chaos import until
 from support.fleet import KEY, asked, end, running
 from support.hosted import MODEL
+from support.hostile import polled_until
 from support.provider import CREATE, Fault, Provider
 from support.rows import chat_rows
 
@@ -35,7 +36,8 @@ from finetune_gateway.aio.calls import MODEL_THREADS, Calls
 from finetune_gateway.aio.handle import AHEAD
 from finetune_gateway.aio.watcher import Host, Waiter
 from finetune_gateway.chat import ChatStream as BlockingStream
-from finetune_gateway.jobs.many import Answer, Failure, Group
+from finetune_gateway.jobs.groups import Failure, Group
+from finetune_gateway.jobs.many import Answer
 from finetune_gateway.settings.deadlines import Deadline
 
 CHAT = "POST /chat/completions"
@@ -349,6 +351,23 @@ def test_a_wait_ends_in_time(home: Path, provider: Provider) -> None:
             assert [event async for event in job.watch(0)]
             with pytest.raises(SpecError, match="timeout cannot be nan"):
                 await job.wait(float("nan"))
+
+    asyncio.run(main())
+
+
+def test_a_wait_ends_while_a_plug_in_does_not_say_whose_job_it_is(home: Path) -> None:
+    """Its ``account`` hangs; once it has returned the job comes to its end."""
+    backend, release = polled_until("account")
+
+    async def main() -> None:
+        async with aio.Gateway(home) as gateway:
+            job = await gateway.submit(chat_rows(12), model="m", backend=backend)
+            release.clear()
+            with pytest.raises(JobNotFinished, match="after 0.1 s"):
+                await job.wait(0.1)
+            assert not release.is_set()
+            release.set()
+            assert (await job.wait(30)).status is JobStatus.SUCCEEDED
 
     asyncio.run(main())
 

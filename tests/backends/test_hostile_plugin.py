@@ -23,6 +23,7 @@ from finetune_gateway.backend import (
     JobStatus,
     Range,
     Result,
+    Snapshot,
     SpecError,
 )
 from finetune_gateway.jobs.plugins import check_restorable
@@ -278,6 +279,44 @@ def test_figures_that_cannot_be_are_left_out(home: Path, train_file: Path) -> No
     assert stored[0].data == {"step": 1, "all": [1, {}]} and stored[2].data == {"n": 1}
 
 
+class Unreadable(int):
+    """A number of somebody else's, which raises whatever it is asked."""
+
+    def broken(self, *_: Any) -> Any:
+        raise ZeroDivisionError("no number")
+
+    __float__ = __abs__ = __le__ = __ge__ = __lt__ = __gt__ = __repr__ = broken
+
+
+# By the answer: the method, and what it is called with.
+UNREADABLE: dict[str, tuple[str, tuple[Any, ...], Any]] = {
+    "a status": ("poll", ("job-1", None), Snapshot.model_construct(status=Unreadable(1))),
+    "an amount": ("quote", (None, None, None), Unreadable(3)),
+    "400 digits": ("quote", (None, None, None), 10**400),
+    "a signalling NaN": ("quote", (None, None, None), Decimal("sNaN")),
+    "an id": ("start", ("1", None, None, None), Unreadable(3)),
+    "seconds": ("upload_lifetime", (), 10**400),
+    "a path": ("kept_files", ("job-1",), [Path("/a\0b")]),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_an_answer_that_breaks_its_check_is_refused_in_words(case: str) -> None:
+    """Not an error of the check: the words are on what the plug-in has returned."""
+    method, args, value = UNREADABLE[case]
+    with pytest.raises(BackendError, match=rf"{method}\(\) of backend 'hostile' (returned|must)"):
+        getattr(breaking({method: returns(value)}), method)(*args)
+
+
+def test_a_list_leaves_out_the_one_that_cannot_be_read() -> None:
+    """What it says of the other jobs counts; a figure that is too large is left out of its own."""
+    runs = Snapshot(status=JobStatus.RUNNING, raw_status="busy")
+    huge = runs.model_copy(update={"place_in_line": 10**400})
+    broken = runs.model_copy(update={"seconds": Unreadable(3)})
+    backend = breaking({"statuses": returns({"a": runs, "b": huge, "c": broken})})
+    assert backend.statuses(["a", "b", "c"]) == {"a": runs, "b": runs}
+
+
 def test_a_word_that_is_no_status_is_unknown(home: Path, train_file: Path) -> None:
     """It is shown as it is, and the job goes on."""
     job = polled(home, train_file, status="warming_up", result=None)
@@ -397,7 +436,7 @@ def test_whatever_else_a_model_can_do_is_checked_too(
             ask(handle)
     if method in ("chat_many", "reference_losses", "scores"):
         good = ChatReply(text="Yes.") if method == "chat_many" else 0.5
-        for bad in (None, float("nan"), True, "0.5"):
+        for bad in (None, float("nan"), True, "0.5", 10**400):
             model.answers = [good, bad]
             first, second = ask(handle)
             assert first == good and isinstance(second, BackendError)

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from support.chaos import until
 from support.fleet import KEY, end, running
 from support.hosted import MODEL, RETRIEVE
+from support.hostile import polled_until
 from support.provider import CREATE, Provider
 
 from finetune_gateway import FakeBackend, Gateway, Job, JobNotFinished, OpenAIBackend, SpecError
@@ -100,6 +102,32 @@ def test_a_poll_that_hangs_ends_with_the_time(
     with pytest.raises(JobNotFinished):
         blocks(job, gateway, timeout=SHORT)
     assert provider.sleeping == len(provider.requests) and gateway.job(job.id).record == before
+
+
+@pytest.mark.parametrize("method", ["capabilities", "account", "place"])
+def test_whatever_call_of_a_plug_in_hangs_the_wait_ends(
+    gateway: Gateway, train_file: Path, method: str
+) -> None:
+    """Each kind of wait, before the plug-in has returned; a job of another backend is asked for."""
+    backend, release = polled_until(method)
+    job = gateway.submit(train_file, model="m", backend=backend)
+    other = gateway.submit(train_file, model="m", backend=FakeBackend())
+    release.clear()
+    try:
+        with suppress(JobNotFinished):  # where it needs no such call
+            job.wait(SHORT)
+        with suppress(JobNotFinished):
+            gateway._job(job.reload().record, backend).result(SHORT)
+        gateway.wait([gateway._job(job.reload().record, backend)], SHORT)
+        stop = threading.Event()
+        call_when(lambda: gateway.job(other.id).record.polled_at is not None, stop.set)
+        failures = gateway.wait([gateway._job(job.reload().record, backend), other], stop=stop)
+        assert not release.is_set()
+    finally:
+        release.set()
+    assert failures and all(isinstance(one.error, JobNotFinished) for one in failures)
+    assert gateway._job(job.record, backend).wait(LONG).status is JobStatus.SUCCEEDED
+    assert backend.market.bought == [job.id]
 
 
 def test_what_a_wait_has_asked_ends_with_it(gateway: Gateway, provider: Provider) -> None:

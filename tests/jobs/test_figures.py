@@ -11,6 +11,7 @@ from support.cli import Ftg
 from support.records import record
 
 from finetune_gateway import FakeBackend, Gateway
+from finetune_gateway.backend.answers import FIGURES
 from finetune_gateway.events import JobStatus, Snapshot
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.reports.live import View
@@ -72,6 +73,8 @@ def test_the_last_cost_is_the_actual_one(ftg: Ftg, home: object) -> None:
         *(("cost_usd", value) for value in (Decimal("NaN"), Decimal(-1), Decimal(10**12), True)),
         *(("progress", value) for value in (float("nan"), -0.1, 1.5, "half")),
         *(("place_in_line", value) for value in (0, -3, 2.5, 10**20, True)),
+        ("trained_tokens", 2.5),
+        *((name, value) for name in FIGURES for value in (10**400, Decimal("sNaN"))),
     ],
 )
 def test_what_is_no_figure_is_left_out(home: object, name: str, value: object) -> None:

@@ -27,7 +27,7 @@ from finetune_gateway import (
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.cli import main
-from finetune_gateway.jobs import many
+from finetune_gateway.jobs import groups
 from finetune_gateway.settings.files import try_lock
 from finetune_gateway.settings.home import Settings
 
@@ -113,7 +113,7 @@ def test_a_host_that_runs_few_jobs_gets_them_in_order(
 ) -> None:
     """Five jobs at a host that runs two at a time: a wait for all sends each once, oldest first,
     and shows other processes the oldest."""
-    monkeypatch.setattr(many, "SHOWN", 1)
+    monkeypatch.setattr(groups, "SHOWN", 1)
     with Provider(running_limit=2, pace=99.0, steps=1) as provider:
         hosted: dict[str, Any] = {"base_url": provider.url, "api_key_env": KEY}
         backend = OpenAIBackend(**hosted, profile="custom", poll_seconds=0.005, settle_seconds=0.03)

@@ -12,6 +12,7 @@ from finetune_gateway.backend import ChatReply, Usage
 from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.gathering import Gathered, content_of, reasoning_of
 from finetune_gateway.backends.openai.retries import retried
+from finetune_gateway.chat import require_sampling
 from finetune_gateway.errors import BackendError, SpecError
 from finetune_gateway.text.cleaning import clean, encodable, visible, whole
 from finetune_gateway.text.redaction import Stream, without, without_in
@@ -99,6 +100,7 @@ def _passed(sampling: dict[str, Any]) -> dict[str, Any]:
     taken = [name for name in OURS if name in sampling]
     if taken:
         raise SpecError(f"{taken[0]!r} is not a sampling option.", hint="The handle sets it.")
+    require_sampling(sampling)
     return {name: value for name, value in sampling.items() if value is not None}
 
 

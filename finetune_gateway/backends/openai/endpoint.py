@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.estimation import profiles
 from finetune_gateway.settings.network import PORTS, hidden
 from finetune_gateway.text.redaction import redact
@@ -105,7 +105,7 @@ def _check_seconds(name: str, value: object) -> None:
     least = 0.001 if name == "request_timeout" else 0
     if not least <= number <= LONGEST_SETTING:
         raise SpecError(
-            f"{name} cannot be {redact(repr(value))}.",
+            f"{name} cannot be {redact(shown(value))}.",
             hint=f"Give seconds as a number from {least} to {LONGEST_SETTING:,}.",
         )
 
