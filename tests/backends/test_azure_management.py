@@ -372,6 +372,16 @@ def test_a_deployment_whose_answer_is_lost_is_known(
     assert [*signed_in.deployments] == ["trial"]
     assert ftg("deploy", job.id, "--delete", "--yes").returncode == 0
     assert not signed_in.deployments
+    signed_in.fault("PUT deployments", "reset_before")
+    assert ftg("deploy", job.id, "--yes").returncode != 0 and not signed_in.deployments
+    early = ftg("deploy", job.id, "--delete", "--yes")
+    assert early.returncode != 0 and "may still take effect" in " ".join(early.stderr.split())
+    assert Gateway().budget().reserved_usd == Decimal("1.70")
+    assert ftg("deploy", job.id, "--yes").returncode == 0 and len(signed_in.deployments) == 1
+    with Gateway().store.transaction() as db:  # the lost one can no longer take effect
+        db.execute("UPDATE jobs SET handle = json_remove(handle, '$.deployment.unsettled')")
+    assert ftg("deploy", job.id, "--delete", "--yes").returncode == 0
+    assert Gateway().budget().reserved_usd == 0
     before = deployments.details(job)
     plane(signed_in).deploy(ACCOUNT, "taken", deployments.model_of(job), sku="GlobalStandard")
     assert ftg("deploy", job.id, "--name", "taken", "--yes").returncode == 2

@@ -313,8 +313,8 @@ def test_a_download_says_what_is_in_its_way(
     document = rest("download", job, *to, "--json").stdout
     assert ModelHandle.model_validate_json(document).model == str(tmp_path / "model")
     shown = flat(rest("download", job, *to).stderr)
-    files = "adapter_config.json, adapter_model.safetensors (702 B)"
-    assert f"The adapter: {files}. It answers on acme-7b." in shown
+    assert "The adapter: adapter_config.json, adapter_model.safetensors (" in shown
+    assert "). It answers on acme-7b." in shown
     with pytest.raises(SpecError, match="nothing was written"):
         Gateway().job(job).handle().download(tmp_path)
 
