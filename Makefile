@@ -35,8 +35,8 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy --no-error-summary
 
 # Pyright is a program for Node.js, which the extra brings; npm's registry has the rest.
-types: $(VENV)/.types ## pyright, strict, on tests/typed: scripts that use the whole public face, and misspell settings
-	@$(BIN)/pyright -p tests/typed --pythonpath $(BIN)/python
+types: $(VENV)/.types ## pyright, strict, on tests/typed_scripts: scripts that use the whole public face, and misspell settings
+	@$(BIN)/pyright -p tests/typed_scripts --pythonpath $(BIN)/python
 
 # A process that was killed leaves data that cannot be read: coverage warns, and they are removed.
 cover: $(VENV)/.dev ## the lines that the tests run, room by room; their processes count

@@ -1,5 +1,5 @@
-"""Whoever builds on this package with a type checker: ``tests/typed`` uses every public name and
-keyword, and misspells settings. Pyright reads it by ``make types``."""
+"""Whoever builds on this package with a type checker: ``tests/typed_scripts`` uses every public
+name and keyword, and misspells settings. Pyright reads it by ``make types``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, is_typeddict
 
 import pydantic
 import pytest
-from typed import misspelt
+from typed_scripts import misspelt
 
 import finetune_gateway
 from finetune_gateway import (
@@ -30,7 +30,7 @@ from finetune_gateway import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ROOT / "tests" / "typed"
+SCRIPTS = ROOT / "tests" / "typed_scripts"
 MODULES = (finetune_gateway, backend, evaluation, aio)
 # Not part of the face: the ways of a backend are called by the gateway, and plugin.py has them all.
 OTHER_ROOMS = {"Job.result_by", "Job.wait_until"}  # called by these, not by users
