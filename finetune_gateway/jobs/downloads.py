@@ -82,8 +82,10 @@ def download(
     folder = _place_of(place)
     with files.storing("The model cannot be saved", folder.parent):
         if not _holds(folder, wanted):
-            _require_free(folder)
-            _fill(handle, backend, folder, wanted, base, private, report)
+            if not _is_taken(folder):
+                _fill(handle, backend, folder, wanted, base, private, report)
+            elif not _holds(folder, wanted):  # nor has another process written it meanwhile
+                _require_free(folder)
         if base is not None and _written(folder).base_model != base:
             document = _document(handle, folder, wanted[0].kind, base)
             files.write_atomic(folder / FILE_NAME, document)
@@ -162,9 +164,13 @@ def _holds(folder: Path, wanted: Sequence[Artifact]) -> bool:
         return False
 
 
+def _is_taken(folder: Path) -> bool:
+    return folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
 def _require_free(folder: Path) -> None:
     """Raise SpecError for a place where something of the user's is."""
-    if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if _is_taken(folder):
         raise SpecError(
             f"{visible(str(folder))} is there, and not this model, whole: nothing was written.",
             hint="Name a folder that is not there yet: --to FOLDER",
@@ -212,7 +218,8 @@ def _lock(part: Path, private: bool) -> ExitStack:
     another process may have renamed that which we waited for."""
     while True:
         _require_ours(part)
-        (files.folder if private else _folder)(part)
+        with suppress(FileExistsError):  # it was there, and is renamed in this moment
+            (files.folder if private else _folder)(part)
         with ExitStack() as stack, suppress(FileNotFoundError):
             lock = stack.enter_context(files.locking(part / LOCK))
             if os.path.samestat(os.fstat(lock), os.stat(part / LOCK)):
@@ -221,12 +228,12 @@ def _lock(part: Path, private: bool) -> ExitStack:
 
 def _require_ours(part: Path) -> None:
     """Raise SpecError for a hidden folder that is not of a download of this user."""
-    link = part.is_symlink() or (part / LOCK).is_symlink()
-    with suppress(FileNotFoundError):  # another process has renamed it
-        others = link or (part.exists() and part.stat().st_uid != os.getuid())
-        if not others and not (
-            part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists()
-        ):
+    with suppress(FileNotFoundError):  # there is none, or another process has renamed it
+        about = part.lstat()
+        others = not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid()
+        others = others or (part / LOCK).is_symlink()
+        there = set() if others else {*os.listdir(part)}
+        if not others and (not there or LOCK in there or {*os.listdir(part)} != there):
             return
         raise SpecError(
             f"{visible(str(part))} is there, and not of a download: nothing was written.",
