@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_gateway.backend import LIST_LAG
+from finetune_gateway.cli.deploy_by_plugin import deploy_by_plugin, tell_end
 from finetune_gateway.cli.options import Json, Quiet, require_yes
 from finetune_gateway.cli.progress import working
 from finetune_gateway.errors import (
@@ -81,9 +82,6 @@ def deploy(
     if made is not None and deployments.by_backend(made.backend):
         of_azure = {**where, "sku": sku, "capacity": None if capacity == 1 else capacity}
         _refuse_options(made, of_azure)
-        # Imported here: only plug-ins need it.
-        from finetune_gateway.cli.deploy_by_plugin import deploy_by_plugin
-
         return deploy_by_plugin(made, name, delete=delete, yes=yes, json=json, quiet=quiet)
     target = Target.of(model, {key: value for key, value in where.items() if value})
     wanted = Wanted(name, sku, capacity)
@@ -284,12 +282,7 @@ def _delete(
         there = plane.delete(account, named, target.model)
     else:
         there = _end(plane, target, target.job, named)
-    if json:
-        print_json({"deployment": named, "deleted": there})
-    else:
-        print_result(named)
-    gone = "is deleted; its model stays." if there else "was gone already."
-    print_message(f"{named} {gone}", quiet=quiet)
+    tell_end(named, there, counted=target.job is not None, json=json, quiet=quiet)
     return 0
 
 

@@ -54,11 +54,17 @@ def _end(job: Job, name: str, *, yes: bool, json: bool, quiet: bool) -> int:
     if not yes:
         question = f"End the deployment {visible(name)} at {job.record.host}? Its model stays."
         require_yes(question, "Nothing was done")
-    there = deployments.end(job)
+    tell_end(name, deployments.end(job), counted=True, json=json, quiet=quiet)
+    return 0
+
+
+def tell_end(name: str, there: bool, *, counted: bool, json: bool, quiet: bool) -> None:
+    """Say that a deployment has ended, and where what it has cost is shown, if that is
+    ``counted``."""
     if json:
         print_json({"deployment": name, "deleted": there})
     else:
         print_result(name)
     gone = "is deleted; its model stays." if there else "was gone already."
-    print_message(f"{visible(name)} {gone} What it has cost: ftg costs", quiet=quiet)
-    return 0
+    cost = " What it has cost: ftg costs" if counted else ""
+    print_message(f"{visible(name)} {gone}{cost}", quiet=quiet)

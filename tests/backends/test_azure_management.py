@@ -353,7 +353,7 @@ def test_a_deployment_that_goes_on_is_not_forgotten(
     second one does not take its place in silence."""
     assert ftg("deploy", job.id, *WHERE, "--yes").returncode == 0
     ended = ftg("deploy", job.id, "--delete", "--yes", "--name", "no-such")
-    assert "no-such was gone already" in ended.stderr
+    assert "no-such was gone already. What it has cost: ftg costs" in ended.stderr
     assert deployments.details(job)["sku"] == "Standard"
     second = ftg("deploy", job.id, "--name", "second")
     said = f"End it: ftg deploy {job.id} --delete --subscription {SUBSCRIPTION}"
