@@ -77,6 +77,8 @@ def service(tenants: Mapping[str, Mapping[str, Any]]) -> Starlette:
                 app.state.tenants[token] = gateway, frozenset(given.get("backends", ()))
                 await warm_up(gateway, given.get("backends", ()))
             yield
+            for wait in app.state.waits:  # the jobs go on, and so do the waits at the next start
+                wait.cancel()
 
     routes = [
         Route("/jobs", submit, methods=["POST"]),

@@ -169,13 +169,17 @@ def test_a_tenant_whose_home_is_damaged_holds_up_no_other(
     assert "Did you mean keys?" in caplog.text and str(database) in caplog.text
 
 
-def test_a_service_that_starts_again_goes_on(provider: Provider, tmp_path: Path) -> None:
-    """Jobs that had not ended are watched from the start, by nobody's request."""
+def test_a_service_that_starts_again_goes_on(
+    provider: Provider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jobs that had not ended are watched from the start, by nobody's request; until then nothing
+    is wrong with them."""
     tenants = {"token-1": tenant(tmp_path / "one", provider, MINE)}
     provider.world.pace = 999.0
     with serving(tenants) as url, client(url, "token-1") as mine:
         job = submit(mine)
     provider.world.pace = None
+    assert "is watched no longer" not in caplog.text
     with serving(tenants) as url, client(url, "token-1") as mine:
         until(lambda: mine.get("/jobs").json()[0]["status"] == "succeeded")
         assert mine.get("/jobs").json()[0]["id"] == job
