@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from finetune_gateway.model import MOST, Document, Given, Model
+from finetune_gateway.model import MOST, Given, Model
 
 
 class JobStatus(StrEnum):
@@ -73,7 +73,7 @@ class Event(Given):
     """One report of a job. ``data`` of a ``metrics`` event has OpenAI's names: step, total_steps,
     train_loss, valid_loss, learning_rate, ..."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     id: str
     created_at: float = Field(default_factory=time.time)  # seconds since the epoch
@@ -87,7 +87,7 @@ class Event(Given):
 class Metric(Model):
     """The metrics of one training step; None for what the backend does not report."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="allow")
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     step: int
     total_steps: int | None = None
@@ -125,7 +125,7 @@ def metrics_by_step(events: Iterable[Event]) -> list[Metric]:
 class Checkpoint(Given):
     """A model saved during training: a path (local) or a model id (hosted)."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     id: str
     step: int
@@ -137,7 +137,7 @@ class Checkpoint(Given):
 HUB_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$"
 
 
-class Artifact(Document):
+class Artifact(Given):
     """A file of a job's model, as its host keeps it. All those of one kind together are the model:
     an adapter is its ``adapter_config.json`` and ``adapter_model.safetensors``, and more files
     where it has a tokenizer of its own; or one archive of them (.zip, .tar, .tar.gz, ...)."""
@@ -150,7 +150,7 @@ class Artifact(Document):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # None: the host gives none
 
 
-class Result(Document):
+class Result(Given):
     """What a backend returns for a job that has succeeded: the parts of a ``ModelHandle`` that only
     the backend knows."""
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.dataset import Dataset, Kind, Rows
 from finetune_gateway.errors import DataError
-from finetune_gateway.model import Document, exact_methods
+from finetune_gateway.model import Given, exact_methods
 from finetune_gateway.renderers import Shown, renderer
 from finetune_gateway.text.quoting import MASKED, ascii_safe, hidden, json_type, shortened
 
@@ -27,7 +27,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _KEY = 15  # characters; nothing that is masked is shorter and begins with a letter
 
 
-class Finding(Document):
+class Finding(Given):
     """One thing said about the data; the same defect in many rows is one finding."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -49,7 +49,7 @@ class Finding(Document):
 
 
 @exact_methods
-class Report(Shown, Document):
+class Report(Shown, Given):
     """What ``validate`` found. Its JSON is what ``ftg validate --json`` prints."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

@@ -34,10 +34,14 @@ MOST = 10**15  # of whatever is counted; a float holds no whole numbers far abov
 
 
 class Model(BaseModel):
-    """A pydantic model whose deprecated methods (``dict``, ``json``, ``copy``, ...) stay out of
-    ``dir`` and so out of completion."""
+    """A pydantic model that is written as JSON and read by other versions: fields that it does not
+    know are kept, and written again as they came.
 
-    model_config = ConfigDict(defer_build=True)
+    pydantic's deprecated methods (``dict``, ``json``, ``copy``, ...) stay out of ``dir`` and so out
+    of completion.
+    """
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
     def __dir__(self) -> Iterable[str]:
         return [name for name in super().__dir__() if name not in deprecated_names()]
@@ -62,18 +66,15 @@ class Given(Model):
         return False
 
 
-class Document(Given):
-    """A model that is written as JSON and read by other versions: fields that it does not know are
-    kept, and written again as they came."""
-
-    model_config = ConfigDict(extra="allow", defer_build=True)
+class Computing(Model):
+    """A model with computed fields: they are in its JSON, and computed again when that is read."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_computed(cls, values: Any) -> Any:
-        computed = cls.__pydantic_decorators__.computed_fields
-        if not computed or not isinstance(values, dict):
+        if not isinstance(values, dict):
             return values
+        computed = cls.__pydantic_decorators__.computed_fields
         return {name: value for name, value in values.items() if name not in computed}
 
 

@@ -302,7 +302,7 @@ def _figure(name: str, value: Any) -> Any:
 
 def _event(event: Event) -> Any:
     """Return an event whose data are plain JSON: what is not is left out."""
-    fields = dict(event.__dict__)
+    fields = _fields(event)
     if not is_number(fields.get("created_at")):
         fields.pop("created_at", None)
     if isinstance(data := fields.get("data"), dict):
@@ -311,7 +311,7 @@ def _event(event: Event) -> Any:
 
 
 def _checkpoint(point: Checkpoint) -> Any:
-    fields = dict(point.__dict__)
+    fields = _fields(point)
     if isinstance(metrics := fields.get("metrics"), dict):
         fields["metrics"] = plain(metrics)
     return _validated(Checkpoint, fields)
@@ -320,7 +320,7 @@ def _checkpoint(point: Checkpoint) -> Any:
 def _result(value: Any, *_: Any) -> Result:
     if not isinstance(value, Result):
         raise Wrong(f"must return a Result, not {shown(value)}")
-    fields = {**value.__dict__, **(value.model_extra or {})}
+    fields = _fields(value)
     if isinstance(metrics := fields.get("metrics"), dict):
         fields["metrics"] = plain(metrics)
     try:
@@ -339,10 +339,15 @@ def _artifacts(given: Any, most: int = 1_000) -> list[Artifact]:
     listed = isinstance(given, list) and all(isinstance(one, Artifact) for one in given)
     if not listed or len(given) > most:
         raise Wrong(f"must give artifacts as a list of Artifact, {most:,} at most")
-    found: list[Artifact] = [_validated(Artifact, dict(one.__dict__)) for one in given]
+    found: list[Artifact] = [_validated(Artifact, _fields(one)) for one in given]
     if len({(one.kind, one.name.lower()) for one in found}) < len(found):
         raise Wrong("names two artifacts of one kind alike: each is a file of its own")
     return found
+
+
+def _fields(value: Model) -> dict[str, Any]:
+    """Return the fields of a model, with those of a later version as far as they are JSON."""
+    return {**plain(value.model_extra or {}), **value.__dict__}
 
 
 def _validated(model: type[Any], fields: dict[str, Any]) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from finetune_gateway.model import Document
+from finetune_gateway.model import Given
 
 
-class Health(Document):
+class Health(Given):
     """The answer of ``Backend.health``, in a sentence without a key: ``api.acme.com answers and
     accepts the key``, or what is wrong. ``latency_s``: how long its host took to answer."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     ok: bool
     detail: str

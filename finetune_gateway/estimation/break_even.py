@@ -13,10 +13,12 @@ from itertools import count, islice
 from math import ceil, floor
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import ConfigDict, computed_field
+
+from finetune_gateway.model import Computing, Model
 
 
-class Curve(BaseModel):
+class Curve(Model):
     """USD a month as a function of requests a month.
 
     ``capacity``: requests one machine can serve; beyond it another one is added for ``fixed`` USD.
@@ -35,7 +37,7 @@ class Curve(BaseModel):
         return self.machines(requests) * self.fixed + requests * self.per_request
 
 
-class VolumeRange(BaseModel):
+class VolumeRange(Model):
     """Requests a month from ``first`` to ``last``, both included; ``last`` None: without an end.
 
     ``gpus``: machines running at ``last``, or at ``first`` of a range without an end; None if they
@@ -61,7 +63,7 @@ class VolumeRange(BaseModel):
         return f"{self.gpus:,} GPU{'' if self.gpus == 1 else 's'}" if self.gpus else ""
 
 
-class BreakEvenRange(BaseModel):
+class BreakEvenRange(Model):
     """The volumes at which one way costs less: the first two ranges, and the last one."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -118,7 +120,7 @@ def _up_to(span: VolumeRange, unit: str = "") -> str:
     return text + unit
 
 
-class BreakEven(BaseModel):
+class BreakEven(Computing):
     """The requests a month at which ``own`` costs less than ``hosted``, for the low, expected and
     high cost of your own GPU; None if it never does: a full GPU costs more per request than the
     host."""

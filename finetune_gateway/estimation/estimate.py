@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, computed_field, field_validator, model_v
 
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import LifeCycle
-from finetune_gateway.model import Document
+from finetune_gateway.model import Computing, Given
 from finetune_gateway.renderers import Shown
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
@@ -20,7 +20,7 @@ MILLION = 1_000_000
 Number = TypeVar("Number", Decimal, int, float)
 
 
-class Range(Document, Generic[Number]):
+class Range(Given, Generic[Number]):
     """A figure with its uncertainty: low <= expected <= high."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -45,7 +45,7 @@ def _empty_range(args: tuple[type, ...]) -> Range[Any]:
     return kind.__new__(kind)
 
 
-class MemoryParts(Document):
+class MemoryParts(Given):
     """Peak memory of a training step by part, in bytes."""
 
     model_config = ConfigDict(frozen=True)
@@ -63,7 +63,7 @@ class MemoryParts(Document):
         return sum(getattr(self, name) for name in type(self).model_fields)
 
 
-class RowCounts(Document):
+class RowCounts(Given):
     """The rows of the data: those that are trained, and those that are held out of them. ``asked``:
     the share was asked for. ``note``: what is to be known of what is held out, in words."""
 
@@ -75,7 +75,7 @@ class RowCounts(Document):
     note: str = ""
 
 
-class Estimate(Shown, Document):
+class Estimate(Shown, Given, Computing):
     """The cost, time and memory of a run. ``billed_tokens`` are of the whole run, like OpenAI's
     ``trained_tokens``; ``seconds`` are wall time; ``memory_bytes`` is the peak.
 

@@ -29,7 +29,7 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.estimation import genai_prices
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
-from finetune_gateway.model import Document
+from finetune_gateway.model import Given
 from finetune_gateway.settings import clock, files
 from finetune_gateway.settings.money import MOST_USD, parse_usd
 from finetune_gateway.tokens.encodings import base_model
@@ -59,7 +59,7 @@ FORM = (
 )
 
 
-class Price(Document):
+class Price(Given):
     """What one unit costs, with source and date."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_gateway.errors import NotFoundError, SpecError, shown
 from finetune_gateway.estimation.host_facts import DeploymentKind, ImageTuning, Training
-from finetune_gateway.model import Document, Model
+from finetune_gateway.model import Given, Model
 from finetune_gateway.spec import Method
 from finetune_gateway.tokens.encodings import base_model
 
@@ -29,7 +29,7 @@ STALE_DAYS = 90
 DAY = timedelta(days=1)
 
 
-class Only(Document):
+class Only(Given):
     """The only ones who may create jobs from a day on."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -38,7 +38,7 @@ class Only(Document):
     since: date
 
 
-class LifeCycle(Document):
+class LifeCycle(Given):
     """Until when a model can be trained and answers on one service, and for whom, with source and
     date. None: no date is known."""
 

@@ -13,7 +13,7 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import ConfigDict, Field, computed_field
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.break_even import BreakEven, Curve, find_break_even
@@ -22,6 +22,7 @@ from finetune_gateway.estimation.gpus import gpu_name
 from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
+from finetune_gateway.model import Computing, Model
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.encodings import base_model
 from finetune_gateway.tokens.stats import TokenStats
@@ -74,7 +75,7 @@ _RIVALS: dict[Kind, tuple[Kind, ...]] = {
 }
 
 
-class Traffic(BaseModel):
+class Traffic(Model):
     """Requests of a month, and how long each is."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -116,7 +117,7 @@ class Traffic(BaseModel):
         )
 
 
-class ServingOption(BaseModel):
+class ServingOption(Computing):
     """One way to serve the result. ``curves``: low, expected and high; None if a price or a speed
     is not known, and ``unknown`` says which."""
 
@@ -139,7 +140,7 @@ class ServingOption(BaseModel):
         return f"{self.where} {self.model} ({KINDS[self.kind]})"
 
 
-class ServingCosts(BaseModel):
+class ServingCosts(Model):
     """Every way to serve the result at one volume, and their break-even volumes."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

@@ -95,9 +95,7 @@ class RecordedAnswer(Model):
     """One answer. ``row``: the fingerprint of its prompt; ``message``, ``usage`` and ``logprobs``
     as the host sent them. ``seconds``: from the request to the whole answer; None from a batch."""
 
-    model_config = ConfigDict(
-        defer_build=True, protected_namespaces=(), extra="ignore", allow_inf_nan=False
-    )
+    model_config = ConfigDict(defer_build=True, protected_namespaces=(), allow_inf_nan=False)
 
     id: str
     row: str
@@ -128,7 +126,7 @@ class RecordedAnswer(Model):
 class RecordedError(Model):
     """A request that has no answer, and why."""
 
-    model_config = ConfigDict(defer_build=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True)
 
     id: str
     at: float

@@ -32,7 +32,7 @@ class Quote(Model):
     """The parts of a job's stored estimate that are used here, and the price that its host has
     named, which takes the place of the estimated one."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
     cost_usd: Range[Decimal] | None = None
     quoted_usd: Decimal | None = None

@@ -20,6 +20,7 @@ from finetune_gateway.backend import BY_FTG, NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import BackendError, DataError, StoreError
 from finetune_gateway.events import JobStatus, Result, Snapshot
+from finetune_gateway.model import Model
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import LATEST, clean, moment, visible, whole
@@ -30,7 +31,7 @@ from finetune_gateway.text.cleaning import LATEST, clean, moment, visible, whole
 Step = Literal["intent", "uploading", "creating", "sent", "resuming"]
 
 
-class StoredFile(BaseModel):
+class StoredFile(Model):
     """A dataset of a job: a copy in the home folder, named by its content."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

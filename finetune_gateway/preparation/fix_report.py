@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from array import array
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.reading import Observation
 from finetune_gateway.findings import Defect, Finding, Report
+from finetune_gateway.model import Model
 from finetune_gateway.validation.collector import Findings
 
 
-class Unsafe(BaseModel):
+class Unsafe(Model):
     """A finding that is left, with its lines in the file that was mended."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -20,7 +21,7 @@ class Unsafe(BaseModel):
     lines: list[int] = Field(description="The lines in the file that was mended.")
 
 
-class Mended(BaseModel):
+class Mended(Model):
     """What ``--fix`` has done (``fix`` in the JSON of ``ftg validate``)."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pydantic import ConfigDict, Field
 
 from finetune_gateway.data.row_access import Json
-from finetune_gateway.model import Document
+from finetune_gateway.model import Given
 from finetune_gateway.tokens.encodings import APPROXIMATE
 
 SUMS = ("total", "trained", "billed", "billed_low", "billed_high")
@@ -59,7 +59,7 @@ class RowTokens:
         )
 
 
-class TokenStats(Document):
+class TokenStats(Given):
     """The tokens of a file. min, median, p95 and max are of ``total`` per row."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)

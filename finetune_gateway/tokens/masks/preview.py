@@ -59,6 +59,7 @@ class Sequence(Shown):
     truncated_trained: int = 0  # would be trained if they were not truncated
     prompt: int = 0  # leading tokens shared by both answers of a pair
     later: Json = field(default_factory=dict)  # of its JSON: fields of a later version
+    later_of_tokens: dict[int, Json] = field(default_factory=dict)  # and those of its tokens
 
     @property
     def left_out(self) -> int:
@@ -99,19 +100,23 @@ class Sequence(Shown):
             "prompt",
             "left_out",
         )
-        tokens = [token._asdict() | {"visible": token.visible} for token in self.tokens]
+        tokens = [
+            token._asdict() | {"visible": token.visible} | self.later_of_tokens.get(index, {})
+            for index, token in enumerate(self.tokens)
+        ]
         return {name: getattr(self, name) for name in figures} | {"tokens": tokens} | self.later
 
     @classmethod
     def from_json(cls, document: Json) -> Self:
         """Return the sequence of its JSON, of this version or another."""
-        names = cls.__dataclass_fields__.keys() - {"later"}
+        names = cls.__dataclass_fields__.keys() - {"later", "later_of_tokens"}
         given = {name: document[name] for name in names & document.keys()}
         given["tokens"] = [
             Token(*(token[name] for name in Token._fields)) for token in document["tokens"]
         ]
-        known = {*names, "left_out"}
-        return cls(**given, later={k: v for k, v in document.items() if k not in known})
+        rest = (_without(token, {*Token._fields, "visible"}) for token in document["tokens"])
+        given["later_of_tokens"] = {index: later for index, later in enumerate(rest) if later}
+        return cls(**given, later=_without(document, {*names, "left_out"}))
 
 
 @dataclass(repr=False)
@@ -175,7 +180,12 @@ class Preview(Shown):
         given["sequences"] = [Sequence.from_json(one) for one in document["sequences"]]
         given["findings"] = [Finding.model_validate(one) for one in document["findings"]]
         known = {*names, "ok", "total", "trained", "truncated"}
-        return cls(**given, later={k: v for k, v in document.items() if k not in known})
+        return cls(**given, later=_without(document, known))
+
+
+def _without(document: Json, known: set[str]) -> Json:
+    """Return the fields of a later version."""
+    return {name: value for name, value in document.items() if name not in known}
 
 
 class PreviewRenderer(ABC):
