@@ -16,6 +16,7 @@ import hashlib
 import os
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -172,6 +173,9 @@ def sync(path: Path) -> None:
 
 
 _held: set[int] = set()  # the descriptors of the locks of this process
+_threads = threading.Condition()
+_waited_for: set[Path] = set()  # locks that a thread has or waits for
+_folders: dict[tuple[Path, Path, str], tuple[Path, int, int]] = {}  # their locks, how many use each
 
 
 def try_lock(path: Path) -> int | None:
@@ -202,9 +206,13 @@ def unlock(descriptor: int) -> None:
 
 def _leave_locks() -> None:
     """Leave a parent its locks: its fork would hold them too, and for longer."""
+    global _threads
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
+    _threads = threading.Condition()  # a thread that is not here may hold it
+    _waited_for.clear()
+    _folders.clear()
 
 
 os.register_at_fork(after_in_child=_leave_locks)
@@ -239,14 +247,31 @@ def try_locking(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def locking(path: Path) -> Iterator[int]:
-    """Hold the lock; wait for it as long as it takes. Yields its descriptor."""
-    descriptor = open_private(path, os.O_RDWR)
-    _held.add(descriptor)
+    """Hold the lock; wait for it as long as it takes. Yields its descriptor: of the threads of a
+    process that wait for the same lock, one has any."""
+    with _alone(path):
+        descriptor = open_private(path, os.O_RDWR)
+        _held.add(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            unlock(descriptor)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one thread of this process at a time pass."""
+    with _threads:
+        while path in _waited_for:
+            _threads.wait()
+        _waited_for.add(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
+        yield
     finally:
-        unlock(descriptor)
+        with _threads:
+            _waited_for.discard(path)
+            _threads.notify_all()
 
 
 @contextmanager
@@ -336,52 +361,44 @@ def narrow(path: str | Path) -> None:
                     narrow(entry.path)
 
 
-_users_umask: int | None = None  # of a process that make_process_private was called in
-
-
-def make_process_private() -> None:
-    """From now on what this process writes is for this user alone: for the process of a job, in
-    which libraries write too."""
-    global _users_umask
-    _users_umask = os.umask(OTHERS)
-
-
-@contextmanager
-def by_the_users_umask() -> Iterator[None]:
-    """Write by the umask of the user, as in any process of theirs: for the cache of the hub, which
-    several users may share and which has no texts."""
-    if _users_umask is None:
-        yield
-        return
-    os.umask(_users_umask)
-    try:
-        yield
-    finally:
-        os.umask(OTHERS)
-
-
 # -- folders for a while ---------------------------------------------------------------------
 
 
 @contextmanager
 def private_folder(parent: Path, locks: Path, name: str) -> Iterator[Path]:
-    """Yield a new folder in ``parent`` for this user alone, and remove it at the end. Raises
+    """Yield a new folder for this user alone, and remove it at the end. It is in one of ``parent``
+    that all threads of this process share, with its lock, while one of them uses it. Raises
     OSError."""
-    folder, lock = open_private_folder(parent, locks, name)
+    key, here = (parent, locks, name), os.getpid()
+    remove_left_folders(*key)
+    with _threads:
+        folder, lock, users = _folders.get(key) or (*open_private_folder(*key), 0)
+        _folders[key] = folder, lock, users + 1
+    inner = folder / os.urandom(6).hex()
     try:
-        yield folder
+        inner.mkdir(PRIVATE_FOLDER)
+        yield inner
     finally:
-        remove_private_folder(folder, locks, lock)
+        if os.getpid() == here:  # a fork leaves it to its parent
+            shutil.rmtree(inner, ignore_errors=True)
+            _leave(key)
+
+
+def _leave(key: tuple[Path, Path, str]) -> None:
+    with _threads:
+        folder, lock, users = _folders.pop(key)
+        if users > 1:
+            _folders[key] = folder, lock, users - 1
+        else:
+            remove_private_folder(folder, key[1], lock)
 
 
 def open_private_folder(parent: Path, locks: Path, name: str) -> tuple[Path, int]:
     """Return a new folder in ``parent`` for this user alone, and the descriptor of its lock.
 
-    A lock in ``locks`` says that its owner is alive: what dead ones have left is removed first.
-    Raises OSError.
+    A lock in ``locks`` says that its owner is alive: what dead ones have left is removed by
+    ``remove_left_folders``. Raises OSError.
     """
-    for left in left_folders(parent, locks, name):
-        _remove_folder(left, locks)
     folder = parent / f".{name}-{os.urandom(6).hex()}"
     # Before there is a folder to remove.
     lock = open_private(lock_of(folder, locks), os.O_RDWR)
@@ -399,6 +416,12 @@ def remove_private_folder(folder: Path, locks: Path, lock: int) -> None:
     """Remove a folder of ``open_private_folder`` and its lock."""
     _remove_folder(folder, locks)
     unlock(lock)
+
+
+def remove_left_folders(parent: Path, locks: Path, name: str) -> None:
+    """Remove those private folders of this name whose owners are dead."""
+    for left in left_folders(parent, locks, name):
+        _remove_folder(left, locks)
 
 
 def left_folders(parent: Path, locks: Path, name: str) -> list[Path]:

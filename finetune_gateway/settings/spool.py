@@ -52,6 +52,7 @@ def _open(spool: Path) -> tuple[Path, int]:
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _DAY:
                 left.unlink()
+    files.remove_left_folders(spool, spool, "rows")
     folder, lock = files.open_private_folder(spool, spool, "rows")
     _closers[folder] = atexit.register(partial(_close, folder, lock, os.getpid()))
     return folder, lock

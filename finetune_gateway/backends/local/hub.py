@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.backends.local.umask import by_the_users_umask
 from finetune_gateway.errors import BackendError, NotFoundError
-from finetune_gateway.settings.files import by_the_users_umask
 
 MB = 1_000_000
 # Enough to count and to estimate: config, tokenizer, template, the index of the weights.

@@ -22,10 +22,10 @@ from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.read_ahead import read_ahead
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
+from finetune_gateway.backends.local.umask import make_process_private
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, packages_of
 from finetune_gateway.events import DIVERGED, JobStatus, Result
-from finetune_gateway.settings.files import make_process_private
 from finetune_gateway.settings.home import Settings
 
 SLOT_SECONDS = 0.3  # longest wait between two looks for a free slot
