@@ -89,7 +89,7 @@ class FakeBackend(Backend):
             options=frozenset(TrainingSpec.model_fields) - NEUTRAL - {"backend_params"},
             notes=("Trains nothing: it plays a script.",),
             resumes=frozenset({JobStatus.PAUSED, JobStatus.CANCELLED}),
-            poll_seconds=(0.01, 0.05),
+            poll_seconds=(0.002, 0.05),
             takes_metadata=True,
         )
 

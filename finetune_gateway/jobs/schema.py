@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from finetune_gateway.errors import StoreError
@@ -319,8 +320,12 @@ def _migrate(db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         # Read again with the write lock: another process may have been faster.
         if missing := MIGRATIONS[_version(db) :]:
-            for step in missing:
-                step(db)
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                for step in missing:
+                    step(db)
+            else:
+                for statement in _newest_tables():
+                    db.execute(statement)
             db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         db.execute("COMMIT")
     if _version(db) > len(MIGRATIONS):
@@ -328,6 +333,17 @@ def _migrate(db: sqlite3.Connection) -> None:
             "The store was written by a newer finetune-gateway.",
             hint="Upgrade, or set another FTG_HOME.",
         )
+
+
+@cache
+def _newest_tables() -> list[str]:
+    """Return what makes the tables and indexes of today in an empty file, as the migrations leave
+    them. One after another they take 3 ms of each new home."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for step in MIGRATIONS:
+            step(db)
+        made = "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY rowid"
+        return [sql for (sql,) in db.execute(made)]
 
 
 def advice(text: str) -> str:

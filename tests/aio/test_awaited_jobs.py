@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.chaos import until
 from support.fleet import KEY, asked, end, running
+from support.forks import fork
 from support.hosted import MODEL
 from support.hostile import polled_until
 from support.provider import CREATE, Fault, Provider
@@ -38,6 +39,7 @@ from finetune_gateway.aio.watcher import Host, Waiter
 from finetune_gateway.chat import ChatStream as BlockingStream
 from finetune_gateway.jobs.groups import Failure, Group
 from finetune_gateway.jobs.many import Answer
+from finetune_gateway.settings import deadlines
 from finetune_gateway.settings.deadlines import Deadline
 
 CHAT = "POST /chat/completions"
@@ -143,11 +145,11 @@ def test_what_there_is_no_model_of_is_raised(home: Path) -> None:
 
 
 def test_one_thread_looks_at_all_jobs(home: Path, provider: Provider) -> None:
-    """40 tasks wait for 40 jobs: the host is asked for its list, and each job is polled when it
+    """12 tasks wait for 12 jobs: the host is asked for its list, and each job is polled when it
     has ended; there is one connection, and the thread goes with the last task."""
 
     async def main() -> None:
-        async with running_jobs(home, provider, 40) as (gateway, jobs, made):
+        async with running_jobs(home, provider, 12) as (gateway, jobs, made):
             waits = [asyncio.create_task(job.wait(60)) for job in jobs]
             await asyncio.to_thread(until, lambda: asked(provider)["list"] >= 4)
             assert not any(wait.done() for wait in waits)
@@ -155,7 +157,7 @@ def test_one_thread_looks_at_all_jobs(home: Path, provider: Provider) -> None:
             end(provider, *made)
             await asyncio.gather(*waits)
             assert {job.status for job in jobs} == {JobStatus.SUCCEEDED}
-            assert asked(provider)["job"] == polled + 40
+            assert asked(provider)["job"] == polled + 12
             await asyncio.to_thread(until, lambda: not watching(gateway))
 
     asyncio.run(main())
@@ -269,17 +271,18 @@ def test_a_cancelled_wait_leaves_the_job(home: Path, provider: Provider) -> None
 
 def test_a_cancelled_submit_leaves_the_job_whole(home: Path, provider: Provider) -> None:
     """The task ends while the create is on its way: the job is stored as sent, once."""
-    provider.fault(CREATE, Fault("slow", seconds=0.5))
+    provider.fault(CREATE, Fault("slow", seconds=STILL))
 
     async def main() -> None:
         async with aio.Gateway(home) as gateway:
             submit = asyncio.create_task(
                 gateway.submit(chat_rows(12), model=MODEL, backend=at(provider))
             )
-            await asyncio.to_thread(until, lambda: provider.posts["/fine_tuning/jobs"] == 1)
+            await asyncio.to_thread(until, lambda: provider.sleeping == 1)
             submit.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await submit
+            provider.wake()
 
     asyncio.run(main())
     [job] = Gateway(home).jobs()
@@ -293,12 +296,13 @@ def test_a_cancelled_answer_is_not_generated(home: Path, provider: Provider) -> 
     async def main() -> None:
         async with running_jobs(home, provider, 1) as (gateway, [job], made):
             end(provider, *made)
-            provider.fault(CHAT, Fault("slow", seconds=0.5))
+            provider.fault(CHAT, Fault("slow", seconds=STILL))
             first = asyncio.create_task(job.result())
-            await asyncio.to_thread(until, lambda: provider.posts["/chat/completions"] == 1)
+            await asyncio.to_thread(until, lambda: provider.sleeping == 1)
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await first
+            provider.wake()
             model = await job.result(60)
             stream = model.stream("Where is my parcel?")
             async for piece in stream:
@@ -355,8 +359,12 @@ def test_a_wait_ends_in_time(home: Path, provider: Provider) -> None:
     asyncio.run(main())
 
 
-def test_a_wait_ends_while_a_plug_in_does_not_say_whose_job_it_is(home: Path) -> None:
+def test_a_wait_ends_while_a_plug_in_does_not_say_whose_job_it_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its ``account`` hangs; once it has returned the job comes to its end."""
+    for name in ("FIRST_SECONDS", "LAST_SECONDS"):
+        monkeypatch.setattr(deadlines, name, 0.1)
     backend, release = polled_until("account")
 
     async def main() -> None:
@@ -399,11 +407,12 @@ def test_a_slow_model_holds_up_no_job(home: Path, provider: Provider) -> None:
             end(provider, *made)
             model = await job.result(60)
             for _ in range(MODEL_THREADS):
-                provider.fault(CHAT, Fault("slow", seconds=1.0))
+                provider.fault(CHAT, Fault("slow", seconds=STILL))
             chats = [asyncio.create_task(model.chat("Hello.")) for _ in range(MODEL_THREADS)]
-            await asyncio.to_thread(until, lambda: provider.posts["/chat/completions"] > 20)
+            await asyncio.to_thread(until, lambda: provider.sleeping == MODEL_THREADS)
             await gateway.submit(chat_rows(12), model="m", backend=FakeBackend())
-            assert not all(chat.done() for chat in chats)
+            assert not any(chat.done() for chat in chats)
+            provider.wake()
             await asyncio.gather(*chats)
 
     asyncio.run(main())
@@ -440,8 +449,24 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks, threads
 def test_a_fork_has_threads_of_its_own(home: Path, train_file: Path) -> None:
-    """Parent and child submit and wait after the fork, and both exit."""
+    """Parent and child submit and wait after the fork, with a Gateway that has been used."""
+
+    async def main(seed: int) -> None:
+        job = await aio.submit(train_file, model="m", backend=FakeBackend(), seed=seed)
+        assert (await job.wait(60)).status is JobStatus.SUCCEEDED
+
+    asyncio.run(main(1))
+    end = fork(lambda: asyncio.run(main(2)))
+    asyncio.run(main(3))
+    end()
+    assert len(Gateway(home).jobs()) == 3
+
+
+@pytest.mark.chaos
+def test_parent_and_fork_exit(home: Path, train_file: Path) -> None:
+    """Both have submitted and waited after the fork."""
     command = [sys.executable, "-c", FORKED, str(train_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["succeeded"] * 3), done.stderr

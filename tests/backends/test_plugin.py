@@ -15,6 +15,7 @@ from support.paths import ROOT
 from support.rows import chat_rows
 
 from finetune_gateway import backend as contract
+from finetune_gateway import registry
 
 EXAMPLE = ROOT / "docs" / "example-backend"
 
@@ -112,6 +113,22 @@ def test_a_backend_has_rules_of_its_own(tmp_path: Path, home: Path) -> None:
     assert said.returncode == 1, said.stderr
     assert "Capabilities.rules of backend 'recall' gives last_not_assistant" in said.stderr
     assert "'fatal'" in said.stderr and "Traceback" not in said.stderr
+
+
+def test_a_package_that_comes_or_goes_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process that has asked before: entry points are read again when a folder changes."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    assert "recall" not in registry.names()
+    installed(site)
+    os.utime(site, (1, 1))  # however coarse the clock of the disk is
+    assert "recall" in registry.names()
+    [about] = site.glob("*.dist-info")
+    about.rename(tmp_path / about.name)
+    assert "recall" not in registry.names()
 
 
 def test_without_it_the_name_is_unknown(tmp_path: Path, home: Path, train_file: Path) -> None:

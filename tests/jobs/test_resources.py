@@ -6,8 +6,7 @@ import json
 import os
 import socket
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 from support.chaos import ProviderProcess, start
+from support.forks import fork
 from support.provider import Provider
 from support.rows import chat_rows
 
@@ -68,7 +68,7 @@ def submit_at_once(gateways: list[Gateway], provider: Provider) -> list[str]:
 @pytest.mark.parametrize("count", [1, 3], ids=["one gateway", "several"])
 def test_threads_upload_a_content_once(home: Path, provider: Provider, count: int) -> None:
     """While its upload is on its way, the jobs of all other threads wait for it."""
-    provider.fault(FILE, "slow", seconds=0.2)
+    provider.fault(FILE, "slow", seconds=0.1)
     used = submit_at_once([Gateway() for _ in range(count)], provider)
     assert len({*used}) == provider.posts["/files"] == 1
     assert not [*home.glob("locks/*.upload")]
@@ -123,28 +123,6 @@ def test_threads_share_a_few_connections(home: Path, train_file: Path) -> None:
 
 
 # -- forks ---------------------------------------------------------------------------------
-
-
-def fork(function: Callable[[], object]) -> Callable[[], None]:
-    """Call a function in a fork; return what waits for it, and fails as it did."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            function()
-            os.write(write, b"done")
-        except BaseException:
-            os.write(write, traceback.format_exc().encode()[-4000:])
-        os._exit(0)
-    os.close(write)
-
-    def end() -> None:
-        os.waitpid(child, 0)
-        with os.fdopen(read, "rb") as report:
-            said = report.read().decode()
-        assert said == "done", said
-
-    return end
 
 
 def test_a_fork_opens_the_store_anew(home: Path, train_file: Path) -> None:
@@ -253,7 +231,8 @@ def test_a_fork_waits_for_no_thread_of_its_parent(
     home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A poll that hangs there goes on there: the fork polls anew."""
-    monkeypatch.setattr("finetune_gateway.settings.deadlines.FIRST_SECONDS", 0.1)
+    for name in ("FIRST_SECONDS", "LAST_SECONDS"):
+        monkeypatch.setattr(f"finetune_gateway.settings.deadlines.{name}", 0.05)
     backend = Hanging()
     job = Gateway().submit(train_file, model="m", backend=backend)
     with pytest.raises(JobNotFinished):

@@ -6,6 +6,7 @@ import itertools
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def test_a_new_store_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+def test_a_new_store_has_what_the_migrations_leave(tmp_path: Path) -> None:
+    """It is made at once; one of an old version goes through the steps."""
+
+    def tables(db: sqlite3.Connection) -> list[tuple[object, ...]]:
+        found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid")
+        columns = "SELECT * FROM pragma_table_info(?)"
+        return [(*row, *map(tuple, db.execute(columns, (row[1],)))) for row in found]
+
+    with closing(sqlite3.connect(":memory:")) as old:
+        for step in schema.MIGRATIONS:
+            step(old)
+        with closing(schema.connect(tmp_path / "new.sqlite3")) as new:
+            assert tables(new) == tables(old)
+            assert new.execute("PRAGMA user_version").fetchone()[0] == len(schema.MIGRATIONS)
 
 
 def test_a_job_is_found_by_id_beginning_provider_id_and_latest(store: Store) -> None:

@@ -125,10 +125,10 @@ def follow(orders: Iterable[tuple[str, ...]], home: Path, file: Path, provider: 
 def test_orders_of_two_accounts(home: Path, train_file: Path, provider: Provider) -> None:
     """Whatever the other account's process does with a job that is sent or in doubt: it stays in
     its account, is bought once, and its own key ends it."""
-    orders = [*itertools.permutations(ACTIONS, 2)]
-    assert follow(random.Random(7).sample(orders, 4), home, train_file, provider) == 8
+    order = tuple(random.Random(7).sample(ACTIONS, len(ACTIONS)))
+    assert follow([order], home, train_file, provider) == 2
     mine = {tag(job) for job in provider.jobs if job["account"] == "main"}
-    assert len(mine) == 8
+    assert len(mine) == 2
 
 
 @pytest.mark.chaos
@@ -285,12 +285,12 @@ def require_apart(tenants: list[Tenant], provider: Provider) -> None:
 
 
 def test_two_tenants_in_many_threads(tmp_path: Path) -> None:
-    """8 threads, a hosted and a fake backend object that both tenants share, and data that both
+    """6 threads, a hosted and a fake backend object that both tenants share, and data that both
     have."""
     with Provider(steps=1, keys={THEIRS: "other"}) as provider:
         hosted = wire(provider, None, profile="openai")
         places: dict[str, Backend] = {"hosted": hosted, "fake": FakeBackend()}
-        tenants = storm(tmp_path, provider, places, 8, lambda count: count >= 4)
+        tenants = storm(tmp_path, provider, places, 6, lambda count: count >= 4)
         require_apart(tenants, provider)
 
 

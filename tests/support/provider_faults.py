@@ -22,7 +22,7 @@ class Fault:
     """What happens to one request instead of a plain answer.
 
     ``refuse`` 503, not applied; ``status`` any status, not applied; ``busy`` 429 that asks to wait
-    ``seconds``, not applied; ``slow`` waits, applies,
+    ``seconds``, not applied; ``slow`` waits (until ``wake`` of the host), applies,
     answers; ``late`` applies, waits, answers; ``reset_before``/``reset_after`` drop the
     connection (RST); ``error_after`` applies, then 500;
     ``refused_after`` applies, then any status with ``headers``; ``html`` 502 page, not applied;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -68,9 +67,7 @@ class Handler(Answering):
         if fault and kind in NOT_APPLIED:
             return self.fail_before(fault)
         if fault and kind == "slow":
-            self.provider.sleeping += 1
-            time.sleep(fault.seconds)
-            self.provider.sleeping -= 1
+            self.provider.sleep(fault.seconds)
         status, body = self.applied(endpoint)
         if fault:
             return self.fail_after(fault, status, body)

@@ -34,6 +34,7 @@ class Host:
         self.fault_seconds = fault_seconds
         self.requests: list[Any] = []
         self.sleeping = 0  # requests that meet the fault ``slow`` now
+        self._awake = threading.Event()
         self.sent = 0  # bytes of answers without an end
         self.lock = threading.Lock()
         bound = type("BoundHandler", (handler,), {"provider": self})
@@ -48,6 +49,21 @@ class Host:
         The kind ``ok`` lets one request pass."""
         queue = self.faults.setdefault(endpoint, [])
         queue.extend(k if isinstance(k, Fault) else Fault(k, **settings) for k in kinds)
+
+    def sleep(self, seconds: float) -> None:
+        """Let a request meet the fault ``slow``."""
+        with self.lock:
+            self.sleeping += 1
+            awake = self._awake
+        awake.wait(seconds)
+        with self.lock:
+            self.sleeping -= 1
+
+    def wake(self) -> None:
+        """Let the requests that sleep now go on."""
+        with self.lock:
+            awake, self._awake = self._awake, threading.Event()
+        awake.set()
 
     def next_fault(self, endpoint: str) -> Fault | None:
         with self.lock:
