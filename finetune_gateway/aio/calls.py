@@ -15,11 +15,15 @@ from concurrent.futures import wait as wait_for_futures
 from functools import partial, wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
+from finetune_gateway import registry
 from finetune_gateway.aio.threads import Threads
+from finetune_gateway.backend import Backend
+from finetune_gateway.backend.seam import is_plugin, name_of
 
 # A loop that needs the interpreter waits up to 5 ms (sys.getswitchinterval) for each thread that
 # is using it, as checks of data do: so there are few. What reads the home, and what asks models,
-# goes beside them: a host that hangs holds up neither.
+# goes beside them: a host that hangs holds up neither. Nor do calls of a plug-in, which has as many
+# threads of its own: hosts of ours have time-outs, and it may hang for minutes.
 HOST_THREADS = 4
 HOME_THREADS = 2
 MODEL_THREADS = 32
@@ -36,13 +40,25 @@ class Calls:
 
     def __init__(self) -> None:
         self.hosts = Threads(HOST_THREADS, kept=True)  # one may be buying a job
+        self.plugins: dict[str, Threads] = {}  # the same, by the name of the backend
         self.home = Threads(HOME_THREADS)
         self.models = Threads(MODEL_THREADS)
 
     async def run(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
         """Call a function that may ask hosts in a thread, and return what it returns. Raises what
         it raises, and SpecError once the Gateway is closed."""
-        return cast(R, await _run(self.hosts, function, *args, **given))
+        threads = self._threads_for(getattr(function, "__self__", None), *args, **given)
+        return cast(R, await _run(threads, function, *args, **given))
+
+    def _threads_for(self, *of: Any, backend: Any = None, **_: Any) -> Threads:
+        """Return the threads for a call that is about a job, or that names its backend."""
+        jobs = (getattr(one, "job", one) for one in of[:2])
+        records = (getattr(job, "record", None) for job in jobs)
+        stored = next((one.backend for one in records if one is not None), None)
+        name = _plugin_name(stored if backend is None else backend)
+        if name is None:
+            return self.hosts
+        return self.plugins.setdefault(name, Threads(HOST_THREADS, kept=True))
 
     async def read(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
         """Do the same for one that only reads the home."""
@@ -56,8 +72,17 @@ class Calls:
         """Refuse further calls, and return once those of hosts have ended."""
         self.models.end()
         self.home.end()
-        running = [asyncio.wrap_future(future) for future in self.hosts.end()]
+        hosts = [self.hosts, *self.plugins.values()]
+        running = [asyncio.wrap_future(future) for threads in hosts for future in threads.end()]
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def _plugin_name(backend: Any) -> str | None:
+    """Return the name of a backend that is not in this package."""
+    if isinstance(backend, str):
+        return None if backend in registry.BUILTIN or backend in registry.HOSTS else backend
+    known = isinstance(backend, Backend) and is_plugin(type(backend))
+    return name_of(backend) if known else None
 
 
 async def _run(threads: Threads, function: Any, *args: Any, **given: Any) -> Any:

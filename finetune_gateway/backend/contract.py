@@ -14,6 +14,7 @@ from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.handle_data import HandleData
 from finetune_gateway.backend.health import Health
 from finetune_gateway.backend.params import BackendParams
+from finetune_gateway.backend.plugin_objects import guarded_model
 from finetune_gateway.backend.seam import CALL_SECONDS, guard_calls
 from finetune_gateway.chat import ChatModel
 from finetune_gateway.data.dataset import Dataset
@@ -91,7 +92,7 @@ class Backend(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        guard_calls(cls, Backend)
+        guard_calls(cls, Backend, guarded_model)
         gateway_options.guard_bind(cls)
 
     @property

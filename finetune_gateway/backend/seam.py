@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -19,18 +19,9 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any, TypeVar
 
-from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor, is_number
+from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
 from finetune_gateway.backend.stored_options import require_given
-from finetune_gateway.chat import (
-    ChatModel,
-    ChatReply,
-    ChatsMany,
-    Completes,
-    GivesScores,
-    TellsLosses,
-    require_sampling,
-)
-from finetune_gateway.errors import BackendError, GatewayError, shown
+from finetune_gateway.errors import BackendError, GatewayError
 from finetune_gateway.text.redaction import redact
 
 # Calls that may have taken effect, and cost money, when they broke.
@@ -60,15 +51,16 @@ _hung: dict[tuple[int, str], list[Future[Any]]] = {}
 _running_calls: dict[tuple[str, Any], Future[Any]] = {}  # start and deploy, by our id of the job
 
 
-def guard_calls(cls: type, contract: type) -> None:
-    """Let each call that a class has of its own, or from a class that is no backend, pass here."""
+def guard_calls(cls: type, contract: type, opened: Callable[[Any, Any], Any]) -> None:
+    """Let each call that a class has of its own, or from a class that is no backend, pass here.
+    ``opened``: returns what callers get of a model of a plug-in, and its backend."""
     for name in CALLS:
         owner = next(one for one in cls.__mro__ if name in vars(one))
         if owner is cls or not issubclass(owner, contract):
-            setattr(cls, name, _guarded(name, vars(owner)[name]))
+            setattr(cls, name, _guarded(name, vars(owner)[name], opened))
 
 
-def _guarded(name: str, attribute: Any) -> Any:
+def _guarded(name: str, attribute: Any, opened: Callable[[Any, Any], Any]) -> Any:
     if isinstance(attribute, property):
         return property(lambda self: _call(self, name, partial(_get, attribute, self), (), {}))
 
@@ -77,6 +69,9 @@ def _guarded(name: str, attribute: Any) -> Any:
         bound = attribute.__get__(self, type(self)) if hasattr(attribute, "__get__") else attribute
         if name == "poll" and not _inside(self):
             return _poll(self, bound, *args, **kwargs)
+        if name == "open" and is_plugin(type(self)) and not _inside(self):
+            model = _call(self, name, lambda: bound(*args, **kwargs), args, kwargs)
+            return opened(model, self)
         return _call(self, name, lambda: bound(*args, **kwargs), args, kwargs)
 
     return call
@@ -110,14 +105,16 @@ def _call(
             _running.objects = objects - {id(backend)}
         return _checked(backend, name, answer, args, kwargs)
 
-    seconds = _limit(backend, name, args)
+    seconds = limit_of(backend, name, args)
     try:
-        answer = run() if seconds is None else _cut_off(backend, name, seconds, run, args)
+        answer = (
+            run() if seconds is None else cut_off(backend, name, seconds, partial(begin, run), args)
+        )
     except GatewayError:
         raise
     except Exception as exc:  # whatever a plug-in raises
         raise _broken(backend, name, exc) from exc
-    return _guarded_chat(answer, backend) if name == "open" else answer
+    return answer
 
 
 def _checked(
@@ -125,7 +122,7 @@ def _checked(
 ) -> Any:
     if inspect.iscoroutine(answer):
         answer.close()
-        raise _refused(backend, name, "is async: it must return its answer, not a coroutine")
+        raise refused(backend, name, "is async: it must return its answer, not a coroutine")
     check = CHECKS.get(name)
     try:
         return check(answer, backend, args, kwargs) if check else answer
@@ -133,7 +130,7 @@ def _checked(
         raise
     except Exception as exc:  # Wrong, or an object of the plug-in's that breaks whoever reads it
         wrong = "" if isinstance(exc, Wrong) else "returned what cannot be read: "
-        raise _refused(backend, name, wrong + words_of(exc)) from None
+        raise refused(backend, name, wrong + words_of(exc)) from None
 
 
 def _inside(backend: Any) -> bool:
@@ -152,139 +149,21 @@ def guarding(backend: Any, name: str) -> Iterator[None]:
         raise _broken(backend, name, exc) from exc
 
 
-def _guarded_chat(model: Any, backend: Any) -> Any:
-    """Return the model of a plug-in, whose answers pass the seam too: it can do what that can."""
-    parts = tuple(part for can, part in _GUARDS.items() if isinstance(model, can))
-    if not parts or not is_plugin(type(backend)):
-        return model
-    return type("_GuardedModel", (*parts, _GuardedModel), {})(model, backend)
-
-
-class _GuardedModel:
-    """A model whose answers are checked; it has what the model has beside."""
-
-    def __init__(self, model: Any, backend: Any) -> None:
-        self._model = model
-        self._backend = backend
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_model"], name)
-
-    def _ask(self, name: str, *args: Any, **sampling: Any) -> Any:
-        require_sampling(sampling)
-        with guarding(self._backend, name):
-            return getattr(self._model, name)(*args, **sampling)
-
-    def _reply(self, name: str, *args: Any, **sampling: Any) -> ChatReply:
-        reply: ChatReply = self._ask(name, *args, **sampling)
-        if not _is_reply(reply):
-            raise _refused(self._backend, name, f"must return a ChatReply, not {shown(reply)}")
-        return reply
-
-    def _each(
-        self,
-        name: str,
-        asked: Sequence[Any],
-        good: Callable[[Any], bool],
-        what: str,
-        **sampling: Any,
-    ) -> list[Any]:
-        """Return for each an answer, or the error why there is none; for what is neither, too."""
-        found = self._ask(name, asked, **sampling)
-        if not isinstance(found, list | tuple) or len(found) != len(asked):
-            wrong = f"must return a list of {len(asked)}, not {shown(found)}"
-            raise _refused(self._backend, name, wrong)
-        return [
-            one
-            if isinstance(one, GatewayError) or good(one)
-            else _refused(self._backend, name, f"must give {what} for each, not {shown(one)}")
-            for one in found
-        ]
-
-    def _pieces(self, name: str, *args: Any, **sampling: Any) -> Generator[str, None, Any]:
-        """Yield the pieces; return the whole reply, where they do."""
-        with guarding(self._backend, name):
-            pieces = iter(self._ask(name, *args, **sampling))
-        return self._checked(name, pieces)
-
-    def _checked(self, name: str, pieces: Iterator[Any]) -> Generator[str, None, Any]:
-        try:
-            while True:
-                with guarding(self._backend, name):
-                    try:
-                        piece = next(pieces)
-                    except StopIteration as end:
-                        return end.value
-                if not isinstance(piece, str):
-                    raise _refused(self._backend, name, f"must yield texts, not {shown(piece)}")
-                yield piece
-        finally:
-            if isinstance(pieces, Generator):
-                pieces.close()
-
-
-class _Chats(_GuardedModel):
-    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
-        return self._reply("chat", messages, **sampling)
-
-    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
-        return self._pieces("stream", messages, **sampling)
-
-
-class _Many(_GuardedModel):
-    def chat_many(self, conversations: Sequence[Any], **sampling: Any) -> list[Any]:
-        return self._each("chat_many", conversations, _is_reply, "a ChatReply", **sampling)
-
-
-class _Completions(_GuardedModel):
-    def complete(self, text: str, **sampling: Any) -> ChatReply:
-        return self._reply("complete", text, **sampling)
-
-    def stream_completion(self, text: str, **sampling: Any) -> Iterator[str]:
-        return self._pieces("stream_completion", text, **sampling)
-
-
-class _Losses(_GuardedModel):
-    def reference_losses(self, rows: Sequence[Any]) -> list[Any]:
-        return self._each("reference_losses", rows, _is_score, "a finite number")
-
-
-class _Scores(_GuardedModel):
-    def scores(self, conversations: Sequence[Any]) -> list[Any]:
-        return self._each("scores", conversations, _is_score, "a finite number")
-
-
-_GUARDS: dict[Any, type[_GuardedModel]] = {
-    ChatModel: _Chats,
-    ChatsMany: _Many,
-    Completes: _Completions,
-    TellsLosses: _Losses,
-    GivesScores: _Scores,
-}
-
-
-def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float) and is_number(value)
-
-
-def _is_reply(value: Any) -> bool:
-    return isinstance(value, ChatReply) and isinstance(value.text, str)
-
-
 # -- time --------------------------------------------------------------------------------
 
 
 @contextmanager
-def time_limit() -> Iterator[None]:
-    """Give each call of a plug-in ``SCREEN_SECONDS`` in this block: one that hangs is an error."""
-    token = _seconds.set(SCREEN_SECONDS)
+def time_limit(seconds: float | None = None) -> Iterator[None]:
+    """Give each call of a plug-in so many seconds in this block, by default ``SCREEN_SECONDS``:
+    one that hangs is an error."""
+    token = _seconds.set(SCREEN_SECONDS if seconds is None else seconds)
     try:
         yield
     finally:
         _seconds.reset(token)
 
 
-def _limit(backend: Any, name: str, args: tuple[Any, ...]) -> float | None:
+def limit_of(backend: Any, name: str, args: tuple[Any, ...] = ()) -> float | None:
     """Return the seconds that a call may take; None for one of ours, which have time-outs of their
     own, and for one that may take long."""
     if not is_plugin(type(backend)) or name in UNLIMITED:
@@ -297,37 +176,33 @@ def _limit(backend: Any, name: str, args: tuple[Any, ...]) -> float | None:
     return (given if usable else CALL_SECONDS) + size / UPLOAD_RATE  # type: ignore[operator]
 
 
-def limited(backend: Any, name: str, ask: Callable[[], Returned], seconds: float) -> Returned:
-    """Return what ``ask`` does, of an object that a plug-in has made. Raises BackendError after so
-    many seconds, and for what it raises."""
-    if not is_plugin(type(backend)):
-        return ask()
-    with guarding(backend, name):
-        return _within(seconds, ask)
-
-
 def running_call(name: str, job_id: str) -> Future[Any] | None:
     """Return a ``start`` or ``deploy`` that has not returned: what it buys may come at any time."""
     call = _running_calls.get((name, job_id))
     return None if call is None or call.done() else call
 
 
-def _cut_off(
-    backend: Any, name: str, seconds: float, run: Callable[[], Any], args: tuple[Any, ...]
-) -> Any:
-    """Return what a call of a plug-in does within so many seconds. Raises _TooSlow for one that
-    does not return, and at once for one more where many hang."""
+def cut_off(
+    backend: Any,
+    name: str,
+    seconds: float,
+    made: Callable[[], Future[Returned]],
+    args: tuple[Any, ...] = (),
+    what: str = "answer",
+) -> Returned:
+    """Return what the call that ``made`` begins does within so many seconds. Raises TooSlow for
+    one that does not return, and at once for one more where many hang."""
     key = (id(backend), name)
     hung = _hung[key] = [one for one in _hung.get(key, []) if not one.done()]
     if len(hung) >= MOST_HUNG:
-        raise _TooSlow(f"no answer: {len(hung)} earlier calls of it still hang")
-    call = _begin(run)
+        raise TooSlow(f"no {what}: {len(hung)} earlier calls of it still hang")
+    call = made()
     if name in ("start", "deploy") and args:
         bought = (name, getattr(args[0], "job_id", args[0]))
         _running_calls[bought] = call
         call.add_done_callback(lambda ended: _running_calls.pop(bought, None))
     try:
-        return _answer(call, seconds)
+        return _answer(call, seconds, what)
     finally:
         if not call.done():
             hung.append(call)
@@ -344,14 +219,14 @@ def within_time(what: str, make: Callable[[], Returned], seconds: float | None =
     except GatewayError:
         raise
     except Exception as exc:  # whatever a plug-in raises
-        did = "gave" if isinstance(exc, _TooSlow) else "broke:"
+        did = "gave" if isinstance(exc, TooSlow) else "broke:"
         raise BackendError(
             f"{what} {did} {words_of(exc)}.", hint=f"Report it to its author{_where(exc)}."
         ) from exc
     return found
 
 
-class _TooSlow(Exception):
+class TooSlow(Exception):
     """A call did not return in time."""
 
 
@@ -366,28 +241,30 @@ def constructing(name: str, make: Callable[[], Returned]) -> Returned:
 
 
 def _within(seconds: float, run: Callable[[], Returned]) -> Returned:
-    return _answer(_begin(run), seconds)
+    return _answer(begin(run), seconds)
 
 
-def _begin(run: Callable[[], Returned]) -> Future[Returned]:
+def begin(run: Callable[[], Returned]) -> Future[Returned]:
     """Call a function in a thread that ends with the process."""
     call: Future[Returned] = Future()
-
-    def work() -> None:
-        try:
-            call.set_result(run())
-        except SystemExit as exc:
-            call.set_exception(_Ended(f"sys.exit({exc.code!r})"))
-        except BaseException as exc:  # raised again in the caller's thread
-            call.set_exception(exc)
-
-    threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()
+    work = partial(copy_context().run, settle, call, run)
+    threading.Thread(target=work, daemon=True).start()
     return call
 
 
-def _answer(call: Future[Returned], seconds: float) -> Returned:
+def settle(call: Future[Returned], run: Callable[[], Returned]) -> None:
+    """Call a function, and let a future have what comes of it."""
+    try:
+        call.set_result(run())
+    except SystemExit as exc:
+        call.set_exception(_Ended(f"sys.exit({exc.code!r})"))
+    except BaseException as exc:  # raised again in the caller's thread
+        call.set_exception(exc)
+
+
+def _answer(call: Future[Returned], seconds: float, what: str = "answer") -> Returned:
     if not wait([call], seconds).done:
-        raise _TooSlow(f"no answer within {seconds:.3g} s")
+        raise TooSlow(f"no {what} within {seconds:.3g} s")
     return call.result()
 
 
@@ -407,8 +284,8 @@ def name_of(backend: Any) -> str:
 
 def _broken(backend: Any, name: str, exc: Exception) -> BackendError:
     """Return our error for one of others."""
-    lost = isinstance(exc, ConnectionError | TimeoutError | _TooSlow)
-    what = "gave" if isinstance(exc, _TooSlow) else "broke:"
+    lost = isinstance(exc, ConnectionError | TimeoutError | TooSlow)
+    what = "gave" if isinstance(exc, TooSlow) else "broke:"
     return BackendError(
         f"{name}() of backend {name_of(backend)!r} {what} {words_of(exc)}.",
         hint=_hint(backend, name, _where(exc)),
@@ -418,7 +295,7 @@ def _broken(backend: Any, name: str, exc: Exception) -> BackendError:
     )
 
 
-def _refused(backend: Any, name: str, wrong: str) -> BackendError:
+def refused(backend: Any, name: str, wrong: str) -> BackendError:
     """Return the error for an answer that breaks the contract."""
     return BackendError(
         f"{name}() of backend {name_of(backend)!r} {wrong}.",
@@ -435,7 +312,7 @@ def _hint(backend: Any, name: str, where: str = "") -> str:
 
 def words_of(exc: Exception) -> str:
     """Return an exception of others in words, in one line, without what looks like a key."""
-    if isinstance(exc, _TooSlow | _Ended | Wrong):
+    if isinstance(exc, TooSlow | _Ended | Wrong):
         return str(exc)
     try:
         text = redact(" ".join(str(exc).split()))[:LONGEST_TEXT].rstrip(".")
@@ -446,5 +323,5 @@ def words_of(exc: Exception) -> str:
 
 def _where(exc: Exception) -> str:
     """Return the line that raised it: ``, acme.py line 42``."""
-    frames = [] if isinstance(exc, _TooSlow) else extract_tb(exc.__traceback__)
+    frames = [] if isinstance(exc, TooSlow) else extract_tb(exc.__traceback__)
     return f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""

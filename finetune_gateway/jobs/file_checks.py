@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
 from finetune_gateway.backend.params import with_params
-from finetune_gateway.backend.seam import guarding, is_plugin
+from finetune_gateway.backend.plugin_objects import watched
+from finetune_gateway.backend.seam import is_plugin
 from finetune_gateway.data.column_names import as_argument, as_option
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
 from finetune_gateway.errors import DataError, NotFoundError
@@ -96,9 +97,10 @@ class FileChecks:
         """Check and count a file as this option would."""
         counter = candidate.backend.counter(candidate.spec)
         if type(counter) is not HostedCounter:
-            own = is_plugin(type(counter))
-            with guarding(candidate.backend, "counter") if own else nullcontext():
+            if not is_plugin(type(counter)):
                 return self._run(candidate, dataset, min_rows, counter)
+            run = partial(self._run_watched, candidate, dataset, min_rows)
+            return watched(candidate.backend, counter, run)
         rules = candidate.rules[candidate.backend.display_name]
         key = (dataset.path, candidate.spec.method, counter.text.family)
         checks, limit = self._checks.setdefault(key, []), candidate.limits.max_context
@@ -137,6 +139,23 @@ class FileChecks:
         if key not in self._leaks:
             self._leaks[key] = analysis.find_leaks(files.train, files.held_out)
         return analysis.with_leaks(report, self._leaks[key], candidate.rules)
+
+    def _run_watched(
+        self,
+        candidate: Candidate,
+        dataset: Dataset,
+        min_rows: int | None,
+        counter: TokenCounter,
+        beat: Callable[[], None],
+    ) -> FileCheck:
+        """Check a file with the counter of a plug-in; its rows may be read by other processes."""
+
+        def progress(done: int, total: int) -> None:
+            beat()
+            if self.on_progress is not None:
+                self.on_progress(done, total)
+
+        return replace(self, on_progress=progress)._run(candidate, dataset, min_rows, counter)
 
     def _run(
         self, candidate: Candidate, dataset: Dataset, min_rows: int | None, counter: TokenCounter

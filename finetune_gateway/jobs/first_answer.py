@@ -11,7 +11,7 @@ from functools import partial
 import tenacity
 
 from finetune_gateway.backend import NOT_DEPLOYED, Backend, ChatReply
-from finetune_gateway.backend.seam import limited
+from finetune_gateway.backend.seam import time_limit
 from finetune_gateway.errors import BackendError, asked_wait
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
 from finetune_gateway.settings.deadlines import Deadline, DeadlinePassed
@@ -53,7 +53,8 @@ def first_answer(
         reraise=True,
     )
     ask = partial(handle.chat, "Hello.", max_tokens=PROBE_TOKENS)
-    reply: ChatReply = retrying(limited, backend, "chat", ask, READY_SECONDS)
+    with time_limit(READY_SECONDS):
+        reply: ChatReply = retrying(ask)
     return reply
 
 

@@ -17,7 +17,7 @@ from support.chaos import until
 from support.fleet import KEY, asked, end, running
 from support.forks import fork
 from support.hosted import MODEL
-from support.hostile import polled_until
+from support.hostile import breaking, polled_until
 from support.provider import CREATE, Fault, Provider
 from support.rows import chat_rows
 
@@ -63,6 +63,30 @@ def at(provider: Provider, **options: Any) -> OpenAIBackend:
     given = {"request_timeout": 30.0, "settle_seconds": 0.03, "poll_seconds": 0.005}
     place = {"base_url": provider.url, "api_key_env": KEY, "profile": "custom"}
     return OpenAIBackend(**{**given, **place, **options})
+
+
+def test_a_plugin_that_hangs_holds_up_no_other_backend(home: Path, train_file: Path) -> None:
+    """Six submits of it wait; a job of another backend is sent, and ends, meanwhile."""
+    release = threading.Event()
+    hanging: Any = breaking({"check": lambda backend, honest: release.wait(60)})
+
+    async def main() -> None:
+        async with aio.Gateway(home) as gateway:
+            given = {"model": "m", "backend": hanging}
+            stuck = [
+                asyncio.create_task(gateway.submit(train_file, **given, seed=number))
+                for number in range(6)
+            ]
+            try:
+                async with asyncio.timeout(30):
+                    job = await gateway.submit(train_file, model="m", backend=FakeBackend())
+                    assert (await job.wait()).status == "succeeded"
+                    assert not any(task.done() for task in stuck)
+            finally:
+                release.set()
+                await asyncio.gather(*stuck, return_exceptions=True)
+
+    asyncio.run(main())
 
 
 @asynccontextmanager

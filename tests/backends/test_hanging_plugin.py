@@ -3,6 +3,7 @@ the budget stays reserved."""
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,22 +16,23 @@ from support.chaos import until
 from support.hostile import USD, Honest, breaking
 
 from finetune_gateway import BackendError, BudgetError, Gateway, GatewayError, JobStatus
-from finetune_gateway.backend import ChatReply, seam
+from finetune_gateway.backend import ChatReply, HostedCounter, RowTokens, TokenCounter, seam
 from finetune_gateway.jobs import first_answer
 
 SECONDS = 0.05  # that a call which hangs may take
+ANSWER_SECONDS = 0.25  # that an answer, a piece of it or a row may take
 Hanging = Callable[..., tuple[Any, threading.Event]]
 
 
 def cut_off_when(monkeypatch: pytest.MonkeyPatch, hangs: Callable[[str], bool]) -> None:
     """Give all other calls a hundred times as long, however busy the machine is."""
-    limit = seam._limit
+    limit = seam.limit_of
 
     def longer(backend: Any, name: str, args: tuple[Any, ...]) -> float | None:
         seconds = limit(backend, name, args)
         return seconds if seconds is None or hangs(name) else 100 * seconds
 
-    monkeypatch.setattr(seam, "_limit", longer)
+    monkeypatch.setattr(seam, "limit_of", longer)
 
 
 @pytest.fixture
@@ -190,6 +192,80 @@ def test_a_model_that_hangs_is_cut_off(
     with pytest.raises(BackendError, match=r"chat\(\) of backend 'hostile' gave no answer"):
         job.result()
     release.set()
+
+
+class Stuck:
+    """A model whose later answers hang."""
+
+    def __init__(self, release: threading.Event) -> None:
+        self.release = release
+        self.closed: list[bool] = []
+        self.asked = 0
+
+    def chat(self, messages: Any, **sampling: Any) -> ChatReply:
+        self.asked += 1
+        if self.asked > 1:
+            self.release.wait(60)
+        return ChatReply(text="Yes.")
+
+    def stream(self, messages: Any, **sampling: Any) -> Iterator[str]:
+        try:
+            yield from "Ye"
+            self.release.wait(60)
+            yield "s."
+        finally:
+            self.closed.append(True)
+
+
+def test_later_answers_that_hang_are_cut_off(home: Path, train_file: Path) -> None:
+    """A stream between two pieces; one that nobody reads to its end is closed."""
+    release = threading.Event()
+    stuck = Stuck(release)
+    backend: Any = breaking({"open": lambda backend, honest: stuck})
+    type(backend).call_seconds = ANSWER_SECONDS
+    model = Gateway(home).submit(train_file, model="m", backend=backend).result()
+    stream = model.stream("Where?")
+    assert [next(stream), next(stream)] == ["Y", "e"]
+    asks: list[tuple[str, Callable[[], object]]] = [
+        ("stream() of backend 'hostile' gave no piece", lambda: next(stream)),
+        ("chat() of backend 'hostile' gave no answer", lambda: model.chat("Where?")),
+    ]
+    for said, ask in asks:
+        with pytest.raises(BackendError, match=re.escape(f"{said} within 0.25 s")):
+            ask()
+    begun = model.stream("Where?")
+    assert next(begun) == "Y"
+    assert stuck.closed == []
+    begun.close()
+    assert stuck.closed == [True]
+    release.set()
+
+
+class SlowCounter(TokenCounter):
+    """Hangs at its third row; all others are slow."""
+
+    rows = 0
+    release = threading.Event()
+
+    def measure(self, row: Any) -> RowTokens:
+        SlowCounter.rows += 1
+        self.release.wait(60 if SlowCounter.rows == 3 else ANSWER_SECONDS / 10)
+        return HostedCounter("m").measure(row)
+
+    def fresh(self) -> SlowCounter:
+        return SlowCounter("m")
+
+
+def test_a_counter_that_hangs_is_cut_off(home: Path, train_file: Path) -> None:
+    """In the middle of a file; one that takes long for all of it is not."""
+    backend: Any = breaking({"counter": lambda backend, honest: SlowCounter("m")})
+    type(backend).call_seconds = ANSWER_SECONDS
+    gateway = Gateway(home)
+    with pytest.raises(BackendError, match=r"counter\(\) of backend 'hostile' gave no answer with"):
+        gateway.submit(train_file, model="m", backend=backend)
+    assert not gateway.jobs()
+    SlowCounter.release.set()
+    assert gateway.submit(train_file, model="m", backend=backend).wait(30).status == "succeeded"
 
 
 def test_a_backend_that_hangs_for_good_holds_a_few_threads(

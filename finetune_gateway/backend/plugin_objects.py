@@ -1,0 +1,263 @@
+"""What plug-ins make, and is called many times: models that answer, counters of tokens.
+
+Their calls pass the seam as those of the backend itself: what they raise and return is checked, and
+one that hangs is cut off, a stream between two pieces.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeVar, cast
+
+from finetune_gateway.backend.answers import is_number
+from finetune_gateway.backend.seam import (
+    CALL_SECONDS,
+    TooSlow,
+    begin,
+    cut_off,
+    guarding,
+    limit_of,
+    refused,
+    settle,
+)
+from finetune_gateway.chat import (
+    ChatModel,
+    ChatReply,
+    ChatsMany,
+    Completes,
+    GivesScores,
+    TellsLosses,
+    require_sampling,
+)
+from finetune_gateway.errors import GatewayError, shown
+from finetune_gateway.tokens.counter import TokenCounter
+
+Counted = TypeVar("Counted")
+Sampling = dict[str, Any]
+
+
+# -- models ------------------------------------------------------------------------------
+
+
+def guarded_model(model: Any, backend: Any) -> Any:
+    """Return the model of a plug-in, whose answers pass the seam too: it can do what that can."""
+    parts = tuple(part for can, part in _GUARDS.items() if isinstance(model, can))
+    if not parts:
+        return model
+    return type("_GuardedModel", (*parts, _GuardedModel), {})(model, backend)
+
+
+class _GuardedModel:
+    """A model whose answers are checked; it has what the model has beside."""
+
+    def __init__(self, model: Any, backend: Any) -> None:
+        self._model = model
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_model"], name)
+
+    def _ask(self, name: str, args: Sequence[Any], sampling: Sampling, answers: int = 1) -> Any:
+        """Return what the model says; ``answers``: how many that are, each has its time."""
+        require_sampling(sampling)
+        ask = partial(getattr(self._model, name), *args, **sampling)
+        with guarding(self._backend, name):
+            return cut_off(self._backend, name, answers * self._seconds, partial(begin, ask))
+
+    @property
+    def _seconds(self) -> float:
+        """The time of one answer, or of one piece."""
+        return limit_of(self._backend, "chat") or CALL_SECONDS
+
+    def _reply(self, name: str, *args: Any, **sampling: Any) -> ChatReply:
+        reply: ChatReply = self._ask(name, args, sampling)
+        if not _is_reply(reply):
+            raise refused(self._backend, name, f"must return a ChatReply, not {shown(reply)}")
+        return reply
+
+    def _each(
+        self,
+        name: str,
+        asked: Sequence[Any],
+        good: Callable[[Any], bool],
+        what: str,
+        **sampling: Any,
+    ) -> list[Any]:
+        """Return for each an answer, or the error why there is none; for what is neither, too."""
+        found = self._ask(name, [asked], sampling, max(1, len(asked)))
+        if not isinstance(found, list | tuple) or len(found) != len(asked):
+            wrong = f"must return a list of {len(asked)}, not {shown(found)}"
+            raise refused(self._backend, name, wrong)
+        return [
+            one
+            if isinstance(one, GatewayError) or good(one)
+            else refused(self._backend, name, f"must give {what} for each, not {shown(one)}")
+            for one in found
+        ]
+
+    def _pieces(self, name: str, *args: Any, **sampling: Any) -> Generator[str, None, Any]:
+        """Yield the pieces; return the whole reply, where they do."""
+        with guarding(self._backend, name):
+            pieces = iter(self._ask(name, args, sampling))
+        return self._checked(name, pieces)
+
+    def _checked(self, name: str, pieces: Iterator[Any]) -> Generator[str, None, Any]:
+        turns = _Turns()
+        ask = partial(cut_off, self._backend, name, self._seconds, what="piece")
+        hangs = False
+        try:
+            while True:
+                with guarding(self._backend, name):
+                    try:
+                        found = ask(partial(turns.begin, partial(_next, pieces)))
+                    except TooSlow:
+                        hangs = True
+                        raise
+                if isinstance(found, _End):
+                    return found.value
+                if not isinstance(found, str):
+                    raise refused(self._backend, name, f"must yield texts, not {shown(found)}")
+                yield found
+        finally:
+            if isinstance(pieces, Generator) and not hangs:
+                with guarding(self._backend, name):
+                    ask(partial(turns.begin, pieces.close))
+            turns.end()
+
+
+@dataclass
+class _End:
+    """The end of an answer in pieces, and what its generator has returned."""
+
+    value: Any
+
+
+def _next(pieces: Iterator[Any]) -> Any:
+    """Return the next piece, or an end: no future can hold a StopIteration."""
+    try:
+        return next(pieces)
+    except StopIteration as end:
+        return _End(end.value)
+
+
+class _Turns:
+    """A thread that makes one call after another: a generator goes on where it began."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        begin(self._work)
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            call()
+
+    def begin(self, run: Callable[[], Any]) -> Future[Any]:
+        """Make this call next."""
+        made: Future[Any] = Future()
+        self._calls.put(partial(settle, made, run))
+        return made
+
+    def end(self) -> None:
+        """Make no more."""
+        self._calls.put(None)
+
+
+class _Chats(_GuardedModel):
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        return self._reply("chat", messages, **sampling)
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        return self._pieces("stream", messages, **sampling)
+
+
+class _Many(_GuardedModel):
+    def chat_many(self, conversations: Sequence[Any], **sampling: Any) -> list[Any]:
+        return self._each("chat_many", conversations, _is_reply, "a ChatReply", **sampling)
+
+
+class _Completions(_GuardedModel):
+    def complete(self, text: str, **sampling: Any) -> ChatReply:
+        return self._reply("complete", text, **sampling)
+
+    def stream_completion(self, text: str, **sampling: Any) -> Iterator[str]:
+        return self._pieces("stream_completion", text, **sampling)
+
+
+class _Losses(_GuardedModel):
+    def reference_losses(self, rows: Sequence[Any]) -> list[Any]:
+        return self._each("reference_losses", rows, _is_score, "a finite number")
+
+
+class _Scores(_GuardedModel):
+    def scores(self, conversations: Sequence[Any]) -> list[Any]:
+        return self._each("scores", conversations, _is_score, "a finite number")
+
+
+_GUARDS: dict[Any, type[_GuardedModel]] = {
+    ChatModel: _Chats,
+    ChatsMany: _Many,
+    Completes: _Completions,
+    TellsLosses: _Losses,
+    GivesScores: _Scores,
+}
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and is_number(value)
+
+
+def _is_reply(value: Any) -> bool:
+    return isinstance(value, ChatReply) and isinstance(value.text, str)
+
+
+# -- counters ----------------------------------------------------------------------------
+
+
+class _Watched:
+    """A counter that says when it is called. To all that asks it is what it counts with."""
+
+    def __init__(self, counter: TokenCounter, beat: Callable[[], None]) -> None:
+        self._counter = counter
+        self._beat = beat
+
+    @property  # type: ignore[misc]  # by which isinstance tells what it is
+    def __class__(self) -> type:
+        return type(self._counter)
+
+    def __getattr__(self, name: str) -> Any:
+        self.__dict__["_beat"]()
+        return getattr(self.__dict__["_counter"], name)
+
+    def __reduce__(self) -> Any:
+        return _itself, (self._counter,)
+
+
+def _itself(counter: TokenCounter) -> TokenCounter:
+    return counter
+
+
+def watched(
+    backend: Any,
+    counter: TokenCounter,
+    count: Callable[[TokenCounter, Callable[[], None]], Counted],
+) -> Counted:
+    """Return what ``count`` does with the counter of a plug-in, and a function that it calls as it
+    gets on. Raises BackendError when neither is called for as long as a call may take."""
+    last = time.monotonic()
+
+    def beat() -> None:
+        nonlocal last
+        last = time.monotonic()
+
+    seconds = limit_of(backend, "counter") or CALL_SECONDS
+    with guarding(backend, "counter"):
+        call = begin(partial(count, cast(TokenCounter, _Watched(counter, beat)), beat))
+        while not wait([call], max(0.0, last + seconds - time.monotonic())).done:
+            if time.monotonic() >= last + seconds:
+                raise TooSlow(f"no answer within {seconds:.3g} s")
+        return call.result()
