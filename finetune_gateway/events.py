@@ -186,6 +186,7 @@ class Snapshot(Given):
     events: list[Event] = Field(default_factory=list)
     checkpoints: list[Checkpoint] = Field(default_factory=list)
     cursor: str | None = None
+    more: bool = False  # events after these are there by now: ask again, from the cursor
     result: Result | None = None
     trained_tokens: int | None = None
     seconds: float | None = None  # spent so far, by the backend's own clock
@@ -194,3 +195,12 @@ class Snapshot(Given):
     place_in_line: int | None = None  # of a job that waits for its host; 1 is the next one
     finished_at: float | None = None  # seconds since the epoch, if the backend reports it
     error: str | None = None
+
+
+def going_on(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot as that of a job that has not ended: while it has more events, for an ended
+    job is not polled again."""
+    changes: dict[str, Any] = {"finished_at": None}
+    if snapshot.status.final:
+        changes |= {"status": JobStatus.RUNNING, "result": None, "error": None}
+    return snapshot.model_copy(update=changes)

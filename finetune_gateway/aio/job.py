@@ -17,6 +17,7 @@ from finetune_gateway.aio.watcher import Waiter, Watcher
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs import results, waiting
 from finetune_gateway.jobs.budget import Actual
+from finetune_gateway.jobs.history import PAGE
 from finetune_gateway.jobs.job import Job as BlockingJob
 from finetune_gateway.model import exact_methods
 from finetune_gateway.settings.deadlines import TICK_SECONDS, Deadline, Stop, checked_stop
@@ -108,9 +109,10 @@ class Job(Face[BlockingJob]):
             async for _ in news:
                 if on_poll is not None:
                     await _finished(on_poll(self))
-                for event in await self.events(after):
-                    after = event.number or after
-                    yield event
+                while page := await self.events(after, PAGE):
+                    for event in page:
+                        after = event.number or after
+                        yield event
 
     async def wait(
         self,
@@ -228,12 +230,13 @@ class Hook:
         if self.function is None:
             return
         last = self._checked.last
-        for event in await job.events(last.get(job.id, 0)):
-            last[job.id] = event.number or 0
-            try:
-                await _finished(self.function(job, event))
-            except Exception as exc:  # whatever it is, the job goes on
-                waiting.log_error(job.id, event, exc)
+        while page := await job.events(last.get(job.id, 0), PAGE):
+            for event in page:
+                last[job.id] = event.number or 0
+                try:
+                    await _finished(self.function(job, event))
+                except Exception as exc:  # whatever it is, the job goes on
+                    waiting.log_error(job.id, event, exc)
 
 
 class _Either:

@@ -24,6 +24,7 @@ from finetune_gateway.cli.options import (
 from finetune_gateway.cli.watch import exit_code
 from finetune_gateway.errors import SpecError
 from finetune_gateway.events import Metric
+from finetune_gateway.jobs import history
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.removal import require_kept
 from finetune_gateway.reports.job_history_text import (
@@ -107,15 +108,14 @@ def _follow(job: Job, file: BinaryIO, write: Callable[[str], None], quiet: bool)
 
 
 def _print_events(job: Job, follow: bool, lines: int, write: Callable[[str], None]) -> int:
-    known = job.events()
-    for event in known[max(0, len(known) - lines) :]:
+    known = history.last_events(job.store, job.id, max(1, lines))
+    for event in known[len(known) - min(lines, len(known)) :]:
         write(event_line(event))
     if not follow:
         return 0
-    for event in job.watch():
-        if event not in known:
-            write(event_line(event))
-            sys.stdout.flush()
+    for event in job.watch(after=(known[-1].number or 0) if known else 0):
+        write(event_line(event))
+        sys.stdout.flush()
     return exit_code(job)
 
 
@@ -127,13 +127,13 @@ def events(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
       ftg events ftg-7kq3 --json | jq .message
     """
     opened = _open_kept(job, quiet=quiet)
-    events = opened.events()
-    for event in events:
+    event = None
+    for event in history.each_event(opened.store, opened.id):
         if json:
             print_json_line(event.model_dump(mode="json"))
         else:
             print_result(event_line(event))
-    if not events:
+    if event is None:
         print_message(_none(opened, "events"), quiet=quiet)
 
 

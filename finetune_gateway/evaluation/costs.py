@@ -10,8 +10,7 @@ from finetune_gateway.estimation.profiles import profile_names
 from finetune_gateway.estimation.serving import ServingCosts, Traffic, serving_costs
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.results import AnswerFigures, TrainingFacts
-from finetune_gateway.events import metrics_by_step
-from finetune_gateway.jobs import budget
+from finetune_gateway.jobs import budget, history
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.money import format_usd
@@ -26,8 +25,7 @@ def training_facts(model: EvaluatedModel, store: Store) -> TrainingFacts | None:
         return None
     record = model.job
     quote, actual = budget.Quote.of(record), budget.actual(record)
-    events = store.events(record.id)
-    metrics = tuple(metrics_by_step(events))
+    metrics = tuple(history.read_metrics(store, record.id))
     return TrainingFacts(
         estimated_usd=quote.cost_usd,
         actual_usd=actual.cost_usd if actual else None,

@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backend import NOT_DEPLOYED, Backend
-from finetune_gateway.errors import (
-    BackendError,
-    GatewayError,
-    JobNotFinished,
-    NotFoundError,
-)
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result, metrics_by_step
+from finetune_gateway.errors import BackendError, GatewayError, JobNotFinished, NotFoundError
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result
 from finetune_gateway.jobs import accounts, removal, results, resumption, settling, turns, waiting
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.handle import PROBE_TOKENS, ModelHandle
+from finetune_gateway.jobs.history import each_event, read_events, read_metrics
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.jobs.submission import Submitter
@@ -34,6 +30,7 @@ from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed, 
 from finetune_gateway.text.cleaning import visible
 
 Load = Callable[[], Backend]
+PARTS = 1000  # of what a backend has to report, that one refresh stores
 OnEvent = Callable[["Job", Event], object]
 
 
@@ -121,10 +118,13 @@ class Job(Pictured):
         if self.record.provider_id is None or self.status.final or self.record.removed:
             return self
         self._tell_of_resume()
-        record = self.record
-        with accounts.reading(self._store, record, self.backend):
-            snapshot = accounts.poll(record, self.backend)
-        self.record = self._store.apply(self.id, snapshot, record.cursor, record.resumes)
+        for _ in range(PARTS):
+            record = self.record
+            with accounts.reading(self._store, record, self.backend):
+                snapshot = accounts.poll(record, self.backend)
+            self.record = self._store.apply(self.id, snapshot, record.cursor, record.resumes)
+            if not snapshot.more or self.record.cursor == record.cursor:
+                return self
         return self
 
     def reload(self) -> Job:
@@ -137,15 +137,16 @@ class Job(Pictured):
         if self.record.step == "resuming":
             self.record = resumption.go_on(self.record, self._store, self.backend)
 
-    def events(self, after: int = 0) -> list[Event]:
-        """Return the stored events, oldest first; those after number ``after``. Each has its
-        ``number``, which is greater than those of all events before it."""
-        return self._store.events(self.id, whole_number(after, "after"))
+    def events(self, after: int = 0, limit: int | None = None) -> list[Event]:
+        """Return the stored events, oldest first; those after number ``after``, at most ``limit``.
+        Each has its ``number``, which is greater than those of all events before it."""
+        most = None if limit is None else whole_number(limit, "limit")
+        return read_events(self._store, self.id, whole_number(after, "after"), most)
 
     def metrics(self) -> list[Metric]:
         """Return the metrics by step. A step that ran again after a restart counts once, with its
         latest values."""
-        return metrics_by_step(self.events())
+        return read_metrics(self._store, self.id)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the models saved in training that are there, with losses: ``result(step=)``."""
@@ -184,7 +185,7 @@ class Job(Pictured):
         for _ in waiting.polls(self, deadline, send=send):
             if on_poll:
                 on_poll(self)
-            for event in self.events(last):
+            for event in each_event(self._store, self.id, last):
                 last = event.number or last
                 yield event
 

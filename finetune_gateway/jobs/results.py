@@ -10,8 +10,8 @@ from pathlib import Path
 
 from finetune_gateway.backend import BY_FTG, Backend, HandleData
 from finetune_gateway.errors import NotFoundError, SpecError, shown
-from finetune_gateway.events import Checkpoint, Metric, Result, metrics_by_step
-from finetune_gateway.jobs import removal
+from finetune_gateway.events import Checkpoint, Metric, Result
+from finetune_gateway.jobs import history, removal
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
@@ -120,7 +120,7 @@ def chosen(record: JobRecord, step: StepName, store: Store) -> Checkpoint:
     if step == LAST and there:
         return there[-1]
     if step == BEST and there:
-        return _best(record, there, metrics_by_step(store.events(record.id)))
+        return _best(record, there, history.read_metrics(store, record.id))
     found = next((one for one in there if one.step == step), None)
     if found is None:
         raise _no_checkpoint(record, step, there, store)

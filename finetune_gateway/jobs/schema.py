@@ -233,6 +233,12 @@ def m017_quote(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN quote_usd TEXT")
 
 
+@migration
+def m018_events(db: sqlite3.Connection) -> None:
+    # Those of one job in their order, from any place on; SQLite adds `seq` to each index.
+    db.execute("CREATE INDEX events_of_job ON events (job_id)")
+
+
 def connect(path: Path) -> Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

@@ -322,24 +322,6 @@ class Store:
 
     # -- reports -------------------------------------------------------------------------
 
-    def events(self, job_id: str, after: int = 0) -> list[Event]:
-        """Return numbered events in the order they were stored; those after number ``after``."""
-        rows = self.query(
-            "SELECT * FROM events WHERE job_id = ? AND seq > ? ORDER BY seq", (job_id, after)
-        )
-        return [
-            Event(
-                id=row["event_id"],
-                created_at=row["created_at"],
-                level=row["level"],
-                type=row["type"],
-                message=row["message"],
-                data=json.loads(row["data"]),
-                number=row["seq"],
-            )
-            for row in rows
-        ]
-
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         rows = self.query("SELECT * FROM checkpoints WHERE job_id = ? ORDER BY step", (job_id,))
         return [

@@ -24,7 +24,7 @@ from finetune_gateway.errors import (
     JobNotFinished,
 )
 from finetune_gateway.events import Event, JobStatus
-from finetune_gateway.jobs import turns
+from finetune_gateway.jobs import history, turns
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.arguments import require_function
@@ -60,8 +60,6 @@ class Job(Protocol):
 
     @property
     def backend(self) -> Backend: ...
-
-    def events(self, after: int = 0) -> list[Event]: ...
 
     def refresh(self, *, send: bool = False) -> Any: ...
 
@@ -151,7 +149,7 @@ class Hook(Generic[J]):
         """Call it with what is new of a job. Its errors are its own: they are logged."""
         if self.function is None:
             return
-        for event in job.events(self.last.get(job.id, 0)):
+        for event in history.each_event(job.store, job.id, self.last.get(job.id, 0)):
             self.last[job.id] = event.number or 0
             try:
                 self.function(job, event)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune_gateway.data.columns import in_words
-from finetune_gateway.events import DIVERGED, PREFERENCES, REWARDS, JobStatus, Metric
-from finetune_gateway.jobs import budget, continuing
+from finetune_gateway.events import DIVERGED, PREFERENCES, REWARDS, JobStatus
+from finetune_gateway.jobs import budget, continuing, history
 from finetune_gateway.jobs.budget import Actual, Quote
+from finetune_gateway.jobs.history import Curves
 from finetune_gateway.jobs.job import Job
-from finetune_gateway.jobs.overfitting import result_step_text
+from finetune_gateway.jobs.overfitting import Overfitting, find_overfitting, result_step_text
 from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.reports.loss_chart import overfitting_note
 from finetune_gateway.reports.output import (
     align_table,
     format_age,
@@ -60,8 +60,8 @@ def record_document(record: JobRecord) -> dict[str, Any]:
 
 def job_document(job: Job) -> dict[str, Any]:
     """Return a job as JSON, with its last metrics."""
-    metrics = job.metrics()
-    last = metrics[-1].model_dump(mode="json") if metrics else None
+    metric = history.curves(job.store, job.id).last
+    last = metric.model_dump(mode="json") if metric else None
     return {**record_document(job.record), "last_metrics": last}
 
 
@@ -159,7 +159,7 @@ def next_step(job: Job) -> str:
 
 
 def _job_facts(job: Job) -> dict[str, str]:
-    record, quote, metrics = job.record, Quote.of(job.record), job.metrics()
+    record, quote, curves = job.record, Quote.of(job.record), history.curves(job.store, job.id)
     unusual = record.raw_status not in ("", record.status)
     raw = f" (provider's status: {record.raw_status})" if unusual else ""
     phase = f", {record.phase}" if record.phase else ""
@@ -180,11 +180,11 @@ def _job_facts(job: Job) -> dict[str, str]:
         "sent anyway": kinds_text(record.allowed),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
         "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
-        "last metrics": _last_metrics(metrics),
-        "preferences": preference_text(_last_values(metrics)),
+        "last metrics": _last_metrics(curves),
+        "preferences": preference_text(curves.values),
         "progress": _progress(record),
-        "pace": "" if record.status.final else pace_text(_last_values(metrics)),
-        "overfitting": overfitting_note(metrics) if record.result is None else "",
+        "pace": "" if record.status.final else pace_text(curves.values),
+        "overfitting": "" if record.result else str(_overfitting(curves) or ""),
         "trained": _trained_tokens(record, quote),
         "estimate": _estimate(quote),
         "quote": "" if record.quote_usd is None else format_usd(record.quote_usd),
@@ -227,22 +227,18 @@ def _backend(record: JobRecord) -> str:
     return f"{record.display_name}{f' at {host}' if host else ''}"
 
 
-def _last_metrics(metrics: list[Metric]) -> str:
-    if not metrics:
+def _last_metrics(curves: Curves) -> str:
+    last = curves.last
+    if last is None:
         return ""
-    last = metrics[-1]
     of = f"/{last.total_steps}" if last.total_steps else ""
-    losses = [
-        f"{name} {values[-1]:.4g}"
-        for name in ("train_loss", "valid_loss")
-        if (values := [value for m in metrics if (value := getattr(m, name)) is not None])
-    ]
+    known = (("train_loss", curves.train), ("valid_loss", curves.valid))
+    losses = [f"{name} {points[-1][1]:.4g}" for name, points in known if points]
     return ", ".join([f"step {last.step}{of}", *losses])
 
 
-def _last_values(metrics: list[Metric]) -> dict[str, Any]:
-    """Return the latest value of each metric."""
-    return {name: v for one in metrics for name, v in one.model_dump(exclude_none=True).items()}
+def _overfitting(curves: Curves) -> Overfitting | None:
+    return find_overfitting(curves.train, curves.valid)
 
 
 def preference_text(values: Mapping[str, Any]) -> str:

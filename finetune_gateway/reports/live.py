@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_gateway.events import Event, JobStatus
+from finetune_gateway.jobs import history
+from finetune_gateway.jobs.history import Curves
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.overfitting import best, find_overfitting
 from finetune_gateway.reports.job_text import (
@@ -37,10 +40,11 @@ COLOURS = {
 
 def follow_on_screen(job: Job) -> None:
     """Draw the job until it ends. KeyboardInterrupt passes through."""
-    view = View(job)
+    curves = history.curves(job.store, job.id)
+    view = View(job, curves)
     console = Console(highlight=False)
     with Live(view, console=console, refresh_per_second=4, transient=False):
-        for event in job.watch():
+        for event in job.watch(after=curves.number):
             view.add(event)
 
 
@@ -50,21 +54,33 @@ class View:
     rich draws in a thread of its own, so nothing here may use the store.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, curves: Curves | None = None) -> None:
+        """``curves``: what is stored of the job; ``add`` adds what comes later."""
+        curves = curves or Curves()
         self.job = job
-        self.metrics: dict[int, dict[str, float]] = {}
-        self.times: dict[int, float] = {}
-        self.message = ""
+        self.losses = {"train_loss": dict(curves.train), "valid_loss": dict(curves.valid)}
+        self.latest: dict[str, Any] = dict(curves.values)
+        self.began, self.at = curves.began, curves.at
+        self.message = _one_line(curves.message)
+        self._drawn: tuple[int, list[Text]] = (-1, [])  # curves, and after how many events
+        self._added = 0
 
     def add(self, event: Event) -> None:
         """Add an event of the job."""
         step = event.data.get("step")
-        if event.type == "metrics" and isinstance(step, int):
-            numbers = {k: v for k, v in event.data.items() if isinstance(v, int | float)}
-            self.metrics.setdefault(step, {}).update(numbers)
-            self.times[step] = event.created_at
-        else:
-            self.message = visible(" ".join(event.message.split()))
+        if event.type != "metrics" or not isinstance(step, int):
+            self.message = _one_line(event.message)
+            return
+        numbers = {k: v for k, v in event.data.items() if isinstance(v, int | float)}
+        if self.at is None or step >= self.at[0]:  # told late, it is not what holds now
+            self.latest |= numbers
+            self.at = (step, event.created_at)
+        if self.began is None or step <= self.began[0]:
+            self.began = (step, event.created_at)
+        for name, points in self.losses.items():
+            if name in numbers:
+                points[step] = numbers[name]
+        self._added += 1
 
     def __rich__(self) -> RenderableType:
         parts = [
@@ -74,8 +90,6 @@ class View:
             *self._curves(),
             *self._preferences(),
         ]
-        if note := self._overfitting():
-            parts.append(Text(f"note: {note}", "yellow"))
         if self.job.trouble is not None:
             parts.append(Text(f"as last seen, for {visible(self.job.trouble.message)}", "yellow"))
         if self.message:
@@ -85,16 +99,12 @@ class View:
         return Group(*parts)
 
     def values(self, name: str) -> list[float]:
-        """Return a metric by step."""
+        """Return a loss by step."""
         return [value for _, value in self.series(name)]
 
     def series(self, name: str) -> list[tuple[int, float]]:
-        """Return a metric with its steps."""
-        return [(s, self.metrics[s][name]) for s in sorted(self.metrics) if name in self.metrics[s]]
-
-    def _overfitting(self) -> str:
-        found = find_overfitting(self.series("train_loss"), self.series("valid_loss"))
-        return str(found or "")
+        """Return a loss with its steps."""
+        return sorted(self.losses[name].items())
 
     def _head(self) -> Text:
         record = self.job.record
@@ -112,11 +122,10 @@ class View:
     def _progress(self) -> RenderableType:
         step, total = self._step()
         parts = [f"elapsed {_format_clock(self._elapsed())}"]
-        epoch = self.values("epoch")
         if total:
             parts.insert(0, f"step {step:,}/{total:,}")
-        if epoch:
-            parts.insert(0, f"epoch {epoch[-1]:.2f}")
+        if "epoch" in self.latest:
+            parts.insert(0, f"epoch {self.latest['epoch']:.2f}")
         left = self._left(step, total)
         if left is not None:
             parts.append(f"left {_format_clock(left)}")
@@ -134,9 +143,7 @@ class View:
         return row
 
     def _step(self) -> tuple[int, int]:
-        steps = sorted(self.metrics)
-        totals = self.values("total_steps")
-        step, total = (steps[-1] if steps else 0), int(totals[-1]) if totals else 0
+        step, total = (self.at[0] if self.at else 0), int(self.latest.get("total_steps", 0))
         if self.job.status is JobStatus.SUCCEEDED and total:
             total = last_step(self.job.record) or total  # it may have ended early
             step = total
@@ -148,36 +155,42 @@ class View:
 
     def _left(self, step: int, total: int) -> float | None:
         """Return the seconds left, from the time that steps have taken so far."""
-        steps = sorted(self.times)
-        if self.job.status.final or not total or len(steps) < 2:
+        if self.job.status.final or not total or not self.began or not self.at:
             return None
-        first = steps[0]
-        each = (self.times[steps[-1]] - self.times[first]) / (steps[-1] - first)
-        since = max(0.0, time.time() - self.times[steps[-1]])
+        if self.at[0] == self.began[0]:
+            return None
+        each = (self.at[1] - self.began[1]) / (self.at[0] - self.began[0])
+        since = max(0.0, time.time() - self.at[1])
         return max(0.0, each * (total - step) - since)
 
     def _pace(self) -> list[Text]:
         """Return speed, memory, norm of the gradient and learning rate, of a job that runs."""
-        if self.job.status.final or not self.metrics:
+        if self.job.status.final or self.at is None:
             return []
         names = ("trained_tokens_per_second", "memory_bytes", "grad_norm", "learning_rate")
-        known = {name: values[-1] for name in names if (values := self.values(name))}
-        text = pace_text(known)
+        text = pace_text({name: self.latest.get(name) for name in names})
         return [Text(text, "dim", no_wrap=True, overflow="ellipsis")] if text else []
 
     def _preferences(self) -> list[Text]:
         """Return how often, and by how much, the better answer is preferred."""
-        last = {
-            name: value
-            for step in sorted(self.metrics)
-            for name, value in self.metrics[step].items()
-        }
-        text = preference_text(last)
+        text = preference_text(self.latest)
         return [Text(text, no_wrap=True, overflow="ellipsis")] if text else []
 
     def _curves(self) -> list[Text]:
-        curves = [loss_curve(name, self.series(name)) for name in ("train_loss", "valid_loss")]
-        return [text for text in curves if text is not None]
+        """Return the losses and whether they show overfitting, drawn again after an event: there
+        may be very many."""
+        now = self._added
+        if self._drawn[0] != now:
+            train, valid = self.series("train_loss"), self.series("valid_loss")
+            curves = [loss_curve("train_loss", train), loss_curve("valid_loss", valid)]
+            note = find_overfitting(train, valid)
+            notes = [Text(f"note: {note}", "yellow")] if note else []
+            self._drawn = (now, [text for text in curves if text is not None] + notes)
+        return self._drawn[1]
+
+
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.split()))
 
 
 def _format_clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.method_rows import small_rows
-from support.training import a_run, events_of, losses_of, train_run
+from support.training import a_run, events_of, losses_of, metrics_of, train_run
 
 from finetune_gateway import GatewayError
 from finetune_gateway.backends.local import checkpoints
@@ -90,6 +90,24 @@ def test_a_checkpoint_that_cannot_be_read_is_none(prepare: Prepare) -> None:
     train_run(run)
     assert any("Continuing from checkpoint-1" in one["message"] for one in events_of(run))
     assert (run.model / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_losses_that_the_log_has_lost_are_told_again(prepare: Prepare) -> None:
+    """Once, by the next worker, from the checkpoint that it goes on from."""
+    run = train_run(prepare("sft", save_steps=1))
+    before = [(one["step"], one["train_loss"]) for one in metrics_of(run)]
+    log = run.folder / "events.jsonl"
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    shutil.rmtree(run.model)
+    shutil.rmtree(run.checkpoints / "checkpoint-2")
+    then = train_run(Run(run.settings, run.id, run.fence))
+    assert [(one["step"], one["train_loss"]) for one in metrics_of(then)] == before
+    again = [one["message"] for one in events_of(then) if "told again" in one["message"]]
+    assert len(again) == 1 and again[0].startswith("Step 1/2: train_loss=")
+    last = max(int(one["id"].rpartition("-")[2]) for one in events_of(then))
+    assert last == len(events_of(then)), "numbers go on"
+    shutil.rmtree(run.model)
+    assert train_run(Run(run.settings, run.id, run.fence)) and len(metrics_of(then)) == 2
 
 
 def test_a_log_of_a_checkpoint_that_cannot_be_read_is_an_error_in_words(prepare: Prepare) -> None:

@@ -34,13 +34,13 @@ from support.chaos import (
 from support.saves import SMALL, kill_saves
 
 from finetune_gateway import Gateway, JobStatus
+from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.queue import MAX_STARTS, Queue
 from finetune_gateway.backends.local.run import (
     Cancelled,
     Fenced,
     Run,
     RunFile,
-    read_events,
     write_json,
 )
 from finetune_gateway.settings.home import Settings
@@ -245,9 +245,9 @@ def test_what_a_dead_worker_left_is_swept(home: Path, folder: Path) -> None:
         (folder / half).write_bytes(b"{")
     Run(Settings(home), folder.name, fence).event("next")
     assert not list(folder.rglob("*.tmp.*"))
-    read, end = read_events(folder / "events.jsonl", 0)
-    assert [event.message for event in read][-2:] == ["whole", "next"]
-    assert end == (folder / "events.jsonl").stat().st_size
+    read = read_events(folder / "events.jsonl", None)
+    assert [event.message for event in read.events][-2:] == ["whole", "next"]
+    assert read.cursor == f"{(folder / 'events.jsonl').stat().st_size}:{fence}-2"
 
 
 def test_a_lock_dies_with_its_holder_alone(home: Path, folder: Path) -> None:

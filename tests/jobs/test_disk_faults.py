@@ -12,7 +12,8 @@ from support.chaos import ProviderProcess, check_run, data_file
 from support.disks import fill, plain_failure, run, submit, whole
 
 from finetune_gateway import Gateway, JobStatus
-from finetune_gateway.backends.local.run import Run, RunFile, read_events, write_json
+from finetune_gateway.backends.local.event_log import read_events
+from finetune_gateway.backends.local.run import Run, RunFile, write_json
 from finetune_gateway.backends.local.worker import fail
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -104,7 +105,7 @@ def test_half_an_event_is_taken_back(held: Run) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     path.chmod(0o400)
     held.event("second")
-    assert [event.message for event in read_events(path, 0)[0]] == ["first", "second"]
+    assert [event.message for event in read_events(path, None).events] == ["first", "second"]
     path.unlink()
     path.mkdir()  # whatever is wrong with the file
     fail(held, "the reason")

@@ -16,7 +16,7 @@ from support.records import record
 
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Event, JobStatus, Result, Snapshot, later
-from finetune_gateway.jobs import schema
+from finetune_gateway.jobs import history, schema
 from finetune_gateway.jobs.records import JobRecord, new_job_id, row_of
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
@@ -114,7 +114,7 @@ def test_reports_are_stored_once_and_status_never_goes_back(store: Store) -> Non
     assert store.get(job.id).cursor == "2"
     repeated = running.model_copy(update={"status": JobStatus.QUEUED})
     assert store.apply(job.id, repeated, "2").status is JobStatus.RUNNING
-    assert len(store.events(job.id)) == 2
+    assert len(history.read_events(store, job.id)) == 2
     done = Snapshot(
         status=JobStatus.SUCCEEDED, cursor="3", result=Result(kind="hosted", model="ft:m")
     )

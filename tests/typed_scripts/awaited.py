@@ -45,7 +45,7 @@ async def follow(g: aio.Gateway, job: aio.Job, stop: threading.Event) -> aio.Mod
     assert_type(await job.refresh(send=True), aio.Job)
     assert_type(await (await job.reload()).cancel(), aio.Job)
     assert_type(await (await job.resume(step="best")).settle(None), aio.Job)
-    assert_type(await job.events(after=3), list[Event])
+    assert_type(await job.events(after=3, limit=100), list[Event])
     assert_type(await job.metrics(), list[blocking.Metric])
     assert_type(await job.checkpoints(), list[blocking.Checkpoint])
     assert_type(await job.log_path(), Path | None)

@@ -252,7 +252,7 @@ def follow(g: Gateway, job: Job, stop: threading.Event) -> None:
     assert_type(job.wait(timeout=60, stop=stop, on_event=tell), Job)
     for event in job.watch(60, send=True, after=7, stop=stop, on_poll=print):
         assert_type(event, Event)
-    assert_type(job.events(after=7), list[Event])
+    assert_type(job.events(after=7, limit=100), list[Event])
     assert_type(job.metrics()[0], gateway.Metric)
     assert_type(job.metrics()[0].train_loss, float | None)
     assert_type(job.checkpoints()[0], gateway.Checkpoint)

@@ -18,14 +18,15 @@ import psutil
 from finetune_gateway.backend import Backend, Capabilities, ChatModel, DataFile, HandleData, Intent
 from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin, trackers
 from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
+from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
 from finetune_gateway.backends.local.run import (
     BASE_FILE,
     CHAT_TEMPLATE,
+    EVENTS,
     RUN_FILE,
     RunFile,
-    read_events,
     write_json,
 )
 from finetune_gateway.backends.local.supported import (
@@ -42,7 +43,7 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.gpus import GIB, gpu_name
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
-from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
+from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot, going_on
 from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import METHODS, TRAINERS
 from finetune_gateway.model import exact_methods, lazy_property
@@ -300,23 +301,25 @@ class LocalBackend(Backend):
             self.queue.ensure_worker(provider_id)
             row = self.queue.get(provider_id)
         folder = self.queue.folder(provider_id)
-        events, offset = read_events(folder / "events.jsonl", int(cursor or 0))
+        part = read_events(folder / EVENTS, cursor)
         status = row.status
         if row.cancel_at is not None and not status.final:
             status = JobStatus.CANCELLING
-        return Snapshot(
+        now = Snapshot(
             status=status,
             raw_status=row.status,
             phase=_phase(row),
-            events=events,
+            events=part.events,
             checkpoints=checkpoints.whole(folder / "checkpoints"),
-            cursor=str(offset),
+            cursor=part.cursor,
+            more=part.more,
             result=_in_place(row.result, folder),
             trained_tokens=row.trained_tokens,
             seconds=row.seconds,
             finished_at=row.finished_at,
             error=row.error,
         )
+        return going_on(now) if part.more else now
 
     def statuses(self, provider_ids: Collection[str]) -> dict[str, Snapshot]:
         """Return the status of runs, by one query. One that has lost its worker or was asked to

@@ -53,6 +53,7 @@ def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
     if checkpoint is not None:
         trainer.state = progress.resume(checkpoint)
         run.event(f"Continuing from {checkpoint.name}.", level="warn")
+        progress.tell_lost(trainer.state)
     if checkpoint is None or not progress.stops(trainer.state):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if run.stop.is_set():

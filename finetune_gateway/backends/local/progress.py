@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ BESIDE = (
 )
 NAMES |= {name: f"train_{name}" for name in BESIDE}
 NAMES |= {f"eval_{name}": f"valid_{name}" for name in BESIDE}
+LOSSES = ("train_loss", "valid_loss")  # an event of metrics has one of them
 PATIENCE = 3  # evaluations without a better loss, by default
 KEPT = 2  # checkpoints, one of which a kill may leave half; and the best on held-out rows
 
@@ -172,21 +173,30 @@ class Progress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        figures = {ours: logs[name] for name, ours in NAMES.items() if logs and name in logs}
-        if not {"train_loss", "valid_loss"} & figures.keys():
+        figures = figures_of(logs or {})
+        if not figures:
             return  # the summary at the end has nothing new
         self._require_finite(figures, args, state.global_step)
-        figures |= {"step": state.global_step, "total_steps": state.max_steps}
         if "train_loss" in figures:
             figures["trained_tokens"] = self.trained_tokens
-        shown = " ".join(
-            f"{name}={figures[name]:.4f}"
-            for name in ("train_loss", "valid_loss")
-            if name in figures
-        )
-        self.run.event(
-            f"Step {state.global_step}/{state.max_steps}: {shown}", type="metrics", data=figures
-        )
+        self._tell_figures(figures, state.global_step, state)
+
+    def _tell_figures(
+        self, figures: dict[str, float], step: int, state: TrainerState, note: str = ""
+    ) -> None:
+        shown = " ".join(f"{name}={figures[name]:.4f}" for name in LOSSES if name in figures)
+        data = {**figures, "step": step, "total_steps": state.max_steps}
+        text = f"Step {step}/{state.max_steps}: {shown}{note}"
+        self.run.event(text, type="metrics", data=data)
+
+    def tell_lost(self, state: TrainerState) -> None:
+        """Tell again the losses of earlier attempts that are neither in the log of the run nor in
+        the store: a power cut may take what was written last, and the checkpoint has them."""
+        told = self.run.losses_told()
+        for entry in state.log_history:
+            figures, step = figures_of(entry), int(entry["step"])
+            if any((step, name) not in told for name in LOSSES if name in figures):
+                self._tell_figures(figures, step, state, " (told again, from the checkpoint)")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -311,6 +321,12 @@ def smaller_rate(rate: float) -> str:
 
 
 # -- the trainer's log -----------------------------------------------------------------------
+
+
+def figures_of(logs: Mapping[str, float]) -> dict[str, float]:
+    """Return what a trainer has logged, by our names; nothing of what has no loss of a step."""
+    figures = {ours: logs[name] for name, ours in NAMES.items() if name in logs}
+    return figures if figures.keys() & set(LOSSES) else {}
 
 
 def losses_of(state: TrainerState, name: str) -> list[Loss]:

@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import interpreter
 from finetune_gateway.settings.files import is_locked, open_private, try_lock, unlock
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text.cleaning import visible
 
 MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
 MAX_STARTS = 30  # workers in all, those that died before they started to train included
@@ -79,15 +81,19 @@ class Queue:
 
     def find(self, run_id: str) -> RunRow | None:
         row = self.store.query("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
-        return _run(row) if row else None
+        return _read(row) if row else None
 
     def find_all(self, run_ids: Collection[str]) -> list[RunRow]:
-        """Return those of these runs that there are, by one query."""
+        """Return those of these runs that there are, by one query; a damaged row hides no other."""
         rows = self.store.query(
             "SELECT * FROM runs WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps([*run_ids]),),
         )
-        return [_run(row) for row in rows]
+        found = []
+        for row in rows:
+            with suppress(BackendError):  # ``get`` says what is wrong with it
+                found.append(_read(row))
+        return found
 
     def get(self, run_id: str) -> RunRow:
         row = self.find(run_id)
@@ -310,6 +316,18 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return  # it has ended in the meantime
+
+
+def _read(row: sqlite3.Row) -> RunRow:
+    """Return the run in a row. Raises BackendError for a row that somebody else has written to."""
+    try:
+        return _run(row)
+    except (ValueError, TypeError):  # no status, no JSON
+        raise BackendError(
+            f"What the store has of the local run {visible(str(row['id']))} is damaged.",
+            hint="Restore the file from a copy of yours; or submit the job again.",
+            backend="local",
+        ) from None
 
 
 def _run(row: sqlite3.Row) -> RunRow:

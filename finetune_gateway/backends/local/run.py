@@ -16,9 +16,8 @@ All of it is for this user alone, what libraries write too.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
+import re
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from finetune_gateway.backends.local import event_log
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import GatewayError, StoreError
@@ -40,6 +40,7 @@ from finetune_gateway.spec import TrainingSpec
 HEARTBEAT_SECONDS = 5.0
 RUN_FILE, CHAT_TEMPLATE, BASE_FILE = "run.json", "chat_template.jinja", "base.json"
 START = "start"
+EVENTS = "events.jsonl"
 
 
 class Origin(BaseModel):
@@ -99,12 +100,11 @@ class Run:
         self.file = RunFile.model_validate_json((self.folder / RUN_FILE).read_text("utf-8"))
         self.spec = self.file.spec
         self.stop = threading.Event()  # set by SIGTERM or by the flag in the queue
-        self._events = self.folder / "events.jsonl"
-        self._count = 0
+        self._events = self.folder / EVENTS
+        self._log = event_log.open_log(self._events)
         self.lost = False  # a newer worker has this run
         self._earlier = 0.0  # seconds of work of the attempts before this one
         self._began: float | None = None  # monotonic; when we got the slot
-        _drop_torn_line(self._events)
         self.queue.sweep(run_id)
 
     @property
@@ -213,15 +213,40 @@ class Run:
         row = self.queue.get(self.id)
         if row.fence != self.fence:
             raise Fenced
-        self._count += 1
-        event = Event(
-            id=f"{self.id}-{self.fence}-{self._count}",
-            level=level,
-            type=type,
-            message=message,
-            data=data or {},
+        number = self._log.number + 1
+        name = f"{self.id}-{self.fence}-{number}"
+        event = Event(id=name, level=level, type=type, message=message, data=data or {})
+        event_log.append(self._events, event)
+        self._log.number = number
+        self._log.losses |= event_log.losses_of(event.type, event.data)
+
+    def losses_told(self) -> set[event_log.Reported]:
+        """Return which losses the events of this run have told of which steps, as they are in its
+        folder or in the store."""
+        rows = self.queue.store.query(
+            "SELECT data FROM events WHERE job_id = ? AND type = 'metrics' AND json_valid(data)",
+            (self.id,),
         )
-        _append(self._events, event.model_dump_json().encode() + b"\n")
+        stored = (event_log.losses_of("metrics", json.loads(row["data"])) for row in rows)
+        return self._log.losses.union(*stored)
+
+    def _tell_what_was_lost(self) -> None:
+        """Say what is missing in the log that the workers before this one have written."""
+        rows = self.queue.store.query("SELECT event_id FROM events WHERE job_id = ?", (self.id,))
+        ours = re.compile(rf"{re.escape(self.id)}-\d+-\d+")
+        told = {row["event_id"] for row in rows if ours.fullmatch(row["event_id"])}
+        gone, torn = len(told - self._log.ids), self._log.torn
+        if torn:
+            self.event(
+                f"The last {torn:,} bytes of {EVENTS} were no whole line, as a power cut leaves "
+                "them: they were cut off.",
+                level="warn",
+            )
+        if gone:
+            self.event(
+                f"{EVENTS} has lost {gone:,} of the events of before. They are kept in the store.",
+                level="warn",
+            )
 
     def phase(self, phase: str) -> None:
         """Store what is being done now. Raises Cancelled if the run should stop."""
@@ -244,6 +269,7 @@ class Run:
         """Start to count the time: the slot is ours."""
         self._earlier = self.queue.get(self.id).seconds
         self._began = time.monotonic()
+        self._tell_what_was_lost()
 
     @property
     def seconds(self) -> float:
@@ -280,44 +306,6 @@ class Run:
         self.lost = row.fence != self.fence
         if self.lost or row.cancel_at is not None:
             self.stop.set()
-
-
-def _append(path: Path, line: bytes) -> None:
-    """Append a line. If the disk is full, cut off the part that was written: the next line would be
-    glued to it, and neither could be read."""
-    descriptor = files.open_private(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        size = os.fstat(descriptor).st_size
-        try:
-            if os.write(descriptor, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def read_events(path: Path, offset: int) -> tuple[list[Event], int]:
-    """Return the events in the complete lines after ``offset`` bytes, and the offset after them."""
-    if not path.exists():
-        return [], offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        raw = file.read()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    events = [Event.model_validate_json(line) for line in whole.splitlines() if line.strip()]
-    return events, offset + len(whole)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off half a line that a killed worker has left."""
-    if not path.exists():
-        return
-    raw = path.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if whole < len(raw):
-        os.truncate(path, whole)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
