@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 
 class FindingsReport(Protocol):
@@ -278,6 +278,14 @@ class JobRemoved(JobError, LookupError):
     """The job was removed: only what it cost is kept."""
 
     exit_code = 102
+
+
+def raise_alone(error: GatewayError) -> NoReturn:
+    """Raise an error that leads to no other: what it came of may hold a request, with its key."""
+    try:
+        raise error from None
+    finally:
+        error.__context__ = None
 
 
 def asked_wait(error: BaseException | None) -> float:

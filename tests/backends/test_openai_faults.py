@@ -108,7 +108,7 @@ def test_create_is_sent_once(
     assert provider.posts["/fine_tuning/jobs"] == 1
     assert (error.maybe_applied, error.retryable) == (doubt, retryable), str(error)
     assert error.hint and provider.api_key not in str(error) and "<html" not in str(error)
-    assert error.__cause__ is None
+    assert error.__cause__ is None and error.__context__ is None  # it holds the request
     if exists:
         assert wait_for(lambda: backend.find(intent("job-1"))) == provider.jobs[0]["id"]
     else:

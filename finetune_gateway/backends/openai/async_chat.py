@@ -24,7 +24,7 @@ import pydantic_core
 from finetune_gateway.backends.openai import bounds, clients, pacing, wire
 from finetune_gateway.backends.openai.events import EventReader
 from finetune_gateway.backends.openai.gathering import Gathered
-from finetune_gateway.errors import BackendError
+from finetune_gateway.errors import BackendError, raise_alone
 from finetune_gateway.text.cleaning import visible
 from finetune_gateway.text.redaction import redact
 
@@ -96,7 +96,7 @@ class Session:
                 self.proven = self.proven or bool(way)
                 return answer
             # Not chained: the exception holds the request, with the key in its headers.
-            raise error from None
+            raise_alone(error)
 
     def _way(self) -> dict[str, object]:
         """Return what a request is sent with to be answered in pieces."""
@@ -240,6 +240,6 @@ async def session(
         try:
             client = clients.asynchronous(sdk, PATH, connections, seconds, backend.client_options)
         except wire.NOT_CONNECTABLE as exc:
-            raise wire.not_connectable(exc, call) from None
+            raise_alone(wire.not_connectable(exc, call))
     async with client:
         yield Session(backend, model, client, call, streamed)

@@ -35,7 +35,7 @@ from finetune_gateway.backends.openai import (
 )
 from finetune_gateway.backends.openai.chat import OpenAIChat
 from finetune_gateway.backends.openai.retries import REFUSALS, retried
-from finetune_gateway.errors import AuthenticationError, BackendError, SpecError
+from finetune_gateway.errors import AuthenticationError, BackendError, SpecError, raise_alone
 from finetune_gateway.estimation import profiles
 from finetune_gateway.estimation.hosted import estimate_hosted, with_validation
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot
@@ -410,7 +410,7 @@ class OpenAIBackend(Backend):
             yield shared.sdk, call
         except wire.FAILURES as exc:
             # Not chained: the SDK's exception holds the request, with the key in its headers.
-            raise wire.translate(exc, call) from None
+            raise_alone(wire.translate(exc, call))
 
     def _connect(self, call: wire.Call, given: Key | None) -> clients.Client:
         """Return the client for today's key. Raises AuthenticationError if there is none."""
@@ -422,7 +422,7 @@ class OpenAIBackend(Backend):
         try:
             client = clients.shared(self.base_url, key, self.request_timeout, self.client_options)
         except wire.NOT_CONNECTABLE as exc:
-            raise wire.not_connectable(exc, call) from None
+            raise_alone(wire.not_connectable(exc, call))
         self._client = client
         return client
 

@@ -13,7 +13,7 @@ from finetune_gateway.backends.openai import wire
 from finetune_gateway.backends.openai.gathering import Gathered, content_of, reasoning_of
 from finetune_gateway.backends.openai.retries import retried
 from finetune_gateway.chat import require_sampling
-from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.errors import BackendError, SpecError, raise_alone
 from finetune_gateway.text.cleaning import clean, encodable, visible, whole
 from finetune_gateway.text.redaction import Stream, without, without_in
 
@@ -110,7 +110,7 @@ def _choices(chunks: Iterable[object], call: wire.Call, gathered: Gathered) -> I
         for chunk in chunks:
             yield from gathered.choices(chunk)
     except (ValueError, RecursionError):
-        raise wire.undecodable(call) from None
+        raise_alone(wire.undecodable(call))
 
 
 def _whole(gathered: Gathered, key: str | None) -> ChatReply:

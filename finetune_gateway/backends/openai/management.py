@@ -18,7 +18,7 @@ import httpx
 
 from finetune_gateway.backends.openai import azure_errors, azure_token
 from finetune_gateway.backends.openai.wire import object_of, text_of
-from finetune_gateway.errors import BackendError, SpecError
+from finetune_gateway.errors import BackendError, SpecError, raise_alone
 from finetune_gateway.settings.network import is_loopback, proxy_for, whole_answer
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import visible
@@ -292,7 +292,7 @@ class Management:
                 raw = whole_answer(answer.iter_bytes())
         except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as exc:
             # Not chained: its request holds the token.
-            raise azure_errors.no_answer(what, method, exc, token, proxy) from None
+            raise_alone(azure_errors.no_answer(what, method, exc, token, proxy))
         if not answer.is_success:
             raise azure_errors.refused(what, method, answer.status_code, raw, answer.headers, token)
         return azure_errors.decoded(what, raw, token)

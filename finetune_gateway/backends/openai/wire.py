@@ -22,7 +22,7 @@ import openai
 from finetune_gateway.backend import NOT_DEPLOYED
 from finetune_gateway.backends.openai.bounds import Endless, last_request_id
 from finetune_gateway.backends.openai.retries import asked_wait
-from finetune_gateway.errors import AuthenticationError, BackendError
+from finetune_gateway.errors import AuthenticationError, BackendError, raise_alone
 from finetune_gateway.events import JobStatus
 from finetune_gateway.settings.network import Proxy, hidden
 from finetune_gateway.text.cleaning import clean, visible
@@ -300,7 +300,7 @@ def parsed(raw: bytes, call: Call) -> Any:
     try:
         return _DECODER.decode(raw.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        raise undecodable(call) from None
+        raise_alone(undecodable(call))
 
 
 def safe(value: Json, raw: bytes, call: Call) -> Json:
