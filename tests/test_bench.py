@@ -85,6 +85,15 @@ def test_submit_speed_prints_its_figures() -> None:
     assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
 
 
+@pytest.mark.chaos
+def test_many_jobs_prints_its_figures() -> None:
+    """Commands in a home with more jobs and events against one with few; a screen is drawn."""
+    found = figures("many_jobs", "--jobs", "3", "--events", "200")
+    commands = ("status", "list", "list_all", "watch")
+    assert set(found) == {f"{name}_{part}" for name in commands for part in ("wall", "cpu", "peak")}
+    assert all(line["ours"] > 0 and line["ratio"] > 0 for line in found.values())
+
+
 def test_near_duplicates_prints_its_figures() -> None:
     """Planted pairs are counted, speed and memory stand beside those of exact hashes."""
     pytest.importorskip("rensa")

@@ -12,7 +12,7 @@ from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.ledger_text import ledger_document, ledger_text, totals_text
-from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.output import print_json, print_message, print_result, print_warning
 
 FORMATS = ("table", "csv", "json")
 
@@ -45,7 +45,10 @@ def costs(
     if form not in FORMATS:
         raise SpecError(f"There is no format {form!r}.", hint=f"Use one of: {', '.join(FORMATS)}.")
     first = _parse_day("since", since) or datetime.now(UTC).date().replace(day=1)
-    ledger = Gateway().costs(first, _parse_day("until", until))
+    gateway = Gateway()
+    ledger = gateway.costs(first, _parse_day("until", until))
+    for error in gateway.store.damaged.values():
+        print_warning(f"Not in these sums: {error.message}", quiet=quiet)
     if json or form == "json":
         print_json(ledger_document(ledger))
     elif form == "csv":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from finetune_gateway.events import JobStatus
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs import results
 from finetune_gateway.jobs.charges import CHECK, COMPARE
+from finetune_gateway.jobs.conditions import wanted
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.reports.job_text import (
@@ -77,15 +79,17 @@ def list_jobs(
     if status is not None and status not in list(JobStatus):
         known = ", ".join(JobStatus)
         raise SpecError(f"There is no status {status!r}.", hint=f"Use one of: {known}.")
-    gateway = Gateway()
-    jobs = gateway.jobs(backend=backend, metadata=parse_metadata(metadata))
-    if backend is not None and not jobs:
+    gateway, tags = Gateway(), parse_metadata(metadata)
+    tell = partial(print_warning, quiet=quiet)
+    for failure in gateway.refresh(_going_on(gateway, backend, tags, hosted=ask)):
+        tell(f"{as_last_seen(failure.jobs)}: {failure.error.message}")
+    most = None if all_ and limit is None else limit or NEWEST
+    jobs = gateway.jobs(status=status, backend=backend, metadata=tags, limit=most)
+    newest = [job.record for job in jobs]
+    if backend is not None and not newest and not gateway.jobs(backend=backend, limit=1):
         registry.require_known(backend)
-    for failure in gateway.refresh(job for job in jobs if ask or not job.record.hosted):
-        text = f"{as_last_seen(failure.jobs)}: {failure.error.message}"
-        print_warning(text, quiet=quiet)
-    matches = [job.record for job in jobs if status in (None, job.status)]
-    newest = matches[: None if all_ and limit is None else limit or NEWEST]
+    for error in gateway.store.damaged.values():
+        tell(f"Not in this list: {error.message}")
     if json:
         print_json([record_document(record) for record in newest])
     elif quiet:
@@ -93,12 +97,32 @@ def list_jobs(
             print_result(record.id)
     elif newest:
         print_result(job_costs_text(newest) if costs else job_list_text(newest))
-        if len(matches) > len(newest):
-            print_message(f"{len(matches) - len(newest)} older jobs: ftg list -a")
-    elif status is not None or backend is not None or metadata:
-        print_message("No matching jobs.\nAll jobs: ftg list -a")
+        older = gateway.store.count(*wanted(status, backend, tags)) - len(jobs)
+        if most == len(jobs) and older > 0:
+            print_message(f"{older} older jobs: ftg list -a")
     else:
-        print_message("No jobs.\nStart one: ftg submit train.jsonl --model builtin/tiny")
+        print_message(_no_jobs(matching=bool(status or backend or metadata)))
+
+
+def _no_jobs(*, matching: bool) -> str:
+    """Return what to do where the list is empty: of all jobs, or of those that match."""
+    if matching:
+        return "No matching jobs.\nAll jobs: ftg list -a"
+    return "No jobs.\nStart one: ftg submit train.jsonl --model builtin/tiny"
+
+
+def _going_on(
+    gateway: Gateway, backend: str | None, metadata: dict[str, str], *, hosted: bool
+) -> list[Job]:
+    """Return the jobs that have not ended, of this backend and metadata; those of hosts only if
+    they are to be asked."""
+    return [
+        job
+        for word in JobStatus
+        if not word.final
+        for job in gateway.jobs(status=word, backend=backend, metadata=metadata)
+        if hosted or not job.record.hosted
+    ]
 
 
 def status(job: JobName, json: Json = False, quiet: Quiet = False) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from finetune_gateway import registry
 from finetune_gateway.backend import NOT_SETTLED, Backend, Capabilities
-from finetune_gateway.errors import BackendError, GatewayError
+from finetune_gateway.errors import BackendError, GatewayError, StoreError
 from finetune_gateway.jobs import turns
 from finetune_gateway.jobs.job import Job
 
@@ -131,7 +131,10 @@ def failures_of(failed: Iterable[tuple[Job, GatewayError]]) -> list[Failure]:
     kinds: dict[Hashable, Failure] = {}
     for job, error in failed:
         codes = (getattr(error, "status_code", None), getattr(error, "code", None))
-        kind = (job.record.backend, type(error), *codes)
+        # What is wrong with a job of this machine, or with its row, is of this job alone.
+        own = isinstance(error, StoreError) or not job.record.hosted
+        text = error.message if own else ""
+        kind = (job.record.backend, type(error), *codes, text)
         kinds.setdefault(kind, Failure([], error)).jobs.append(job)
     return [*kinds.values()]
 

@@ -27,6 +27,7 @@ from finetune_gateway.jobs import (
     pruning,
 )
 from finetune_gateway.jobs.budget import Budget
+from finetune_gateway.jobs.conditions import CREATED_WITHIN
 from finetune_gateway.jobs.groups import Failure
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job, OnEvent
@@ -36,6 +37,7 @@ from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import Removed, Remover
+from finetune_gateway.jobs.store import LIVE
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import config
@@ -160,7 +162,7 @@ class HomeJobs(OpenHome, ABC):
         others may be older. Sends nothing.
         """
         if jobs is None:
-            return many.refresh(map(self._job, self.store.jobs()))
+            return many.refresh(map(self._job, self.store.readable(LIVE, ())))
         return many.refresh(list_of(jobs, Job, "jobs"))
 
     def wait(
@@ -287,5 +289,7 @@ class HomeJobs(OpenHome, ABC):
         Raises SpecError for what is no date, or when since comes after until.
         """
         period = ledger.bounds(since, until)
-        records, others = self.store.created(*period), charges.of_period(self.store, *period)
-        return ledger.of(records, since, until, self.store.is_being_sent, others)
+        records = self.store.readable(CREATED_WITHIN, period)[::-1]
+        others = charges.of_period(self.store, *period)
+        damaged = self.store.count(CREATED_WITHIN, period) - len(records)
+        return ledger.of(records, since, until, self.store.is_being_sent, others, damaged)

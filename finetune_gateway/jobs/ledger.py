@@ -61,7 +61,8 @@ class Line(Model):
 
 class Totals(Model):
     """Sums over the lines that have a value, ``jobs`` and ``charges`` together; ``open`` of them
-    have not ended. ``without_actual``: ended ones that have none."""
+    have not ended. ``without_actual``: ended ones that have none. ``damaged``: jobs that are in no
+    sum, for their rows of the store cannot be read."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -70,6 +71,7 @@ class Totals(Model):
     open: int
     without_estimate: int
     without_actual: int
+    damaged: int = 0
     estimated_low_usd: Decimal
     estimated_usd: Decimal
     estimated_high_usd: Decimal
@@ -122,11 +124,13 @@ def of(
     until: date | None,
     alive: Callable[[str], bool],
     charges: Iterable[Charge] = (),
+    damaged: int = 0,
 ) -> Ledger:
-    """Return the ledger of these jobs and charges. ``alive``: see ``budget.held``."""
+    """Return the ledger of these jobs and charges. ``alive``: see ``budget.held``; ``damaged``: how
+    many jobs are not among them."""
     lines = tuple(_line(record, alive) for record in records)
     others = tuple(map(_charge_line, _by_run(charges)))
-    totals = _totals(lines, others)
+    totals = _totals(lines, others, damaged)
     return Ledger(since=since, until=until, jobs=lines, charges=others, totals=totals)
 
 
@@ -222,7 +226,7 @@ def _charge_line(charge: Charge) -> Line:
     )
 
 
-def _totals(jobs: tuple[Line, ...], charges: tuple[Line, ...]) -> Totals:
+def _totals(jobs: tuple[Line, ...], charges: tuple[Line, ...], damaged: int) -> Totals:
     lines = (*jobs, *charges)
 
     def total(name: str) -> Decimal:
@@ -233,6 +237,7 @@ def _totals(jobs: tuple[Line, ...], charges: tuple[Line, ...]) -> Totals:
         charges=len(charges),
         open=sum(not line.status.final for line in lines),
         without_estimate=sum(line.estimated_usd is None for line in lines),
+        damaged=damaged,
         without_actual=sum(line.status.final and line.actual_usd is None for line in lines),
         estimated_low_usd=total("estimated_low_usd"),
         estimated_usd=total("estimated_usd"),

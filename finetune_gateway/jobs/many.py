@@ -131,20 +131,34 @@ def _look(group: Group, deadline: Deadline) -> Answer:
 
 def ask(group: Group, deadline: Deadline, *, send: bool) -> Answer:
     """Ask the backend of a group for all its jobs, and poll those that have changed."""
-    live = [job for job in group.jobs if not job.reload().status.final]
+    live, failed = _reloaded(group.jobs)
     unsent = [job for job in live if job.provider_id is None]
-    unsent.sort(key=lambda job: job.record.created_at)  # in this order hosts get them
+    order = group.jobs[0].store.in_order(job.id for job in unsent) if unsent else []
+    unsent.sort(key=lambda job: order.index(job.id))  # in this order hosts get them
     group.show_waiting(unsent if send else [])
     sent = [job for job in live if job.provider_id is not None]
     try:
         changed, unlisted = _ask_for_list(group, sent)
     except GatewayError as exc:
-        return Answer([Failure(live, exc)])
+        return Answer([Failure(live, exc), *failures_of(failed)])
     turn, left = _take_turns(group, unlisted)
     # Apart: a host may refuse one kind of request and not the other.
     due = [job for job in unsent if _is_due(job, send=send)]
-    failed = _poll_each(due, deadline, send=send) + _poll_each(changed + turn, deadline, send=False)
+    failed += _poll_each(due, deadline, send=send)
+    failed += _poll_each(changed + turn, deadline, send=False)
     return Answer(failures_of(failed), left)
+
+
+def _reloaded(jobs: list[Job]) -> tuple[list[Job], list[tuple[Job, GatewayError]]]:
+    """Return those of these jobs that go on, read again, and those that cannot be read."""
+    live: list[Job] = []
+    failed: list[tuple[Job, GatewayError]] = []
+    for job in jobs:
+        try:
+            live += [job] if not job.reload().status.final else []
+        except GatewayError as exc:
+            failed.append((job, exc))
+    return live, failed
 
 
 def _is_due(job: Job, *, send: bool) -> bool:

@@ -203,10 +203,6 @@ class JobRecord(BaseModel):
             self.account or str(options.get("api_key_env")),
         )
 
-    def before(self, other: JobRecord) -> bool:
-        """Return True if it was submitted before the other job."""
-        return (self.created_at, self.id) < (other.created_at, other.id)
-
     @property
     def outlook(self) -> str:
         """What will become of an unsent job, and which command does it; empty for others."""

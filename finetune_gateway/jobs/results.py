@@ -104,7 +104,7 @@ def that_saved(model: str, store: Store) -> tuple[JobRecord, int] | None:
     """Return the newest job that has saved this model of a host as a checkpoint, and the step."""
     row = store.query(
         "SELECT job_id, point.step FROM checkpoints AS point JOIN jobs ON jobs.id = job_id"
-        " WHERE point.model = ? ORDER BY jobs.created_at DESC LIMIT 1",
+        " WHERE point.model = ? ORDER BY jobs.rowid DESC LIMIT 1",
         (model,),
     ).fetchone()
     return (store.get(row["job_id"]), row["step"]) if row else None

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, later
 from finetune_gateway.jobs import schema
+from finetune_gateway.jobs.conditions import CREATED_WITHIN, wanted
 from finetune_gateway.jobs.records import (
     JobRecord,
     Step,
@@ -35,9 +36,8 @@ from finetune_gateway.settings import files
 from finetune_gateway.settings.client_options import closed, stays_here
 from finetune_gateway.settings.connections import Connection, Connections, Rows
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import clean, encodable
-
-_PROFILE = "CASE backend WHEN 'openai' THEN json_extract(backend_options, '$.profile') END"
 
 LIVE = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
@@ -53,6 +53,7 @@ class Store:
         )
         self._ended = False
         self.holds: dict[str, tuple[int, Any]] = {}  # of ended jobs, by id: see ``charges``
+        self.damaged: dict[str, StoreError] = {}  # rows that lists have left out, by id
         self._file: tuple[int, int] | None = None  # which file it is, by device and inode
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,7 +88,7 @@ class Store:
             "SELECT * FROM jobs WHERE (submit_key IN (?1, ?2) OR submit_key IN (?4, ?5)"
             " AND held_out_share IS NULL) AND (account IS ?3 OR account IS NULL OR ?3 IS NULL)"
             " AND status NOT IN ('failed', 'cancelled')"
-            " ORDER BY submit_key IN (?4, ?5), status = 'succeeded', created_at DESC",
+            " ORDER BY submit_key IN (?4, ?5), status = 'succeeded', rowid DESC",
             (record.submit_key, record.old_submit_key, record.account, *earlier),
         ).fetchone()
         return self.record_of(row) if row else None
@@ -103,7 +104,7 @@ class Store:
         """Return a job by its id, a unique prefix of it (with or without ``ftg-``), the provider's
         id, or ``latest``. Raises NotFoundError, also if several jobs match."""
         if name in ("latest", "-"):
-            rows = self.query("SELECT * FROM jobs ORDER BY created_at DESC LIMIT 1").fetchall()
+            rows = self.query("SELECT * FROM jobs ORDER BY rowid DESC LIMIT 1").fetchall()
         else:
             rows = (
                 self.query(
@@ -133,24 +134,45 @@ class Store:
         limit: int | None = None,
     ) -> list[JobRecord]:
         """Return jobs, newest first. ``backend``: a ``JobRecord.display_name``; hosts without a
-        profile (``custom``) match ``openai`` too. ``metadata``: pairs that they all have."""
-        return self.select(
-            f"(?1 IS NULL OR status = ?1) AND (?2 IS NULL"
-            f" OR coalesce({_PROFILE}, backend) = ?2 OR (backend = ?2 AND {_PROFILE} = 'custom'))"
-            " AND NOT EXISTS (SELECT 1 FROM json_each(?3) AS wanted WHERE NOT EXISTS (SELECT 1 FROM"
-            " json_each(jobs.metadata) AS had WHERE had.key = wanted.key"
-            " AND had.value = wanted.value))",
-            (status, backend, json.dumps(dict(metadata or {}))),
-            -1 if limit is None else limit,
-        )
+        profile (``custom``) match ``openai`` too. ``metadata``: pairs that they all have. A row
+        that is damaged is left out, and in ``damaged``."""
+        where, values = wanted(status, backend, metadata)
+        return self.readable(where, values, -1 if limit is None else limit)
+
+    def count(self, where: str, values: tuple[Any, ...]) -> int:
+        """Return for how many jobs an SQL condition holds, damaged rows included."""
+        found: int = self.query(f"SELECT count(*) FROM jobs WHERE {where}", values).fetchall()[0][0]
+        return found
 
     def select(self, where: str, values: tuple[Any, ...], limit: int = -1) -> list[JobRecord]:
-        """Return the jobs that an SQL condition holds for, newest first."""
+        """Return the jobs that an SQL condition holds for, newest first: in the order of their
+        submits, which no clock decides. Raises StoreError for a damaged row."""
+        return [self.record_of(row) for row in self._rows(where, values, limit)]
+
+    def readable(self, where: str, values: tuple[Any, ...], limit: int = -1) -> list[JobRecord]:
+        """Return the jobs as ``select``, but those whose row is damaged: ``damaged`` says why. For
+        what one broken job must not keep from view."""
+        found = []
+        for row in self._rows(where, values, limit):
+            try:
+                found.append(self.record_of(row))
+            except StoreError as exc:
+                if row["id"] not in self.damaged:
+                    logs.jobs.warning("%s", exc.message)
+                self.damaged[row["id"]] = exc
+        return found
+
+    def _rows(self, where: str, values: tuple[Any, ...], limit: int) -> Rows:
+        sql = f"SELECT * FROM jobs WHERE {where} ORDER BY rowid DESC LIMIT ?"
+        return self.query(sql, (*values, limit))
+
+    def in_order(self, job_ids: Iterable[str]) -> list[str]:
+        """Return these jobs in the order of their submits."""
         rows = self.query(
-            f"SELECT * FROM jobs WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?",
-            (*values, limit),
+            "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) ORDER BY rowid",
+            (json.dumps([*job_ids]),),
         )
-        return [self.record_of(row) for row in rows]
+        return [row["id"] for row in rows]
 
     def that_made(self, model: str) -> JobRecord | None:
         """Return the newest job with this model as its result."""
@@ -160,8 +182,7 @@ class Store:
     def created(self, start: float, end: float | None = None) -> list[JobRecord]:
         """Return jobs created from ``start`` to before ``end`` (seconds since the epoch), oldest
         first."""
-        within = "created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
-        return self.select(within, (start, end))[::-1]
+        return self.select(CREATED_WITHIN, (start, end))[::-1]
 
     def set_step(
         self, job_id: str, step: Step, *, sending: bool = True, file_id: str | None = None

@@ -114,8 +114,10 @@ def hold(store: Store, record: JobRecord, waiting: list[JobRecord]) -> JobRecord
         until = max(one.not_before or 0.0 for one in asked)
         reason = f"{record.display_name} takes no more jobs now"
         return set_waiting(store, record.id, until, _phase(reason, until))
+    order = store.in_order([record.id, *(one.id for one in others)])
+    earlier = {*order[: order.index(record.id)]}
     for one in others:
-        if one.before(record) and _goes_first(store, one, record):
+        if one.id in earlier and _goes_first(store, one, record):
             return _behind(store, record, one)
     return None
 

@@ -102,7 +102,9 @@ def test_losses_that_the_log_has_lost_are_told_again(prepare: Prepare) -> None:
     shutil.rmtree(run.checkpoints / "checkpoint-2")
     then = train_run(Run(run.settings, run.id, run.fence))
     assert [(one["step"], one["train_loss"]) for one in metrics_of(then)] == before
-    again = [one["message"] for one in events_of(then) if "told again" in one["message"]]
+    again = [
+        one["message"] for one in events_of(then) if "again, from the checkpoint" in one["message"]
+    ]
     assert len(again) == 1 and again[0].startswith("Step 1/2: train_loss=")
     last = max(int(one["id"].rpartition("-")[2]) for one in events_of(then))
     assert last == len(events_of(then)), "numbers go on"

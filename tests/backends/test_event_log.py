@@ -1,4 +1,4 @@
-"""Events of a run in its folder: what a power cut leaves is read, and what it took is told."""
+"""Events of a run in its folder: what a power cut leaves is read, what it took is named."""
 
 from __future__ import annotations
 

@@ -250,13 +250,15 @@ def test_a_full_disk_and_a_broken_file_are_said_plainly(store: Store) -> None:
 
 @pytest.mark.parametrize("damage", ["spec='5'", "spec='{'", "status='?', quote_usd='much'"])
 def test_a_damaged_row_is_an_error_of_the_store(store: Store, damage: str) -> None:
-    """In words that name the job, wherever it is read."""
+    """In words that name the job, where it is read; a list goes on without it, and keeps why."""
     job, _ = store.add(record())
     with store.transaction() as db:
         db.execute(f"UPDATE jobs SET {damage}")
-    for read in (lambda: store.get(job.id), lambda: store.jobs()):
+    for read in (lambda: store.get(job.id), lambda: store.select("TRUE", ())):
         with pytest.raises(StoreError, match=f"What the store has of {job.id} is damaged"):
             read()
+    other, _ = store.add(record())
+    assert [one.id for one in store.jobs()] == [other.id] and [*store.damaged] == [job.id]
 
 
 def test_a_home_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from finetune_gateway.settings import files
 PART = 1 << 20  # bytes that one read takes, and the line that ends behind them
 LOSSES = ("train_loss", "valid_loss")
 
-Reported = tuple[int, str]  # a step, and which of the losses was told of it
+Reported = tuple[int, str]  # a step, and which of its losses an event has
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Part:
 @dataclass
 class Found:
     """What a worker that begins finds in the log: the number of the last line, the ids and losses
-    that were told, and the bytes of a torn end, which was cut off."""
+    in it, and the bytes of a torn end, which was cut off."""
 
     number: int = 0
     ids: set[str] = field(default_factory=set)

@@ -196,7 +196,7 @@ class Progress(TrainerCallback):
         for entry in state.log_history:
             figures, step = figures_of(entry), int(entry["step"])
             if any((step, name) not in told for name in LOSSES if name in figures):
-                self._tell_figures(figures, step, state, " (told again, from the checkpoint)")
+                self._tell_figures(figures, step, state, " (again, from the checkpoint)")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
