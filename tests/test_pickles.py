@@ -7,6 +7,8 @@ import inspect
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -152,6 +154,28 @@ def _sent(value: Any) -> Any:
     return repr(value), value
 
 
+BACK = """
+import pickle, sys
+values = [pickle.loads(raw) for raw in pickle.load(sys.stdin.buffer)]
+pickle.dump([(repr(value), pickle.dumps(value)) for value in values], sys.stdout.buffer)
+"""
+
+
+def test_results_and_errors_pass_another_process(made: dict[str, Any]) -> None:
+    """Which has imported nothing of ours before."""
+    error = errors.UnboundKeyError("No.", hint="So.", variable="A", url="https://host")
+    values = [*(made[kind] for kind in KINDS), error]
+    raw = pickle.dumps([pickle.dumps(value) for value in values])
+    done = subprocess.run([sys.executable, "-c", BACK], input=raw, capture_output=True, check=True)
+    for value, (shown, back) in zip(values, pickle.loads(done.stdout), strict=True):
+        assert shown == repr(value)
+        if value is error:
+            assert vars(pickle.loads(back)) == vars(error)
+        else:
+            assert facts(pickle.loads(back)) == facts(value)
+
+
+@pytest.mark.chaos
 def test_results_and_errors_pass_a_pool_that_spawns(made: dict[str, Any]) -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for shown, back in pool.map(_sent, (made[kind] for kind in KINDS)):

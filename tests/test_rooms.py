@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -398,14 +399,20 @@ ENTRIES = {
 }
 
 
-def loaded(code: str) -> set[str]:
-    """The top modules in a fresh process after this code."""
-    shown = "import sys; print('\\nLOADED', *sorted({name.split('.')[0] for name in sys.modules}))"
+@cache
+def imported(code: str) -> frozenset[str]:
+    """The modules in a fresh process after this code."""
+    shown = "import sys; print('\\nLOADED', *sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{shown}"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.rpartition("LOADED ")[2].split())
+    return frozenset(done.stdout.rpartition("LOADED ")[2].split())
+
+
+def loaded(code: str) -> set[str]:
+    """The top modules in a fresh process after this code."""
+    return {name.split(".")[0] for name in imported(code)}
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -418,7 +425,7 @@ def test_awaited_verbs_are_imported_when_they_are_named() -> None:
     """No other entry imports them, and the package itself does without asyncio."""
     assert "asyncio" not in loaded(ENTRIES["import finetune_gateway"]) - loaded("")
     for entry in ("import the gateway", "every public name but the hosted backend"):
-        loaded(f"{ENTRIES[entry]}\nimport sys; assert 'finetune_gateway.aio' not in sys.modules")
+        assert "finetune_gateway.aio" not in imported(ENTRIES[entry])
 
 
 def test_help_loads_next_to_nothing() -> None:

@@ -62,7 +62,7 @@ def backend(host: TogetherHost, module: Any) -> Any:
 
     class Quick(module.TogetherBackend):  # type: ignore[misc]
         def capabilities(self, model: str | None = None) -> Any:
-            return replace(super().capabilities(model), settle_seconds=0.1)
+            return replace(super().capabilities(model), settle_seconds=0.03)
 
     return Quick()
 
@@ -190,7 +190,14 @@ def test_a_file_that_is_still_read_is_waited_for(
     assert job.provider_id == "ft-2" and job.record.quote_usd is None
 
 
-@pytest.mark.parametrize("fault", ["reset_after", "truncated", "html_ok", "reset_before"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "reset_after",
+        "reset_before",
+        *(pytest.param(one, marks=pytest.mark.chaos) for one in ("truncated", "html_ok")),
+    ],
+)
 def test_a_create_without_an_answer_is_bought_once(
     home: Path, train_file: Path, host: TogetherHost, backend: Any, fault: str
 ) -> None:  # fmt: skip

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cli import Ftg
 from support.installed import install
 from support.paths import ROOT
 from support.rows import chat_rows
@@ -92,7 +93,9 @@ def test_a_backend_on_this_machine_is_held_to_local_rules(tmp_path: Path, home: 
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_backend_has_rules_of_its_own(tmp_path: Path, home: Path) -> None:
+def test_a_backend_has_rules_of_its_own(
+    tmp_path: Path, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The example looks the last answer up: a row without one is refused for it alone. A mistake in
     its rules is said in a sentence that names it, before a row is read."""
     site, data = tmp_path / "site", tmp_path / "rows.jsonl"
@@ -100,8 +103,8 @@ def test_a_backend_has_rules_of_its_own(tmp_path: Path, home: Path) -> None:
     rows[3]["messages"].append({"role": "user", "content": "Thanks."})
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     installed(site)
-    words = ("validate", str(data), "--backend", "recall")
-    report = json.loads(ftg(site, home, *words, "--json").stdout)
+    monkeypatch.syspath_prepend(str(site))
+    report = json.loads(ftg("validate", str(data), "--backend", "recall", "--json").stdout)
     (one,) = (one for one in report["findings"] if one["severity"] == "error")
     assert (one["code"], one["line"], one["backends"]) == ("last_not_assistant", 4, ["recall"])
     module = site / "ftg_recall.py"
@@ -109,10 +112,12 @@ def test_a_backend_has_rules_of_its_own(tmp_path: Path, home: Path) -> None:
     # Of another size: Python takes bytecode for a file's by its size and its second.
     text = text.replace('assistant": "error"', 'assistant": "fatal"') + "# changed\n"
     module.write_text(text, encoding="utf-8")
-    said = ftg(site, home, "submit", str(data), "--model", "any", "--backend", "recall")
+    del sys.modules["ftg_recall"]
+    said = ftg("submit", str(data), "--model", "any", "--backend", "recall")
     assert said.returncode == 1, said.stderr
     assert "Capabilities.rules of backend 'recall' gives last_not_assistant" in said.stderr
     assert "'fatal'" in said.stderr and "Traceback" not in said.stderr
+    del sys.modules["ftg_recall"]
 
 
 def test_a_package_that_comes_or_goes_is_seen(

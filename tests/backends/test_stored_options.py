@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.chaos import until
 from support.paths import ROOT
 from support.plugins import installed
 from support.rest_service import KEY, RestService
@@ -100,7 +101,8 @@ def test_what_the_user_gave_is_kept(
     with RestService(tmp_path / "host") as service:
         backend: Backend = load_class("rest")(url=service.url)  # type: ignore[call-arg]
         job = Gateway().submit(train_file, model="acme-7b", backend=backend)
-        assert Gateway().job(job.id).wait(20).status == "succeeded"
+        opened = Gateway().job(job.id)
+        until(lambda: opened.refresh().status == "succeeded")
         made = handle(**backend.options())
         made.connect()
         assert (home / "backend_options").stat().st_mode & 0o077 == 0

@@ -79,7 +79,14 @@ def test_every_form_gives_the_same_rows(form: str, tmp_path: Path, memory: objec
     assert rows_of(FORMS[form](), tmp_path) == CHATS
 
 
-@pytest.mark.parametrize("form", ["text file", "columns", "generator", "URL"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "generator",
+        "URL",
+        *(pytest.param(one, marks=pytest.mark.chaos) for one in ("text file", "columns")),
+    ],
+)
 def test_every_verb_reads_what_can_be_read_once(
     form: str, home: Path, tmp_path: Path, memory: object
 ) -> None:

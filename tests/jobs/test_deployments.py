@@ -166,7 +166,7 @@ def test_two_at_once_make_one(job: Job, backend: Renting) -> None:
 
     def slow(name: str) -> None:
         begun.set()
-        time.sleep(0.1)
+        time.sleep(0.03)
         backend.there.add(name)
 
     backend.during = slow
@@ -184,7 +184,7 @@ def test_an_end_waits_for_what_is_being_made(job: Job, backend: Renting) -> None
 
     def slow(name: str) -> None:
         begun.set()
-        time.sleep(0.1)
+        time.sleep(0.03)
         backend.there.add(name)
 
     backend.during = slow

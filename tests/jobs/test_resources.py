@@ -39,7 +39,7 @@ THREADS = 8
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    with Provider(steps=1) as provider:
+    with Provider(steps=1, begins=1) as provider:
         yield provider
 
 

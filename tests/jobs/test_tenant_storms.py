@@ -46,7 +46,7 @@ Enough = Callable[[int], bool]
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    with Provider(steps=1, keys={THEIRS: "other"}) as provider:
+    with Provider(steps=1, begins=1, keys={THEIRS: "other"}) as provider:
         yield provider
 
 
@@ -137,7 +137,7 @@ def test_all_orders_of_two_accounts(tmp_path: Path, train_file: Path) -> None:
     key is; at hosts that keep no tags too."""
     worlds: list[dict[str, Any]] = [{}, {"metadata": "null"}]
     for number, world in enumerate(worlds):
-        with Provider(steps=1, keys={THEIRS: "other"}, **world) as provider:
+        with Provider(steps=1, begins=1, keys={THEIRS: "other"}, **world) as provider:
             if not world:
                 pairs = itertools.permutations(ACTIONS, 2)
                 follow(pairs, tmp_path / "all", train_file, provider)
@@ -148,7 +148,7 @@ def test_all_orders_of_two_accounts(tmp_path: Path, train_file: Path) -> None:
 @pytest.mark.chaos
 def test_submitters_are_killed_at_every_line(tmp_path: Path, train_file: Path) -> None:
     """A submit of one account dies at a line; the other account looks; the own one ends it."""
-    with Provider(steps=1, keys={THEIRS: "other"}) as provider:
+    with Provider(steps=1, begins=1, keys={THEIRS: "other"}) as provider:
         for line in range(5, 400, 9):
             home = tmp_path / f"home-{line}"
 
@@ -287,7 +287,7 @@ def require_apart(tenants: list[Tenant], provider: Provider) -> None:
 def test_two_tenants_in_many_threads(tmp_path: Path) -> None:
     """6 threads, a hosted and a fake backend object that both tenants share, and data that both
     have."""
-    with Provider(steps=1, keys={THEIRS: "other"}) as provider:
+    with Provider(steps=1, begins=1, keys={THEIRS: "other"}) as provider:
         hosted = wire(provider, None, profile="openai")
         places: dict[str, Backend] = {"hosted": hosted, "fake": FakeBackend()}
         tenants = storm(tmp_path, provider, places, 6, lambda count: count >= 4)
@@ -300,7 +300,7 @@ def test_two_tenants_in_32_threads(tmp_path: Path) -> None:
     """The same for ten minutes, with trainings on this machine among them. FTG_STORM_SECONDS=60
     shows as much on two cores that others use too."""
     end = time.monotonic() + SECONDS
-    with Provider(steps=1, keys={THEIRS: "other"}) as provider:
+    with Provider(steps=1, begins=1, keys={THEIRS: "other"}) as provider:
         hosted = wire(provider, None, profile="openai", request_timeout=30.0)
         places: dict[str, Backend] = {
             "hosted": hosted, "fake": FakeBackend(), "local": LocalBackend(),

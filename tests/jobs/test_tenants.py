@@ -42,7 +42,7 @@ THEIRS = "sk-test-other-6789abcdef"  # of another account
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    with Provider(steps=1, keys={THEIRS: "other"}) as provider:
+    with Provider(steps=1, begins=1, keys={THEIRS: "other"}) as provider:
         yield provider
 
 

@@ -27,6 +27,7 @@ RESULT_COLUMNS = (
 class Jobs(Files):
     steps: int = 3
     pace: float | None = None  # seconds per stage; None: one stage per retrieve
+    begins: int = -1  # the stage of a new job; a look goes on to the next one first
     list_lag: float = 0.0  # seconds until a new job shows in lists
     any_model: bool = False
     honours_filter: bool = True
@@ -56,7 +57,8 @@ class Jobs(Files):
         with self.lock:
             self.require_room()
             key = f"ftjob-{uuid.uuid4().hex[:24]}"
-            self.jobs[key] = {"id": key, "born": time.time(), "stage": -1, "request": body}
+            self.jobs[key] = {"id": key, "born": time.time(), "stage": self.begins}
+            self.jobs[key]["request"] = body
             self.jobs[key]["account"] = ACCOUNT.get()
             self.jobs[key]["bad_line"] = self.bad_line(body["training_file"])
             self.jobs[key]["bytes"] = self.files[body["training_file"]]["bytes"]
