@@ -43,8 +43,8 @@ BUILTIN = {
 }
 
 # Hosts of OpenAI's contract that have a name of their own: another name for the backend openai
-# with this profile.
-HOSTS = {name: name for name in ("azure", "nebius", "crusoe", "bedrock", "custom")}
+# with the profile of this name.
+HOSTS = ("azure", "nebius", "crusoe", "bedrock", "custom")
 
 
 def names() -> list[str]:
@@ -141,10 +141,10 @@ def load(name: str, options: dict[str, Any] | None = None) -> Backend:
 def _built(name: str, options: dict[str, Any] | None) -> Backend:
     backend = load_class(name)
     given = dict(options or {})
-    if name in HOSTS and given.setdefault("profile", HOSTS[name]) != HOSTS[name]:
+    if name in HOSTS and given.setdefault("profile", name) != name:
         raise SpecError(
-            f"Backend {name!r} has the profile {HOSTS[name]!r}, not {given['profile']!r}.",
-            hint=f"Drop one: --backend {name} is --backend openai --profile {HOSTS[name]}.",
+            f"Backend {name!r} has the profile {name!r}, not {given['profile']!r}.",
+            hint=f"Drop one: --backend {name} is --backend openai --profile {name}.",
         )
     _require_options(name, backend, given)
     try:
@@ -198,20 +198,21 @@ def takes(name: str, option: str) -> bool:
     return option in inspect.signature(load_class(name)).parameters
 
 
-BOUND = "bound_settings"  # an attribute of a user's backend object: what it was bound to
 _binding = threading.Lock()
 
 
 def bound(backend: AnyBackend, settings: Settings) -> AnyBackend:
-    """Return a backend of the user's for the home and the keys of one Gateway: itself, or a copy if
+    """Return a backend object for the home and the keys of one Gateway: itself, or a copy if
     another Gateway has it, whose jobs would go to this home. Raises SpecError for one that cannot
     be copied."""
+    # Imported here: 'ftg --help' and 'ftg validate' read names alone.
+    from finetune_gateway.backend import gateway_options
+
     with _binding:
-        earlier = vars(backend).get(BOUND)
+        earlier = gateway_options.settings_of(backend)
         if earlier == settings:
             return backend
         found = backend if earlier is None else _copied(backend)
-        vars(found)[BOUND] = settings
         found.bind(settings)
         return found
 

@@ -40,12 +40,12 @@ def guard_bind(cls: type) -> None:
 def attach(backend: Any, settings: Settings) -> None:
     """Keep the settings that a backend is bound to. Raises UnsupportedError for a hosted one that
     cannot take what its Gateway was given."""
-    vars(backend)[BOUND] = settings
     missing = settings.client.given - backend.gateway_options
     if "request_timeout" in inspect.signature(type(backend)).parameters:
         missing -= {"timeout"}  # built with it
     if missing and backend.capabilities().hosted:
         raise _refused(backend, sorted(missing)[0])
+    vars(backend)[BOUND] = settings
 
 
 def _refused(backend: Any, option: str) -> UnsupportedError:
@@ -62,9 +62,15 @@ def _refused(backend: Any, option: str) -> UnsupportedError:
     )
 
 
+def settings_of(backend: Any) -> Settings | None:
+    """Return the settings that a backend is bound to; None for one that no Gateway has."""
+    settings: Settings | None = vars(backend).get(BOUND)
+    return settings
+
+
 def options_of(backend: Any) -> ClientOptions:
     """Return what the Gateway of a backend was given."""
-    settings: Settings | None = vars(backend).get(BOUND)
+    settings = settings_of(backend)
     return AMBIENT if settings is None else settings.client
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -18,7 +19,7 @@ from weakref import WeakKeyDictionary
 import httpx2
 
 from finetune_gateway.errors import BackendError
-from finetune_gateway.settings.client_options import ClientOptions, HttpClient
+from finetune_gateway.settings.client_options import ClientOptions, HttpClient, closed
 from finetune_gateway.settings.network import Proxy
 from finetune_gateway.text import logs
 
@@ -76,7 +77,8 @@ class Client(httpx2.Client):
     would be sent for another."""
 
     def __init__(self, url: str, options: ClientOptions, seconds: float) -> None:
-        self._options = options
+        # Weakly: what holds the keys of a Gateway goes with it, closed or not.
+        self._ended = weakref.ref(options.ended)
         super().__init__(
             base_url=url,
             transport=transport(Given.of(options), options.proxy_for(url)),
@@ -88,7 +90,9 @@ class Client(httpx2.Client):
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request. Raises SpecError once the Gateway is closed."""
-        self._options.require_open()
+        ended = self._ended()
+        if ended is None or ended.is_set():
+            raise closed()
         with logs.request(request.method, str(request.url), _key_of(request)) as exchange:
             answer = super().send(request, **options)
             exchange.answered(answer.status_code, answer.headers)
@@ -105,8 +109,18 @@ Made = dict[tuple[object, ...], Client]
 
 _lock = threading.Lock()
 _made: WeakKeyDictionary[threading.Event, Made] = WeakKeyDictionary()  # by the end of a Gateway
-_closers: list[weakref.finalize[Any, Any]] = []
 _inherited: list[Made] = []
+
+
+def close_with(owner: object, close: Callable[[], object]) -> weakref.finalize[Any, Any]:
+    """Call this once the owner of connections is gone. Not in a fork, which leaves its parent the
+    connections that it has: to close one would end it for both."""
+    return weakref.finalize(owner, _close_here, os.getpid(), close)
+
+
+def _close_here(process: int, close: Callable[[], object]) -> None:
+    if process == os.getpid():
+        close()
 
 
 def client(url: str, options: ClientOptions, seconds: float) -> Client:
@@ -119,7 +133,7 @@ def client(url: str, options: ClientOptions, seconds: float) -> Client:
         made = _made.setdefault(options.ended, {})
         if name not in made:
             made[name] = _built(url, options, seconds)
-            _closers.append(weakref.finalize(options.ended, made[name].close))
+            close_with(options.ended, made[name].close)
         return made[name]
 
 
@@ -145,12 +159,9 @@ def close(ended: threading.Event) -> None:
 
 
 def _forget() -> None:
-    """Leave the parent its connections: in a forked process, closing one would end it for both."""
+    """Leave the parent its connections."""
     global _lock
     _lock = threading.Lock()
-    for closer in _closers:
-        closer.detach()
-    _closers.clear()
     _inherited.extend(_made.values())
     _made.clear()
 

@@ -33,7 +33,8 @@ class HomeBackends:
     def __init__(self, settings: Settings, configured: Configured | None = None) -> None:
         self.settings = settings
         self._lock = threading.Lock()
-        self._copies: dict[int, Backend] = {}  # by the id of the user's object
+        # By the id of an object that another Gateway has, and the name that it has here.
+        self._copies: dict[tuple[int, str], Backend] = {}
         self._built: dict[str, Backend] = {}  # by name, and of stored jobs: by all their options
         self._submitted: dict[str, Backend] = {}  # those with an account, by what they are
         self.configured = dict(configured or {})
@@ -43,7 +44,7 @@ class HomeBackends:
         """Return a backend by its name, or the user's own, bound to this Gateway."""
         self.settings.client.require_open()
         if not isinstance(backend, str):
-            return self._bound(backend, self.settings)
+            return self._named(backend) or self._bound(backend, self.settings)
         if backend in self._by_name:
             return self._by_name[backend]
         # Built each time: its address may be that of a variable which was set since.
@@ -128,16 +129,31 @@ class HomeBackends:
         backend.bind(self.settings)
         return backend
 
+    def _named(self, backend: Backend) -> Backend | None:
+        """Return the backend with a name of its own here that this object is, or was given for."""
+        for name, one in self._by_name.items():
+            if backend is one or backend is self.configured[name]:
+                return one
+        return None
+
     def _bound(self, backend: Backend, settings: Settings) -> Backend:
         """Return the user's object, or its copy if it is bound to another Gateway."""
+        which = id(backend), settings.client.name
         with self._lock:
-            if id(backend) not in self._copies:
+            if which not in self._copies:
                 found = registry.bound(backend, settings)
                 if found is backend:
                     return backend
-                self._copies[id(backend)] = found
-                weakref.finalize(backend, self._copies.pop, id(backend), None)
-            return self._copies[id(backend)]
+                self._copies[which] = found
+                # Weakly: an object may be there for longer than the Gateways that have copies.
+                weakref.finalize(backend, _drop, weakref.ref(self), which)
+            return self._copies[which]
+
+
+def _drop(backends: weakref.ref[HomeBackends], which: tuple[int, str]) -> None:
+    """Forget the copy of an object that is gone: another one may get its id."""
+    if (here := backends()) is not None:
+        here._copies.pop(which, None)
 
 
 def require_same(backend: Backend, restored: Backend, record: JobRecord) -> None:

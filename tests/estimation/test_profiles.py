@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
+from finetune_gateway import registry
 from finetune_gateway.errors import NotFoundError
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.spec import TrainingSpec
@@ -18,6 +19,7 @@ MINI = "gpt-4.1-mini-2025-04-14"
 def test_the_profiles_are_known_and_others_are_named() -> None:
     """Unknown names raise NotFoundError, which lists the known ones."""
     assert profile_names() == ["azure", "bedrock", "crusoe", "custom", "nebius", "openai"]
+    assert {*profile_names()} == {"openai", *registry.HOSTS}
     with pytest.raises(NotFoundError, match="azure, bedrock, crusoe, custom, nebius, openai"):
         load_profile("opanai")
 

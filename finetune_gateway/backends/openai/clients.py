@@ -14,7 +14,7 @@ import weakref
 import httpx2
 import openai
 
-from finetune_gateway.backend.http import CONNECT_SECONDS, Given, transport
+from finetune_gateway.backend.http import CONNECT_SECONDS, Given, close_with, transport
 from finetune_gateway.backends.openai import bounds, endpoint
 from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.settings.client_options import AMBIENT, ClientOptions
@@ -30,7 +30,7 @@ class Client:
 
     def __init__(self, sdk: openai.OpenAI) -> None:
         self.sdk = sdk
-        self.closer = weakref.finalize(self, sdk.close)
+        self.closer = close_with(self, sdk.close)
 
 
 _lock = threading.Lock()
@@ -113,12 +113,10 @@ def _keep_to(url: str, client: openai.OpenAI) -> None:
 
 
 def _forget() -> None:
-    """Leave the parent its connections: in a forked process, closing one would end it for both."""
+    """Leave the parent its connections."""
     global _lock
     _lock = threading.Lock()
-    for client in _clients.values():
-        client.closer.detach()
-        _inherited.append(client)
+    _inherited.extend(_clients.values())
     _clients.clear()
 
 
