@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol, Self
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from finetune_gateway.backend.seam import guarding
+from finetune_gateway.backend.secret_values import holds_key, texts
 from finetune_gateway.errors import (
     BackendError,
     SpecError,
@@ -22,7 +23,6 @@ from finetune_gateway.errors import (
 )
 from finetune_gateway.model import Model, type_words
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.text import pii, redaction
 
 # Names of settings and of variables that hold keys.
 _KEYS = re.compile(r"(?i)(^|_)(api_?key|key|token|secret|password)$")
@@ -140,28 +140,11 @@ def _read(kind: type[BackendParams], spec: TrainingSpec, backend: HasParams) -> 
 
 def _require_no_key(name: str, value: object) -> None:
     """Raise SpecError for a key or a password: a spec is stored and shown."""
-    texts = [*_texts(value)]
+    found = [text for _, text in texts(name, value)]
     keys = [value for variable, value in os.environ.items() if _KEYS.search(variable)]
-    found = any(
-        redaction.redact(text) != text
-        or any(code == "secret" for code, _ in pii.find_pii(text, ()))
-        or any(redaction.holds(text.encode(errors="replace"), key) for key in keys)
-        for text in texts
-    )
-    if found or (texts and _KEYS.search(name)):
+    if any(holds_key(text, keys) for text in found) or (found and _KEYS.search(name)):
         raise SpecError(
             f"backend_params: {shown(name)} holds a key or a password, and settings are stored and "
             "shown.",
             hint="A backend takes keys from the environment: see its documentation.",
         )
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _texts(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _texts(one)

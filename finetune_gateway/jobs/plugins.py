@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
 from finetune_gateway.backend.seam import constructing, is_plugin, name_of, words_of
+from finetune_gateway.backend.secret_values import holds_key, texts
 from finetune_gateway.errors import BackendError, GatewayError, shown
-from finetune_gateway.text import pii, redaction
 
 
 def require_restorable(backend: Backend) -> None:
@@ -57,29 +56,16 @@ def _require_no_secret(backend: Backend, options: dict[str, Any]) -> None:
     """Refuse options with the value of a variable that they name, or with what looks like a key:
     they are stored and shown."""
     shown_of = {"options()": options, "identity()": backend.identity()}
-    found = [pair for where, value in shown_of.items() for pair in _texts(where, value)]
+    found = [pair for where, value in shown_of.items() for pair in texts(where, value)]
     keys = [os.environ.get(name) for _, name in found if name.isidentifier()]
     for path, text in found:
-        raw = text.encode(errors="replace")
-        looks = any(code == "secret" for code, _ in pii.find_pii(text, ()))
-        if looks or any(redaction.holds(raw, key) for key in keys):
+        if holds_key(text, keys):
             raise _error(
                 backend,
                 f"has a key or password in {path}, and that is stored and shown",
                 "Its author keeps the name of the key's variable there, like "
                 "api_key_env='ACME_API_KEY', never its value.",
             )
-
-
-def _texts(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            yield from _texts(f"{path}[{name!r}]", one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _texts(path, one)
 
 
 def _require_equal(backend: Backend, options: dict[str, Any]) -> None:
