@@ -209,7 +209,7 @@ def bound(backend: AnyBackend, settings: Settings) -> AnyBackend:
     from finetune_gateway.backend import gateway_options
 
     with _binding:
-        earlier = gateway_options.settings_of(backend)
+        earlier = vars(backend).get(gateway_options.BOUND)
         if earlier == settings:
             return backend
         found = backend if earlier is None else _copied(backend)

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from inspect import isawaitable
-from typing import Any
 
 from finetune_gateway.aio.calls import Calls, Face, awaited
 from finetune_gateway.aio.handle import ModelHandle
@@ -20,6 +19,7 @@ from finetune_gateway.jobs.budget import Actual
 from finetune_gateway.jobs.history import PAGE
 from finetune_gateway.jobs.job import Job as BlockingJob
 from finetune_gateway.model import exact_methods
+from finetune_gateway.settings.arguments import require_function
 from finetune_gateway.settings.deadlines import TICK_SECONDS, Deadline, Stop, checked_stop
 
 OnEvent = Callable[["Job", Event], object]
@@ -215,9 +215,10 @@ class Hook:
     def __init__(
         self, function: OnEvent | None, on_change: Callable[[Job], object] | None = None
     ) -> None:
+        require_function(function, "on_event")
         self.function = function
         self.on_change = on_change
-        self._checked: waiting.Hook[Any] = waiting.Hook(function)
+        self.last: dict[str, int] = {}  # the number of the last event, by job
 
     async def call_with_news(self, job: Job) -> None:
         """Call both, of which only ``on_event`` may fail."""
@@ -229,10 +230,9 @@ class Hook:
         """Call it with what is new of a job. Its errors are its own: they are logged."""
         if self.function is None:
             return
-        last = self._checked.last
-        while page := await job.events(last.get(job.id, 0), PAGE):
+        while page := await job.events(self.last.get(job.id, 0), PAGE):
             for event in page:
-                last[job.id] = event.number or 0
+                self.last[job.id] = event.number or 0
                 try:
                     await _finished(self.function(job, event))
                 except Exception as exc:  # whatever it is, the job goes on

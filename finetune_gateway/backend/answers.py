@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Set
+from datetime import date
 from decimal import Decimal
 from math import isfinite
 from pathlib import Path
@@ -18,12 +19,14 @@ from finetune_gateway.backend.plain_json import plain
 from finetune_gateway.errors import shown, validation_error_text
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.profiles import LifeCycle
 from finetune_gateway.events import Artifact, Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.model import MOST, Model
 from finetune_gateway.settings.money import MOST_USD
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text.redaction import redact
 from finetune_gateway.tokens.counter import TokenCounter
+from finetune_gateway.tokens.masks.preview import PreviewRenderer
 
 Arguments = tuple[Any, ...]
 Check = Callable[[Any, Any, Arguments, dict[str, Any]], Any]
@@ -40,11 +43,25 @@ FIGURES: dict[str, tuple[int, int]] = {
     "place_in_line": (1, MOST),
 }
 COUNTS = ("trained_tokens", "place_in_line")  # of these, those that are whole
+# Of capabilities: sets of names, and what else the rest of the package reads without a look.
+SETS = ("methods", "priced", "training_types", "options", "refuses", "resumes", "deletes")
+KINDS: dict[str, Any] = {
+    "rules": str | Mapping,
+    "notes": tuple | list,
+    "fixed": Mapping,
+    "life_cycle": LifeCycle | None,
+    "no_new_jobs_after": date | None,
+    "unknown_model_reason": str,
+}
 PART = "ftg-events:"  # begins a cursor of ours: so many events of the backend's own are taken
 
 
 class Wrong(Exception):
     """An answer breaks the contract; says how."""
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value, *args: None if value is None else check(value, *args)
 
 
 # -- ids ---------------------------------------------------------------------------------
@@ -60,10 +77,6 @@ def _identifier(value: Any, *_: Any) -> str:
     return value
 
 
-def _identifier_or_none(value: Any, *_: Any) -> str | None:
-    return None if value is None else _identifier(value)
-
-
 def _identifiers(value: Any, *_: Any) -> list[str]:
     if not isinstance(value, list | tuple):
         raise Wrong(f"must return a list of ids, not {shown(value)}")
@@ -76,10 +89,6 @@ def _text(value: Any, *_: Any) -> str:
     return value
 
 
-def _text_or_none(value: Any, *_: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
 # -- what it can do ----------------------------------------------------------------------
 
 
@@ -88,20 +97,30 @@ def _capabilities(value: Any, *_: Any) -> Capabilities:
         raise Wrong(f"must return a Capabilities, not {shown(value)}")
     if not isinstance(value.hosted, bool):
         raise Wrong(f"must say with hosted=True or False where data go, not {shown(value.hosted)}")
-    for name in (
-        *("methods", "priced", "training_types", "options", "refuses", "resumes", "deletes"),
-    ):
-        if not isinstance(given := getattr(value, name), Set):
-            raise Wrong(f"must give {name} as a frozenset, not {shown(given)}")
+    for name, kind in KINDS.items():
+        if not isinstance(given := getattr(value, name), kind):
+            raise Wrong(f"gives {name} as {shown(given)}, which it cannot be")
+    _check_names(value)
     _check_refuses(value)
-    if not isinstance(value.rules, str | Mapping) or not isinstance(value.fixed, Mapping):
-        raise Wrong("must give rules as a text or a mapping, and fixed as a mapping")
     _check_seconds(value)
     for name in ("min_rows", "max_file_bytes", "max_context"):
         limit = getattr(value, name)
-        if limit is not None and not (is_number(limit) and isinstance(limit, int) and limit >= 0):
+        if limit is None and name != "min_rows":
+            continue
+        if not (is_number(limit) and isinstance(limit, int) and limit >= 0):
             raise Wrong(f"must give {name} as a whole number from 0, not {shown(limit)}")
     return value
+
+
+def _check_names(value: Capabilities) -> None:
+    for name in SETS:
+        given = getattr(value, name)
+        if not isinstance(given, Set) or not all(isinstance(one, str) for one in given):
+            raise Wrong(f"must give {name} as a frozenset of texts, not {shown(given)}")
+    if unknown := sorted(map(shown, value.fixed.keys() - TrainingSpec.model_fields.keys())):
+        raise Wrong(f"must name settings in fixed, not {', '.join(unknown)}")
+    if not all(isinstance(note, str) for note in value.notes):
+        raise Wrong(f"must give notes as a tuple of texts, not {shown(value.notes)}")
 
 
 def _check_refuses(value: Capabilities) -> None:
@@ -127,10 +146,9 @@ def _seconds(name: str, value: Any, most: float) -> None:
         raise Wrong(f"must give {name} in seconds from 0 to {most:,.0f}, not {shown(value)}")
 
 
-def _lifetime(value: Any, *_: Any) -> float | None:
-    if value is not None:
-        _seconds("the lifetime", value, MOST)
-    return value  # type: ignore[no-any-return]
+def _lifetime(value: Any, *_: Any) -> Any:
+    _seconds("the lifetime", value, MOST)
+    return value
 
 
 def is_number(value: Any) -> bool:
@@ -148,10 +166,8 @@ def _names(value: Any, *_: Any) -> list[str]:
     return list(dict.fromkeys(_identifiers(value)))
 
 
-def _health(value: Any, *_: Any) -> Health | None:
+def _health(value: Any, *_: Any) -> Health:
     """Return a sentence without what looks like a key, and a time that can be."""
-    if value is None:
-        return None
     if not isinstance(value, Health):
         raise Wrong(f"must return a Health, not {shown(value)}")
     detail, latency = value.detail, value.latency_s
@@ -162,9 +178,7 @@ def _health(value: Any, *_: Any) -> Health | None:
     return value.model_copy(update={"detail": detail, "latency_s": known})
 
 
-def _quote(value: Any, *_: Any) -> Decimal | None:
-    if value is None:
-        return None
+def _quote(value: Any, *_: Any) -> Decimal:
     if not is_number(value) or not 0 <= value <= MOST_USD:
         raise Wrong(f"must return an amount of USD from 0 to {MOST_USD:,}, not {shown(value)}")
     return Decimal(str(value))  # never by way of a float
@@ -200,7 +214,7 @@ def _estimate(value: Any, backend: Any, args: Arguments, kwargs: dict[str, Any])
     for path, amount in _amounts("", value):
         if not is_number(amount) or amount < 0:
             raise Wrong(f"gives {path} as {shown(amount)}: an amount is a finite number from 0")
-    _validate(Estimate, value)
+    _validated(Estimate, dict(value.__dict__))
     spec = kwargs.get("spec", args[0] if args else None)
     model = getattr(spec, "model", None)
     hosted = backend.capabilities().hosted or backend.capabilities(model).hosted
@@ -220,15 +234,6 @@ def _amounts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _amounts(f"{path}.{name}".lstrip("."), getattr(value, name, None))
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         yield path, value
-
-
-def _validate(model: type[Model], value: Model) -> Model:
-    """Read the fields of a model again: one that was made without checks may hold anything."""
-    try:
-        return model.model_validate(dict(value.__dict__))
-    except ValidationError as exc:
-        wrong = validation_error_text(exc)
-        raise Wrong(f"returned a {model.__name__} that is none: {wrong}") from None
 
 
 # -- the job -----------------------------------------------------------------------------
@@ -351,6 +356,7 @@ def _fields(value: Model) -> dict[str, Any]:
 
 
 def _validated(model: type[Any], fields: dict[str, Any]) -> Any:
+    """Read the fields of a model again: one that was made without checks may hold anything."""
     try:
         return model.model_validate(fields)
     except ValidationError as exc:
@@ -383,20 +389,14 @@ def _chat_model(value: Any, *_: Any) -> Any:
     return value
 
 
-def _price_or_none(value: Any, *_: Any) -> Price | None:
-    if value is None:
-        return None
+def _price(value: Any, *_: Any) -> Price:
     if not isinstance(value, Price) or not getattr(value, "unit", "").endswith("_hour"):
         raise Wrong(f"must return the Price of an hour or None, not {shown(value)}")
     price: Price = _validated(Price, dict(value.__dict__))
     return price
 
 
-def _path_or_none(value: Any, *_: Any) -> Path | None:
-    return None if value is None else _path(value)
-
-
-def _path(value: Any) -> Path:
+def _path(value: Any, *_: Any) -> Path:
     if not isinstance(value, os.PathLike):
         raise Wrong(f"must give a Path, not {shown(value)}")
     return Path(value)
@@ -420,27 +420,28 @@ CHECKS: dict[str, Check] = {
     "options": _json,
     "identity": _json,
     "place": _json,
-    "account": _text_or_none,
+    "account": _or_none(_text),
     "display_name": _text,
     "resolve": _instance(TrainingSpec),
     "counter": _instance(TokenCounter),
+    "preview_renderer": _or_none(_instance(PreviewRenderer)),
     "estimate": _estimate,
     "models": _names,
-    "health": _health,
-    "upload": _identifier_or_none,
-    "upload_lifetime": _lifetime,
-    "find_upload": _identifier_or_none,
+    "health": _or_none(_health),
+    "upload": _or_none(_identifier),
+    "upload_lifetime": _or_none(_lifetime),
+    "find_upload": _or_none(_identifier),
     "find_uploads": _identifiers,
-    "quote": _quote,
+    "quote": _or_none(_quote),
     "start": _identifier,
-    "find": _identifier_or_none,
+    "find": _or_none(_identifier),
     "poll": _poll,
     "statuses": _statuses,
     "checkpoint": _result,
     "deploy": _identifier,
-    "deployment_price": _price_or_none,
+    "deployment_price": _or_none(_price),
     "end_deployment": _instance(bool),
     "open": _chat_model,
-    "log_path": _path_or_none,
+    "log_path": _or_none(_path),
     "kept_files": _files,
 }

@@ -204,6 +204,11 @@ class Backend(ABC):
         the first request that may change something."""
         return None
 
+    def close(self) -> None:
+        """Let go of connections of its own; the next call makes new ones. Called when a Gateway is
+        closed that has built it: an object of the user's stays as it is. Sends nothing."""
+        return None
+
     def upload(self, file: DataFile) -> str | None:
         """Send a file once and return the provider's id; None if nothing is sent."""
         return None

@@ -62,15 +62,9 @@ def _refused(backend: Any, option: str) -> UnsupportedError:
     )
 
 
-def settings_of(backend: Any) -> Settings | None:
-    """Return the settings that a backend is bound to; None for one that no Gateway has."""
-    settings: Settings | None = vars(backend).get(BOUND)
-    return settings
-
-
 def options_of(backend: Any) -> ClientOptions:
     """Return what the Gateway of a backend was given."""
-    settings = settings_of(backend)
+    settings: Settings | None = vars(backend).get(BOUND)
     return AMBIENT if settings is None else settings.client
 
 

@@ -9,6 +9,7 @@ hangs is cut off: it goes on in a thread of its own, and its caller gets an erro
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -28,7 +29,7 @@ from finetune_gateway.text.redaction import redact
 BUYS = frozenset({"start", "upload", "deploy"})
 CALLS = (
     *("capabilities", "options", "identity", "place", "account", "display_name"),
-    *("bind", "remember", "resolve", "check_model", "check", "connect"),
+    *("bind", "remember", "resolve", "check_model", "check", "connect", "close"),
     *("counter", "estimate", "preview_renderer", "models", "health"),
     *("upload", "upload_lifetime", "find_upload", "find_uploads", "quote", "start", "find"),
     *("poll", "statuses", "cancel", "resume", "rewind", "checkpoint"),
@@ -46,9 +47,11 @@ Returned = TypeVar("Returned")
 
 _seconds: ContextVar[float | None] = ContextVar("seconds for a call of a plug-in", default=None)
 _running = threading.local()  # .objects: ids of the backends that this thread is in a call of
-# By the id of a backend, which these calls keep alive, and the method.
-_hung: dict[tuple[int, str], list[Future[Any]]] = {}
-_running_calls: dict[tuple[str, Any], Future[Any]] = {}  # start and deploy, by our id of the job
+# Calls that go on, each by its process: a fork has none of their threads. Those that nobody waits
+# for with the id of their backend, which they keep alive, and the method; start and deploy by our
+# id of the job.
+_hung: set[tuple[int, int, str, Future[Any]]] = set()
+_running_calls: dict[tuple[int, str, Any], Future[Any]] = {}
 
 
 def guard_calls(cls: type, contract: type, opened: Callable[[Any, Any], Any]) -> None:
@@ -178,7 +181,7 @@ def limit_of(backend: Any, name: str, args: tuple[Any, ...] = ()) -> float | Non
 
 def running_call(name: str, job_id: str) -> Future[Any] | None:
     """Return a ``start`` or ``deploy`` that has not returned: what it buys may come at any time."""
-    call = _running_calls.get((name, job_id))
+    call = _running_calls.get((os.getpid(), name, job_id))
     return None if call is None or call.done() else call
 
 
@@ -192,22 +195,21 @@ def cut_off(
 ) -> Returned:
     """Return what the call that ``made`` begins does within so many seconds. Raises TooSlow for
     one that does not return, and at once for one more where many hang."""
-    key = (id(backend), name)
-    hung = _hung[key] = [one for one in _hung.get(key, []) if not one.done()]
-    if len(hung) >= MOST_HUNG:
-        raise TooSlow(f"no {what}: {len(hung)} earlier calls of it still hang")
+    which = (os.getpid(), id(backend), name)
+    hung = sum(one[:3] == which for one in _hung.copy())
+    if hung >= MOST_HUNG:
+        raise TooSlow(f"no {what}: {hung} earlier calls of it still hang")
     call = made()
     if name in ("start", "deploy") and args:
-        bought = (name, getattr(args[0], "job_id", args[0]))
+        bought = (os.getpid(), name, getattr(args[0], "job_id", args[0]))
         _running_calls[bought] = call
         call.add_done_callback(lambda ended: _running_calls.pop(bought, None))
     try:
         return _answer(call, seconds, what)
     finally:
         if not call.done():
-            hung.append(call)
-        elif not hung:
-            _hung.pop(key, None)
+            _hung.add((*which, call))
+            call.add_done_callback(lambda ended: _hung.discard((*which, ended)))
 
 
 def within_time(what: str, make: Callable[[], Returned], seconds: float | None = None) -> Returned:

@@ -21,7 +21,7 @@ STORED = "stored_options"  # an attribute of a backend: its options of a job or 
 OFFLINE = frozenset(
     ("capabilities", "options", "identity", "place", "display_name", "bind", "remember", "resolve")
     + ("counter", "estimate", "preview_renderer", "upload_lifetime", "deployment_price")
-    + ("log_path", "kept_files")
+    + ("log_path", "kept_files", "close")
 )
 LONGEST_OPTION = 200  # characters of one in a message
 

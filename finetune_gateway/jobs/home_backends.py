@@ -15,11 +15,13 @@ from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, gateway_options
+from finetune_gateway.backend.seam import time_limit
 from finetune_gateway.errors import GatewayError, SpecError, shown
 from finetune_gateway.jobs import accounts
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import visible
 
 Configured = Mapping[str, Backend | Mapping[str, Any]]
@@ -44,7 +46,7 @@ class HomeBackends:
         """Return a backend by its name, or the user's own, bound to this Gateway."""
         self.settings.client.require_open()
         if not isinstance(backend, str):
-            return self._named(backend) or self._bound(backend, self.settings)
+            return self._here(backend) or self._bound(backend, self.settings)
         if backend in self._by_name:
             return self._by_name[backend]
         # Built each time: its address may be that of a variable which was set since.
@@ -80,9 +82,11 @@ class HomeBackends:
     def close(self) -> None:
         """Let go of all connections. Objects of the user's plug-ins stay as they are."""
         for one in self._all():
-            closer = getattr(one, "close", None)
-            if callable(closer):
-                closer()
+            try:
+                with time_limit():
+                    one.close()
+            except GatewayError as exc:  # of a plug-in: all else is closed
+                logs.jobs.warning("%s", exc.message)
         gateway_options.close(self.settings.client)
 
     def _all(self) -> Iterator[Backend]:
@@ -129,7 +133,7 @@ class HomeBackends:
         backend.bind(self.settings)
         return backend
 
-    def _named(self, backend: Backend) -> Backend | None:
+    def _here(self, backend: Backend) -> Backend | None:
         """Return the backend with a name of its own here that this object is, or was given for."""
         for name, one in self._by_name.items():
             if backend is one or backend is self.configured[name]:

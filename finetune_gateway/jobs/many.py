@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
-from finetune_gateway.backend import NOT_SETTLED, Backend, Snapshot
+from finetune_gateway.backend import Backend, Snapshot
 from finetune_gateway.backend.seam import time_limit
 from finetune_gateway.errors import (
-    AuthenticationError,
     BackendError,
     GatewayError,
     JobNotFinished,
@@ -332,7 +331,7 @@ class Wait:
         group.failing = {one: group.failing.get(one, now) for one in failing}
         lost = []
         for failure in answer.failures:
-            lasting = _is_lasting(failure.error) or asked_wait(failure.error) > allowed
+            lasting = waiting.is_lasting(failure.error) or asked_wait(failure.error) > allowed
             over = [
                 job
                 for job in failure.jobs
@@ -360,13 +359,6 @@ def _why_not(job: Job, allowed: float) -> JobNotFinished | None:
 
 def _state(job: Job) -> Hashable:
     return job.status, job.phase, job.record.cursor, job.trouble is None
-
-
-def _is_lasting(error: GatewayError) -> bool:
-    """Return True for an error that does not go away by waiting."""
-    if not isinstance(error, BackendError) or isinstance(error, AuthenticationError):
-        return True
-    return error.code == NOT_SETTLED or not (error.retryable or error.maybe_applied)
 
 
 def not_finished(jobs: list[Job], deadline: Deadline) -> JobNotFinished:

@@ -17,8 +17,8 @@ from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 
 
-def awaited(record: JobRecord) -> bool:
-    """Return True for a job whose price is not known; its backend will name one."""
+def is_unpriced(record: JobRecord) -> bool:
+    """Return True for a job with neither an estimate of its cost nor a quote."""
     quote = Quote.of(record)
     return quote.quoted_usd is None and quote.cost_usd is None
 
@@ -55,7 +55,7 @@ def _require_within(record: JobRecord) -> None:
     name = record.display_name
     if limit is None:
         return
-    if quote.quoted_usd is None and quote.cost_usd is None:
+    if is_unpriced(record):
         raise BudgetError(
             f"{name} names no price for this job, so a limit of {dollars(limit)} USD cannot be "
             "checked: nothing was created.",

@@ -149,7 +149,7 @@ class Submitter:
     def reserve(self, record: JobRecord, backend: Backend | None = None) -> None:
         """Raise BudgetError if the month has no room for the job. Inside a transaction no other
         process can take the same room. One whose ``backend`` will name its price takes it then."""
-        later = backend is not None and backend.gives_quotes and quotes.awaited(record)
+        later = backend is not None and backend.gives_quotes and quotes.is_unpriced(record)
         if self._cap() is not None and not later:
             budgets.admit(record, self.budget(record.created_at, without=record.id))
 

@@ -124,10 +124,10 @@ def in_time(job: J, deadline: Deadline, function: Callable[[J], T]) -> T:
     """
     if not deadline.bounded:
         return function(job)
-    if job.running is not None and job.running.process == os.getpid():
-        deadline.join(job.running)
+    earlier = job.running
+    if earlier is not None and earlier.process == os.getpid():
+        deadline.join(earlier)
     twin = copy(job)
-
     running = job.running = deadline.begin(lambda: function(twin))
     deadline.join(running)
     job.running, job.record = None, twin.record
@@ -172,13 +172,18 @@ def _longest_wait(job: Job, deadline: Deadline) -> float:
 def _wait_after(job: Job, exc: BackendError, failing: float, deadline: Deadline) -> float:
     """Return the seconds that the host asks to wait, 0 if it does not. Raises what lasts, has
     lasted for too long, or asks for a longer wait than is allowed."""
-    lasting = exc.code == NOT_SETTLED or isinstance(exc, AuthenticationError)
-    lasting = lasting or not (exc.retryable or exc.maybe_applied)
     asked = exc.retry_after or 0.0
     too_long = asked > _longest_wait(job, deadline) if asked else failing > PATIENCE_SECONDS
-    if lasting or too_long:
+    if is_lasting(exc) or too_long:
         raise exc
     return asked
+
+
+def is_lasting(error: GatewayError) -> bool:
+    """Return True for an error that does not go away by waiting."""
+    if not isinstance(error, BackendError) or isinstance(error, AuthenticationError):
+        return True
+    return error.code == NOT_SETTLED or not (error.retryable or error.maybe_applied)
 
 
 def not_finished(job: Job, deadline: Deadline) -> JobNotFinished:

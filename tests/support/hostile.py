@@ -124,6 +124,15 @@ class Honest(Backend):
         return Answering()
 
 
+class Closing(Honest):
+    """Cannot let go of its connections."""
+
+    name = "closing"
+
+    def close(self) -> None:
+        raise RuntimeError("no handle")
+
+
 class Answering:
     """Says yes."""
 
