@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -169,8 +168,8 @@ def submit(
     )
     limit = parse_amount("max-cost", max_cost)
     tags = parse_metadata(metadata)
-    started = time.time()
     gateway = Gateway()
+    newest = _newest(gateway)
     files: dict[str, Any] = {
         "validation": validation_file,
         "validation_split": validation_split,
@@ -208,7 +207,7 @@ def submit(
         metadata=tags,
         **fields,
     )
-    existing = job.record.created_at < started
+    existing = newest is not None and gateway.store.in_order([newest, job.id])[0] == job.id
     _print_submitted(job, existing=existing, quiet=quiet)
     for text in metadata_notes(job, tags):
         print_warning(text, quiet=quiet)
@@ -285,6 +284,13 @@ class Confirmation:
             print_message(existing_job_text(equal), quiet=self.quiet)
         print_message("Dry run: nothing was stored or sent.", quiet=self.quiet)
         raise typer.Exit(0)
+
+
+def _newest(gateway: Gateway) -> str | None:
+    """Return the job that was submitted last, by no clock; None in a new home, which stays new
+    should the submit be refused."""
+    jobs = gateway.jobs(limit=1) if gateway.settings.database.exists() else []
+    return jobs[0].id if jobs else None
 
 
 def _print_submitted(job: Job, *, existing: bool, quiet: bool) -> None:

@@ -132,8 +132,9 @@ def ask(group: Group, deadline: Deadline, *, send: bool) -> Answer:
     """Ask the backend of a group for all its jobs, and poll those that have changed."""
     live, failed = _reloaded(group.jobs)
     unsent = [job for job in live if job.provider_id is None]
-    order = group.jobs[0].store.in_order(job.id for job in unsent) if unsent else []
-    unsent.sort(key=lambda job: order.index(job.id))  # in this order hosts get them
+    order = unsent[0].store.in_order(job.id for job in unsent) if unsent else []
+    places = {job_id: place for place, job_id in enumerate(order)}
+    unsent.sort(key=lambda job: places[job.id])  # in this order hosts get them
     group.show_waiting(unsent if send else [])
     sent = [job for job in live if job.provider_id is not None]
     try:

@@ -146,6 +146,20 @@ def test_no_clock_decides_which_job_is_the_latest(store: Store) -> None:
     assert store.in_order({second.id, first.id}) == [first.id, second.id]
 
 
+def test_the_same_submit_is_known_though_its_job_is_of_tomorrow(
+    store: Store, train_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock was set back since: it is the existing job, and said so."""
+    words = ["submit", str(train_file), "--model", "m", "--backend", "fake", "--yes", "--json"]
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out)
+    sql("jobs SET created_at = created_at + 1e6")(store, first["id"])
+    assert main(words) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (first["existing"], second["existing"]) == (False, True)
+    assert second["id"] == first["id"]
+
+
 def test_status_and_screen_say_the_same_of_a_long_job_as_of_all_its_events(store: Store) -> None:
     """By range: last values, losses by step, also of steps that ran again or come late."""
     job = local_job(store)
