@@ -140,7 +140,13 @@ def test_callbacks_may_be_coroutine_functions(home: Path, train_file: Path) -> N
         places.append(threading.current_thread())
         return True
 
+    async def follow(done: int, of: int) -> None:
+        seen.append(threading.current_thread())
+
+    seen: list[threading.Thread] = []
+
     async def main() -> None:
+        await aio.validate(train_file, on_progress=follow)  # type: ignore[arg-type]
         given: dict[str, Any] = {"model": "m", "backend": FakeBackend()}
         with pytest.raises(BudgetError, match="not confirmed"):
             await aio.submit(train_file, confirm=no, **given)  # type: ignore[arg-type]
@@ -148,6 +154,7 @@ def test_callbacks_may_be_coroutine_functions(home: Path, train_file: Path) -> N
 
     asyncio.run(main())
     assert [one is threading.main_thread() for one in places] == [True, False]
+    assert {*seen} == {threading.main_thread()}
 
 
 def test_a_coroutine_is_no_yes_where_nothing_is_awaited(home: Path, train_file: Path) -> None:

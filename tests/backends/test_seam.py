@@ -10,19 +10,39 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.hostile import breaking
+from support.hostile import Honest, breaking
 from support.paths import ROOT
 from support.plugins import installed
 
 from finetune_gateway import Gateway, SpecError
-from finetune_gateway.backend import Backend, BackendError, answers, seam
+from finetune_gateway.backend import (
+    Backend,
+    BackendError,
+    Capabilities,
+    DataFile,
+    Event,
+    JobStatus,
+    Snapshot,
+    answers,
+    seam,
+    stored_options,
+)
+from finetune_gateway.jobs.plugins import check_restorable
 
 # What the base class alone has: for authors, and for the gateway.
 HELPERS = {"key", "required_key", "http_client", "gives_quotes", "cannot_delete"}
+# What may send a key, and is not called with the options of somebody else.
+SENDS = {
+    *("account", "check_model", "check", "connect", "models", "health", "quote", "upload"),
+    *("find_upload", "find_uploads", "start", "find", "poll", "statuses", "cancel", "resume"),
+    *("rewind", "checkpoint", "deploy", "end_deployment", "download", "open"),
+    *("delete_file", "delete_model"),
+}
 
 
 def test_each_call_of_the_contract_passes_it() -> None:
@@ -34,6 +54,7 @@ def test_each_call_of_the_contract_passes_it() -> None:
         if inspect.isfunction(one) or isinstance(one, property)
     }
     assert calls.keys() - HELPERS == {*seam.CALLS}
+    assert {*seam.CALLS} - stored_options.OFFLINE == SENDS
     answering = {name for name in seam.CALLS if calls[name].__annotations__["return"] != "None"}
     assert answering == answers.CHECKS.keys()
     guide = (ROOT / "docs" / "writing-a-backend.md").read_text(encoding="utf-8")
@@ -48,6 +69,7 @@ CAPABILITIES: dict[str, Any] = {
     "fixed": {"nonsense": 1},
     "methods": frozenset({1}),
     "min_rows": None,
+    "longest_wait": -1.0,
 }
 
 
@@ -111,3 +133,72 @@ def test_a_plug_in_that_cannot_be_closed_leaves_the_rest_closed(
     assert "close() of backend 'closing' broke: RuntimeError: no handle" in caplog.text
     with pytest.raises(SpecError, match="closed"):
         gateway.jobs()
+
+
+def answering(method: str, value: Any) -> Any:
+    return breaking({method: lambda backend, honest: value})
+
+
+def test_what_is_above_the_users_own_is_not_deleted() -> None:
+    for path in (Path.home(), Path.home().parent, Path("/")):
+        with pytest.raises(BackendError, match="which holds more than one job"):
+            answering("kept_files", [path]).kept_files("job-1")
+
+
+def test_a_list_tells_of_no_other_job() -> None:
+    runs = Snapshot(status=JobStatus.RUNNING)
+    assert answering("statuses", {"a": runs, "b": runs}).statuses(["a"]) == {"a": runs}
+
+
+def test_a_job_whose_events_come_in_parts_has_no_result_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "MAX_EVENTS", 2)
+    whole = Honest().poll("job-1", None)
+    events = [Event(id=str(number)) for number in range(3)]
+    backend = answering("poll", whole.model_copy(update={"events": events}))
+    first = backend.poll("job-1", None)
+    assert (first.status, first.result, len(first.events)) == (JobStatus.RUNNING, None, 2)
+    last = backend.poll("job-1", first.cursor)
+    assert (last.status, last.result, len(last.events)) == (JobStatus.SUCCEEDED, whole.result, 1)
+
+
+def test_a_model_that_is_trained_elsewhere_leaves_the_machine(home: Path, train_file: Path) -> None:
+    """Whatever the backend says of others, and its estimate of this one."""
+
+    class Partly(Honest):
+        def capabilities(self, model: str | None = None) -> Capabilities:
+            return replace(super().capabilities(model), hosted=model is not None)
+
+        def estimate(self, *args: Any, **given: Any) -> Any:
+            return super().estimate(*args).model_copy(update={"data_leaves_machine": False})
+
+    assert Gateway(home).estimate(train_file, model="m", backend=Partly()).data_leaves_machine
+
+
+def test_who_chooses_that_nothing_settles_says_so_in_the_options() -> None:
+    """And a name is a line that can be shown."""
+
+    class Chosen(Honest):
+        def __init__(self, settle_seconds: float = 0.0) -> None:
+            super().__init__()
+            self.settle_seconds = settle_seconds
+
+        def options(self) -> dict[str, Any]:
+            return {"settle_seconds": self.settle_seconds}
+
+        def capabilities(self, model: str | None = None) -> Capabilities:
+            return replace(super().capabilities(model), settle_seconds=self.settle_seconds)
+
+    check_restorable(Chosen())
+    for name in (" ", "a\nb"):
+        with pytest.raises(BackendError, match="it must be a text"):
+            check_restorable(type("Odd", (Honest,), {"name": name})())
+
+
+def test_a_large_file_has_more_time_and_a_download_all() -> None:
+    backend = breaking({})
+    assert seam.limit_of(backend, "poll") == seam.CALL_SECONDS
+    file = DataFile(Path("train.jsonl"), "0" * 64, 1, 20_000_000)
+    assert seam.limit_of(backend, "upload", (file,)) == seam.CALL_SECONDS + 200
+    assert seam.limit_of(backend, "download") is None

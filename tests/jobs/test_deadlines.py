@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from support.provider import CREATE, Provider
 
 from finetune_gateway import FakeBackend, Gateway, Job, JobNotFinished, OpenAIBackend, SpecError
 from finetune_gateway.events import JobStatus, Snapshot
-from finetune_gateway.settings.deadlines import THREAD
+from finetune_gateway.settings.deadlines import LAST_SECONDS, THREAD, TICK_SECONDS, Deadline
 
 SHORT = 0.05  # seconds of a wait
 LONGER_WAIT = 0.2  # of one in which something is asked for certain
@@ -302,3 +303,23 @@ def test_control_c_ends_a_wait(
     with pytest.raises(KeyboardInterrupt):
         blocks(job, gateway, **end)
     assert provider.sleeping == 1 and gateway.job(job.id).record == before
+
+
+def test_the_first_look_of_a_short_wait_has_a_second() -> None:
+    """A wait of no time asks once all the same, and hosts answer in less."""
+    assert Deadline(0.0).end_of_call() - time.monotonic() > LAST_SECONDS
+
+
+def test_a_token_that_wakes_nobody_is_looked_at() -> None:
+    """Within a second, however long the pause is."""
+    waits: list[float] = []
+
+    class Token:
+        def is_set(self) -> bool:
+            return bool(waits)
+
+        def wait(self, timeout: float | None = None) -> None:
+            waits.append(timeout or 0.0)
+
+    Deadline(stop=Token()).sleep(300.0)
+    assert waits == [5 * TICK_SECONDS]

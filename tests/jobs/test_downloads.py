@@ -75,7 +75,9 @@ def handle(backend: Hosting, **changes: Any) -> ModelHandle:
 def test_a_model_is_brought_here(home: Path, tmp_path: Path) -> None:
     """Its files, a handle that any process loads, and nothing else; again it is not asked for."""
     backend, folder = Hosting(), tmp_path / "new" / "model"
-    found = handle(backend, job_id="ftg-1").download(folder)
+    switches = {"enable_thinking": False}
+    found = handle(backend, job_id="ftg-1", chat_template_kwargs=switches).download(folder)
+    assert found.chat_template_kwargs == switches
     assert {path.name for path in folder.iterdir()} == {
         *FILES, "finetune_gateway.json", "manifest.json",
     }  # fmt: skip
