@@ -41,8 +41,10 @@ def test_an_object_has_its_name_whichever_way_it_is_meant(tmp_path: Path) -> Non
         with Gateway(tmp_path / name, keys=keys, backends=places) as gateway:
             gpu = gateway.backend("gpu")
             assert gateway.backend(host) is gpu is gateway.backend(gpu)
-            for one in ("a", "b", "gpu"):
-                assert gateway.backend(one).key("GPU_KEY", URL) == keys[one]
+            for one, key in keys.items():
+                assert gateway.backend(one).key("GPU_KEY", URL) == key
+            asking = gateway.use(keys=lambda asked: f"of-{asked.backend}")
+            assert asking.backend("a").key("GPU_KEY", URL) == "of-a"
 
 
 @pytest.mark.parametrize("closed", [True, False])
