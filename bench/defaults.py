@@ -66,7 +66,8 @@ METHODS = {
     "kto": ("unpaired", ("lora", "full")),
     "reward": ("preference", ("lora", "full")),
 }
-ROWS, HELD_OUT = 40, 16  # the shortest of each set
+# Rows to train and rows held out, the shortest of each set; one of two answers costs twice as much.
+ROWS = {"chat": (40, 16), "text": (40, 16), "preference": (26, 14), "unpaired": (26, 14)}
 BASE_TEXTS, BASE_EPOCHS = 80, 2  # of each set
 MAX_LENGTH = 448
 MAX_TEXT = 900  # characters of a text that are kept
@@ -169,12 +170,21 @@ print(models.with_weights("builtin/tiny", Settings(home=Path(sys.argv[1])).creat
     config = json.dumps(shape(192, 512, 3, 6, 3, 1_152, "qwen3"))
     run([sys.executable, "-c", BUILD, wider, config])
     texts = [{"text": text} for text in base_texts()]
-    return [base(folder, name, model, texts) for name, model in (("tiny", tiny), ("wider", wider))]
+    say(f"teaching both to write: {len(texts)} texts")
+    models = {"tiny": tiny, "wider": wider}
+    with ThreadPoolExecutor(len(models)) as pool:
+        return list(pool.map(partial(taught, folder, texts), models, models.values()))
 
 
-def base(folder: Path, name: str, model: str, texts: list[Row]) -> str:
-    """Train a model on texts; return its folder."""
-    say(f"teaching {name} to write: {len(texts)} texts")
+def taught(folder: Path, texts: list[Row], name: str, model: str) -> str:
+    """Train a model on texts in a process of one thread; return its folder."""
+    request = json.dumps({"folder": str(folder), "name": name, "model": model, "texts": texts})
+    in_process("--base", request)
+    return str(folder / name)
+
+
+def base(folder: Path, name: str, model: str, texts: list[Row]) -> None:
+    """Train a model on texts in this process."""
     spec = {
         "model": model,
         "method": "pretrain",
@@ -185,7 +195,6 @@ def base(folder: Path, name: str, model: str, texts: list[Row]) -> str:
     }
     train_here(folder, f"base-{name}", spec, texts, [])
     (folder / "home" / "runs" / f"base-{name}" / "model").rename(folder / name)
-    return str(folder / name)
 
 
 def base_texts() -> list[str]:
@@ -249,8 +258,9 @@ def as_kind(kind: str, rows: list[Row]) -> list[Row]:
 def drawn(kind: str, name: str) -> tuple[list[Row], list[Row], list[Row]]:
     """Return rows to train, held-out rows, and the others."""
     rows = sorted(as_kind(kind, rows_of(name)), key=lambda row: len(json.dumps(row)))
-    held = min(HELD_OUT, len(rows) // 3)
-    used, others = rows[: held + ROWS], rows[held + ROWS :]
+    trained, held_out = ROWS[kind]
+    held = min(held_out, len(rows) // 3)
+    used, others = rows[: held + trained], rows[held + trained :]
     random.Random(1).shuffle(used)
     return used[held:], used[:held], others
 
@@ -261,8 +271,14 @@ def drawn(kind: str, name: str) -> tuple[list[Row], list[Row], list[Row]]:
 def worked(folder: Path, seconds: float, share: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Train the cases of one process until the time is over; return them with what they lost."""
     request = json.dumps({"folder": str(folder), "seconds": seconds, "cases": share})
+    lines = [line for line in in_process("--worker", request) if line.startswith('{"method"')]
+    return [json.loads(line) for line in lines]
+
+
+def in_process(role: str, request: str) -> list[str]:
+    """Run this script in a process of one thread; return the lines that it wrote."""
     done = subprocess.run(
-        [sys.executable, str(HERE / "defaults.py"), "--worker"],
+        [sys.executable, str(HERE / "defaults.py"), role],
         input=request,
         stdout=subprocess.PIPE,
         text=True,
@@ -271,8 +287,7 @@ def worked(folder: Path, seconds: float, share: list[dict[str, Any]]) -> list[di
     )
     if done.returncode:
         raise SystemExit(f"a process that trains ended with exit code {done.returncode}")
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"method"')]
-    return [json.loads(line) for line in lines]
+    return done.stdout.splitlines()
 
 
 def work() -> None:
@@ -370,6 +385,7 @@ def judge(bench: Bench, found: list[dict[str, Any]]) -> None:
     """Print each neighbour beside the default: the ratio of what the default loses."""
     defaults = {key(one): one for one in found if not one["changed"]}
     pairs: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
+    measures: dict[tuple[str, str, str, str], str] = {}
     for one in found:
         other = defaults.get(key(one))
         if not one["changed"] or other is None:
@@ -377,6 +393,7 @@ def judge(bench: Bench, found: list[dict[str, Any]]) -> None:
         measure = "wrong" if one["changed"] == "beta" and "wrong" in one else "valid_loss"
         name = (one["method"], one["kind"], one["changed"], json.dumps(one["value"]))
         pairs.setdefault(name, []).append((other[measure], one[measure]))
+        measures[name] = measure
     for name, both in sorted(pairs.items()):
         usable = [(ours, theirs) for ours, theirs in both if ours > 0 and theirs > 0]
         if not usable:
@@ -384,7 +401,8 @@ def judge(bench: Bench, found: list[dict[str, Any]]) -> None:
         mine, theirs = (mean([pair[side] for pair in usable]) for side in (0, 1))
         label = " ".join(name)
         # Not a bound of Bench: on few sets a ratio is a hint, and it is explained in the docs.
-        bench.figure(label, [mine], [theirs], "held-out loss, geometric mean")
+        unit = "share told apart wrongly" if measures[name] == "wrong" else "held-out loss"
+        bench.figure(label, [mine], [theirs], f"{unit}, geometric mean")
         if mine > (1 + LOSE_AT_MOST) * theirs:
             bench.missed.append(label)
             say(f"{label}: the default loses by {mine / theirs - 1:.1%} on {len(usable)} runs")
@@ -402,5 +420,8 @@ if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is on the hub
     if "--worker" in sys.argv:
         work()
+    elif "--base" in sys.argv:
+        asked_base = json.load(sys.stdin)
+        base(Path(asked_base.pop("folder")), **asked_base)
     else:
         sys.exit(main())
