@@ -19,7 +19,13 @@ from support.records import record
 
 from finetune_gateway import FakeBackend, Gateway
 from finetune_gateway.backend import BY_FTG, Capabilities, HandleData, Price, Snapshot
-from finetune_gateway.errors import BackendError, JobError, NotFoundError, SpecError
+from finetune_gateway.errors import (
+    BackendError,
+    BudgetError,
+    JobError,
+    NotFoundError,
+    SpecError,
+)
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs import charges, deployments
 from finetune_gateway.jobs.budget import month_of
@@ -102,6 +108,17 @@ def test_a_price_that_is_none_makes_nothing(job: Job, backend: Renting, answer: 
     backend.answers = {"deployment_price": answer}
     with pytest.raises(BackendError, match="deployment_price"):
         deployments.make(job)
+    assert backend.there == set() and not Gateway().costs().charges
+
+
+@pytest.mark.parametrize("answer", [None, HOUR])
+def test_what_may_cost_more_than_was_to_be_spent_is_not_made(
+    job: Job, backend: Renting, answer: Any
+) -> None:
+    """A price that is not known may be any."""
+    backend.answers = {"deployment_price": answer}
+    with pytest.raises(BudgetError, match="at most 1 was to be spent"):
+        deployments.make(job, most=Decimal(1))
     assert backend.there == set() and not Gateway().costs().charges
 
 
