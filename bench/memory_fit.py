@@ -21,7 +21,7 @@ from _models import Case, built
 from _rows import method_rows, write
 
 from finetune_gateway import Gateway, LocalBackend
-from finetune_gateway.backends.local.queue import worker_environment
+from finetune_gateway.backends.local.spawning import worker_environment
 
 BOUND = 0.20
 IMPORT = """\

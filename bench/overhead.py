@@ -26,7 +26,7 @@ from _common import Bench, alternate, arguments, run, say, versions
 from _rows import chat_rows, write
 
 from finetune_gateway import Gateway, Job, JobStatus, LocalBackend
-from finetune_gateway.backends.local.queue import worker_environment
+from finetune_gateway.backends.local.spawning import worker_environment
 
 AT_MOST = 1.05
 BARE = Path(__file__).with_name("_bare_sft.py")

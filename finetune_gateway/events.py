@@ -64,8 +64,11 @@ RANK = {
 }
 
 
-def later(old: JobStatus, new: JobStatus) -> JobStatus:
-    """Return the status to keep when ``new`` is reported after ``old``."""
+def later(old: JobStatus, new: JobStatus, *, requeued: bool = False) -> JobStatus:
+    """Return the status to keep when ``new`` is reported after ``old``; ``requeued``: of a job that
+    waits again, after it has run."""
+    if requeued and old in (JobStatus.RUNNING, JobStatus.PAUSED) and new is JobStatus.QUEUED:
+        return new
     return new if not old.final and RANK[new] >= RANK[old] else old
 
 
@@ -193,6 +196,8 @@ class Snapshot(Given):
     cost_usd: Decimal | None = None  # so far, as the host bills it; the last one is the actual cost
     progress: float | None = None  # from 0 to 1
     place_in_line: int | None = None  # of a job that waits for its host; 1 is the next one
+    expected_start_at: float | None = None  # of one that waits; seconds since the epoch
+    requeued: bool = False  # it waits again, after it has run: the status goes back to queued
     finished_at: float | None = None  # seconds since the epoch, if the backend reports it
     error: str | None = None
 

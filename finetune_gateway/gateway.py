@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from finetune_gateway import methods, registry
-from finetune_gateway.backend import Backend
+from finetune_gateway.backend import Backend, Schedule
 from finetune_gateway.data.columns import mapped
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import SpecError, shown
@@ -21,7 +21,7 @@ from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.evaluations import HomeEvaluations
 from finetune_gateway.events import JobStatus
 from finetune_gateway.findings import Report
-from finetune_gateway.jobs import permits, planning
+from finetune_gateway.jobs import permits, planning, scheduling
 from finetune_gateway.jobs.budget import require_within
 from finetune_gateway.jobs.file_checks import Candidate, FileChecks, OnProgress
 from finetune_gateway.jobs.home import HomeJobs
@@ -32,6 +32,7 @@ from finetune_gateway.keywords import (
     Money,
     PlanOptions,
     RowOptions,
+    StartOptions,
     check_metadata,
     listed,
     require_backend,
@@ -258,7 +259,7 @@ class Gateway(HomeJobs, HomeEvaluations):
 
     # -- submit --------------------------------------------------------------------------
 
-    @verb(PlanOptions)
+    @verb(StartOptions)
     def submit(
         self,
         data: Source,
@@ -274,7 +275,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         allow_oversize: bool = False,
         again: bool = False,
         metadata: Mapping[str, str] | None = None,
-        **options: Unpack[PlanOptions],
+        **options: Unpack[StartOptions],
     ) -> Job:
         """Copy the data, validate and price the copy, write the job down, start it and return it.
 
@@ -309,6 +310,9 @@ class Gateway(HomeJobs, HomeEvaluations):
             require_bool(f"allow_{name}", value)
         require_bool("again", again)
         tags = check_metadata(metadata)
+        waits = options.pop("priority", None), options.pop("after", None), options.pop("at", None)
+        named = any(one is not None for one in waits)
+        schedule = scheduling.schedule_of(self.store, *waits) if named else Schedule()
         data = self.settle_latest(data, model, backend, options, again=again)
         if not model or options.get("continue_from"):
             model = self.model_to_train(model, options)
@@ -318,6 +322,7 @@ class Gateway(HomeJobs, HomeEvaluations):
             plan = self._plan(data, model, backend, folder, options)
             limits = plan.backend.capabilities(plan.spec.model)
             limits.require_metadata(plan.backend.display_name, tags)
+            limits.require_schedule(plan.backend.display_name, schedule)
             plan.backend.check(plan.spec)
             permits.require_chances_allowed(plan, **chances)
             allowed = permits.require_private_data_allowed(plan, **private)
@@ -325,13 +330,9 @@ class Gateway(HomeJobs, HomeEvaluations):
             if plan.estimate.cost_usd is not None or not plan.backend.gives_quotes:
                 require_within(plan.estimate, limit)
             intent = planning.intent(
-                plan,
-                self.settings.files,
-                again=again,
-                metadata=tags,
-                allowed=allowed,
-                max_cost_usd=limit,
-            )
+                plan, self.settings.files, again=again, metadata=tags, allowed=allowed,
+                max_cost_usd=limit, schedule=schedule,
+            )  # fmt: skip
             record = self._submitter.equal(intent, plan.backend)
             keep = partial(planning.keep, plan, self.settings.files, record)
             if record is None:

@@ -21,6 +21,7 @@ from finetune_gateway.jobs.file_checks import OnProgress
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.permits import refusing_coroutines
 from finetune_gateway.jobs.planning import Plan
+from finetune_gateway.jobs.scheduling import After, At
 from finetune_gateway.model import exact_keywords
 from finetune_gateway.settings.arguments import require_function
 from finetune_gateway.spec import AnyMethod, CallFormat, TrainingOptions, TrainingSpec, TrainOn
@@ -96,7 +97,15 @@ class PlanOptions(TrainingOptions, total=False):
     train_price: Money | None
 
 
-class SubmitOptions(PlanOptions, total=False):
+class StartOptions(PlanOptions, total=False):
+    """The keywords of ``plan``, and those that say when a job begins."""
+
+    priority: int | None
+    after: After | None
+    at: At | None
+
+
+class SubmitOptions(StartOptions, total=False):
     """The keywords of ``submit`` beside ``model``."""
 
     backend: str | Backend | None
@@ -242,6 +251,9 @@ LINES = {
     "columns": "Columns of your own names, by the key that each is read as: "
     "{'question': 'prompt', 'answer': 'completion'} (default None).",
     "train_price": "Your own price, in USD per million training tokens (default None).",
+    "priority": "On this machine, of the jobs that wait: the largest begins first (default 0).",
+    "after": "Jobs of this machine that must have succeeded before it begins (default None).",
+    "at": "It begins no earlier: '18:30', a date and time, or a datetime (default None).",
 }
 
 

@@ -81,6 +81,7 @@ class Job(Face[BlockingJob]):
     refresh = awaited(BlockingJob.refresh, _itself)
     reload = awaited(BlockingJob.reload, _itself, by=Calls.read)
     cancel = awaited(BlockingJob.cancel, _itself)
+    pause = awaited(BlockingJob.pause, _itself)
     resume = awaited(BlockingJob.resume, _itself)
     settle = awaited(BlockingJob.settle, _itself)
     events = awaited(BlockingJob.events, by=Calls.read)

@@ -6,7 +6,7 @@ A backend has short calls, each of which returns at once. Waiting, retrying and 
 
 from __future__ import annotations
 
-from finetune_gateway.backend.capabilities import NEUTRAL, Capabilities
+from finetune_gateway.backend.capabilities import NEUTRAL, Capabilities, Schedule
 from finetune_gateway.backend.contract import (
     BY_FTG,
     JOB_TAG,
@@ -17,6 +17,7 @@ from finetune_gateway.backend.contract import (
     DataFile,
     Intent,
     TakesMetadata,
+    TakesSchedule,
 )
 from finetune_gateway.backend.handle_data import HandleData
 from finetune_gateway.backend.health import Health
@@ -53,7 +54,8 @@ __all__ = [
     "ChatStream", "ChatsMany", "Checkpoint", "DataError", "DataFile", "Dataset", "Estimate",
     "Event", "GatewayError", "HandleData", "Health", "HostedCounter", "Intent", "JobNotFinished",
     "JobStatus", "LifeCycle", "Metric", "MissingDependency", "MissingScopeError", "NotFoundError",
-    "PreviewRenderer", "Price", "Range", "Result", "RowTokens", "Settings", "Snapshot",
-    "SpecError", "StoreError", "TakesMetadata", "TokenCounter", "TokenStats", "TrainingSpec",
-    "UnsupportedError", "Usage", "auto_epochs", "epochs_of", "find_price", "gpu_prices",
+    "PreviewRenderer", "Price", "Range", "Result", "RowTokens", "Schedule", "Settings",
+    "Snapshot", "SpecError", "StoreError", "TakesMetadata", "TakesSchedule", "TokenCounter",
+    "TokenStats", "TrainingSpec", "UnsupportedError", "Usage", "auto_epochs",
+    "epochs_of", "find_price", "gpu_prices",
 ]  # fmt: skip

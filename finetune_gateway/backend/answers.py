@@ -37,7 +37,7 @@ LONGEST_SETTLE = 7 * 24 * 3600.0  # seconds; a job in doubt keeps its share of t
 NO_FILES = "Its files cannot be downloaded"  # begins the warning about them
 # Of a snapshot, with their bounds: what is none of these is left out.
 FIGURES: dict[str, tuple[int, int]] = {
-    **dict.fromkeys(("trained_tokens", "seconds", "finished_at"), (0, MOST)),
+    **dict.fromkeys(("trained_tokens", "seconds", "finished_at", "expected_start_at"), (0, MOST)),
     "cost_usd": (0, int(MOST_USD)),
     "progress": (0, 1),
     "place_in_line": (1, MOST),
@@ -95,6 +95,8 @@ def _text(value: Any, *_: Any) -> str:
 def _capabilities(value: Any, *_: Any) -> Capabilities:
     if not isinstance(value, Capabilities):
         raise Wrong(f"must return a Capabilities, not {shown(value)}")
+    if not isinstance(value.pauses, bool):
+        raise Wrong(f"must say with pauses=True or False if it can, not {shown(value.pauses)}")
     if not isinstance(value.hosted, bool):
         raise Wrong(f"must say with hosted=True or False where data go, not {shown(value.hosted)}")
     for name, kind in KINDS.items():
@@ -113,7 +115,7 @@ def _capabilities(value: Any, *_: Any) -> Capabilities:
 
 
 def _check_names(value: Capabilities) -> None:
-    for name in SETS:
+    for name in (*SETS, "schedules"):
         given = getattr(value, name)
         if not isinstance(given, Set) or not all(isinstance(one, str) for one in given):
             raise Wrong(f"must give {name} as a frozenset of texts, not {shown(given)}")

@@ -22,6 +22,36 @@ REFUSABLE = frozenset({"n_epochs", "seed", "suffix", "metadata"})
 APART = frozenset({"training_type", "backend_params"})  # judged by rules of their own
 
 
+Scheduling = Literal["priority", "after", "at"]  # the keywords of ``submit``
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a job waits for. Of those that wait for nothing, that with the largest ``priority``
+    begins first, then that which was submitted first.
+
+    ``after``: the provider's ids of jobs that must have succeeded. ``start_at``: it begins no
+    earlier, in seconds since the epoch.
+    """
+
+    priority: int = 0
+    after: tuple[str, ...] = ()
+    start_at: float | None = None
+
+    @property
+    def used(self) -> list[Scheduling]:
+        """Return the keywords of what it says beyond the default."""
+        said: dict[Scheduling, bool] = {
+            "priority": bool(self.priority),
+            "after": bool(self.after),
+            "at": self.start_at is not None,
+        }
+        return [name for name, is_used in said.items() if is_used]
+
+
+AT_ONCE = Schedule()
+
+
 @exact_methods
 @dataclass(frozen=True)
 class Capabilities:
@@ -46,6 +76,8 @@ class Capabilities:
     poll_seconds: tuple[float, float] = (0.5, 2.0)  # first and longest wait between polls
     settle_seconds: float = 0.0  # how long a sent create may still take effect
     takes_metadata: bool = False  # True if it is a TakesMetadata
+    schedules: frozenset[Scheduling] = frozenset()  # not empty only if it is a TakesSchedule
+    pauses: bool = False  # True if ``Backend.pause`` can be called; ``resumes`` has paused then
     longest_wait: float | None = None  # seconds to wait at most when asked to; None: the setting
     deletes: frozenset[Literal["file", "model"]] = frozenset()  # what the host deletes when asked
 
@@ -103,6 +135,18 @@ class Capabilities:
         """Raise UnsupportedError for the user's own metadata where the backend refuses them."""
         if metadata and "metadata" in self.refuses:
             raise self.refused(backend, "metadata")
+
+    def require_schedule(self, backend: str, schedule: Schedule) -> None:
+        """Raise UnsupportedError for what a job should wait for, where the backend has no line."""
+        for name in schedule.used:
+            if name not in self.schedules:
+                raise UnsupportedError(
+                    f"Backend {backend!r} has no {name}: it begins its jobs as it likes. Nothing "
+                    "was sent.",
+                    hint=f"Leave {name} out, or use --backend local.",
+                    backend=backend,
+                    option=name,
+                )
 
     def refused(self, backend: str, name: str) -> UnsupportedError:
         """Return the error for one of ``refuses``."""

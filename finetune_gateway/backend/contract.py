@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from finetune_gateway.backend import gateway_options
-from finetune_gateway.backend.capabilities import Capabilities
+from finetune_gateway.backend.capabilities import Capabilities, Schedule
 from finetune_gateway.backend.handle_data import HandleData
 from finetune_gateway.backend.health import Health
 from finetune_gateway.backend.params import BackendParams
@@ -283,6 +283,16 @@ class Backend(ABC):
     def cancel(self, provider_id: str) -> None:
         """Ask the job to stop; a job that has ended stays as it is."""
 
+    def pause(self, provider_id: str) -> None:
+        """Ask a job to stop until ``resume``, without losing what it has trained; one that has
+        ended stays as it is. Only where ``Capabilities.pauses``."""
+        raise UnsupportedError(
+            f"{self.display_name} cannot be asked to pause a job.",
+            hint="Cancel it, or let it go on.",
+            backend=self.name,
+            option="pause",
+        )
+
     def resume(self, provider_id: str, attempt: int) -> None:
         """Let a job in a state of ``Capabilities.resumes`` go on as the same job; leave others as
         they are.
@@ -403,4 +413,19 @@ class TakesMetadata(Protocol):
         validation: DataFile | None,
         *,
         metadata: Mapping[str, str],
+    ) -> str: ...
+
+
+class TakesSchedule(Protocol):
+    """A backend with a line of its own: its ``start`` has one more keyword, given only where a job
+    has a schedule, of what ``Capabilities.schedules`` names."""
+
+    def start(
+        self,
+        job_id: str,
+        spec: TrainingSpec,
+        train: DataFile,
+        validation: DataFile | None,
+        *,
+        schedule: Schedule,
     ) -> str: ...

@@ -32,7 +32,7 @@ CALLS = (
     *("bind", "remember", "resolve", "check_model", "check", "connect", "close"),
     *("counter", "estimate", "preview_renderer", "models", "health"),
     *("upload", "upload_lifetime", "find_upload", "find_uploads", "quote", "start", "find"),
-    *("poll", "statuses", "cancel", "resume", "rewind", "checkpoint"),
+    *("poll", "statuses", "cancel", "pause", "resume", "rewind", "checkpoint"),
     *("deployment_price", "deploy", "end_deployment", "download"),
     *("open", "log_path", "kept_files", "delete_file", "delete_model"),
 )

@@ -69,6 +69,7 @@ class FakeBackend(Backend):
         self.uploaded: list[DataFile] = []
         self._faults = {call: list(errors) for call, errors in (faults or {}).items()}
         self._cancelled: set[str] = set()
+        self._paused: set[str] = set()
         self._ended: set[str] = set()  # of which a poll has said so
         self._resumes: dict[str, int] = {}
 
@@ -91,6 +92,7 @@ class FakeBackend(Backend):
             resumes=frozenset({JobStatus.PAUSED, JobStatus.CANCELLED}),
             poll_seconds=(0.002, 0.05),
             takes_metadata=True,
+            pauses=True,
         )
 
     def counter(self, spec: TrainingSpec) -> HostedCounter:
@@ -161,6 +163,8 @@ class FakeBackend(Backend):
         step = min(int(cursor or 0), last)
         if provider_id in self._cancelled and not script[step].status.final:
             return Snapshot(status=JobStatus.CANCELLED, raw_status="cancelled", cursor=cursor)
+        if provider_id in self._paused and not script[step].status.final:
+            return Snapshot(status=JobStatus.PAUSED, raw_status="paused", cursor=cursor)
         if script[step].status.final:
             self._ended.add(provider_id)
         return script[step].model_copy(update={"cursor": str(min(step + 1, last))})
@@ -171,9 +175,15 @@ class FakeBackend(Backend):
         if provider_id not in self._ended:
             self._cancelled.add(provider_id)
 
+    def pause(self, provider_id: str) -> None:
+        """Let polls of this object say ``paused`` until it is resumed, unless the job has ended."""
+        self._fail("pause")
+        self._paused.add(provider_id)
+
     def resume(self, provider_id: str, attempt: int) -> None:
-        """Let a cancelled job of this object go on with the script."""
+        """Let a paused or cancelled job of this object go on with the script."""
         self._fail("resume")
+        self._paused.discard(provider_id)
         if attempt > self._resumes.get(provider_id, 0):
             self._resumes[provider_id] = attempt
             self._cancelled.discard(provider_id)

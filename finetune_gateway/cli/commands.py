@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "report": ("report:report", "One page of a job, or of a comparison", "Jobs"),
     "costs": ("costs:costs", "Estimated and actual cost of jobs", "Jobs"),
     "cancel": ("jobs:cancel", "Stop a job", "Jobs"),
+    "pause": ("jobs:pause", "Let a job of this machine make way until it is resumed", "Jobs"),
     "resume": ("jobs:resume", "Let a job that has stopped go on as the same job", "Jobs"),
     "settle": ("jobs:settle", "Say what became of a job in doubt", "Jobs"),
     "rm": ("removal:rm", "Remove all texts of a job; what it cost stays", "Jobs"),

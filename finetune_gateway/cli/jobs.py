@@ -1,4 +1,4 @@
-"""``ftg list``, ``status``, ``cancel``, ``resume`` and ``settle``."""
+"""``ftg list``, ``status``, ``cancel``, ``pause``, ``resume`` and ``settle``."""
 
 from __future__ import annotations
 
@@ -171,6 +171,28 @@ def cancel(
         print_message(f"The job stops as soon as it can: ftg wait {opened.id}", quiet=quiet)
 
 
+def pause(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
+    """Let a job save a checkpoint, give its GPU or CPU to the next one, and wait until 'ftg resume'
+    lets it go on: nothing that it has trained is lost. One that waits is passed over until then.
+    Only jobs of this machine can be paused.
+
+    Examples:
+      ftg pause latest
+      ftg resume latest
+    """
+    opened = Gateway().job(job).pause()
+    if json:
+        print_json(job_document(opened))
+    else:
+        print_result(str(opened.status) if quiet else f"{opened.id} {opened.status}")
+    if opened.status.final:
+        print_message("It ended before it could be paused.", quiet=quiet)
+    elif opened.status is not JobStatus.PAUSED:
+        print_message(f"It pauses after its step: ftg status {opened.id}", quiet=quiet)
+    else:
+        print_message(next_step(opened), quiet=quiet)
+
+
 def resume(
     job: Annotated[
         str,
@@ -181,10 +203,11 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Let a job that has stopped go on, as the same job. One that was not sent is looked for, and
-    sent if it is not there. One that is paused is resumed at its host, after a yes: it costs again;
-    without a terminal, --yes is required. A local one that has failed or was cancelled goes on from
-    its last complete checkpoint; JOB@STEP (also @best) goes on from that one, after a yes: later
-    ones are deleted, and their steps are trained again. Any other is refused (exit 2).
+    sent if it is not there. One that is paused here waits in line again; at a host it is resumed
+    after a yes: it costs again; without a terminal, --yes is required. A local one that has failed
+    or was cancelled goes on from its last complete checkpoint; JOB@STEP (also @best) goes on from
+    that one, after a yes: later ones are deleted, and their steps are trained again. Any other is
+    refused (exit 2).
 
     Examples:
       ftg resume latest

@@ -44,6 +44,7 @@ from finetune_gateway.cli.options import (
 )
 from finetune_gateway.cli.watch import exit_code, follow, watch_job
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs import scheduling
 from finetune_gateway.jobs.budget import Budget, require_room
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Plan
@@ -104,6 +105,18 @@ def submit(
         bool, typer.Option("--again", help="Start a new job even if the same one exists.")
     ] = False,
     metadata: Metadata = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of the jobs that wait here the largest begins first (0)."),
+    ] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(metavar="JOB", help="Begin once this local job has succeeded; repeatable."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Begin no earlier: 18:30, or '2026-12-24 18:30'."),
+    ] = None,
     allow_pii: Annotated[
         bool, typer.Option("--allow-pii", help="Send personal data that was found.")
     ] = False,
@@ -140,6 +153,10 @@ def submit(
     --continue-from trains on from the model of a job of this machine: its adapter, or its whole
     model. JOB@STEP is a checkpoint; @best and @last too. --model may be left out then.
 
+    Jobs of this machine wait in line for its GPUs, or its CPU: by --priority, then in the order of
+    their submits. One that waits for --at or --after is passed over meanwhile, and fails if the job
+    that it waits for does. See: ftg list, ftg pause.
+
     --dry-run checks all of this up to the question, sends nothing, and ends with the exit code that
     the submit would have. In a terminal you can watch the job at once; then the exit code is that
     of 'ftg watch'.
@@ -152,6 +169,7 @@ def submit(
       ftg submit train.jsonl --model gpt-4.1-mini-2025-04-14 --max-cost 20
       ftg submit train.jsonl --model Qwen/Qwen3-0.6B --n-epochs 2 --set lora_r=8
       ftg submit more.jsonl --continue-from latest
+      ftg submit train.jsonl --model Qwen/Qwen3-4B --at 22:00 --priority 5
       ftg submit train.jsonl --model gpt-4o-mini-2024-07-18 --yes --json --wait
     """
     fields = parse_settings(
@@ -205,12 +223,18 @@ def submit(
         allow_oversize=allow_oversize,
         again=again or dry_run,  # an equal job that was not sent would be sent
         metadata=tags,
+        priority=priority,
+        after=after,
+        at=at,
         **fields,
     )
     existing = newest is not None and gateway.store.in_order([newest, job.id])[0] == job.id
     _print_submitted(job, existing=existing, quiet=quiet)
     for text in metadata_notes(job, tags):
         print_warning(text, quiet=quiet)
+    if existing and (given := scheduling.schedule_of(gateway.store, priority, after, at)).used:
+        for text in scheduling.notes(job.record, given):
+            print_warning(text, quiet=quiet)
     if wait:
         follow(job, quiet=quiet)
     if json:

@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_gateway.backend import NOT_DEPLOYED, Backend
 from finetune_gateway.errors import BackendError, GatewayError, JobNotFinished, NotFoundError
-from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric, Result
+from finetune_gateway.events import Checkpoint, Event, JobStatus, Metric
 from finetune_gateway.jobs import accounts, removal, results, resumption, settling, turns, waiting
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import Actual
@@ -307,6 +307,13 @@ class Job(Pictured):
         except GatewayError:  # it was asked to stop, whatever else can be read of it
             return self
 
+    def pause(self) -> Job:
+        """Ask the job to stop until ``resume``, and return self; it loses nothing that it has
+        trained. Raises SpecError for one that has ended or was not sent, UnsupportedError where its
+        backend cannot."""
+        self.record = resumption.pause(self.reload().record, self.backend)
+        return self.refresh()
+
     @property
     def resumable(self) -> bool:
         """True if ``resume`` lets it go on: its backend can do that in its present state."""
@@ -372,7 +379,7 @@ class Job(Pictured):
         record = self.record = self._store.get(self.id)  # another process may have a handle by now
         if record.handle is not None:
             return self._deployed(ModelHandle.model_validate(record.handle), model)
-        result = record.result or self._late_result(model)
+        result = record.result or results.late_result(record, self._store, self.backend, model)
         return self._deployed(results.handle_of(record, result, self.backend), model)
 
     def _at_step(self, step: results.StepName) -> ModelHandle:
@@ -406,22 +413,6 @@ class Job(Pictured):
         named.first_answer, named.ready_at = reply.said, time.time()
         self._store.set_handle(self.id, named.model_dump(mode="json"))
         return named
-
-    def _late_result(self, model: str | None) -> Result:
-        """Return the result that its host, or the user, names by now. Raises NotFoundError."""
-        if model is not None and self.record.hosted:
-            return Result(kind="hosted", model=model)
-        if self.provider_id is not None:
-            with accounts.reading(self._store, self.record, self.backend):
-                result = accounts.poll(self.record, self.backend).result
-            if result is not None:
-                return result
-        host = self.record.display_name
-        raise NotFoundError(
-            f"Job {self.id} succeeded, but {host} gives no name of a model for it.",
-            hint=f"Look for the model of {self.provider_id} there, then run: "
-            f"ftg chat {self.id} --model NAME",
-        )
 
     def _ready(self, handle: ModelHandle, deadline: Deadline) -> ModelHandle:
         """Return the handle once its model has answered; the backend may have an answer already."""

@@ -177,10 +177,20 @@ def _ask_for_list(group: Group, sent: list[Job]) -> tuple[list[Job], list[Job]]:
     news = {job: _has_changed(job.record, snapshot) for job, snapshot in shown.items()}
     changed = {job: shown[job] for job in shown if news[job]}
     still = [job for job in shown if news[job] is False]
+    if not group.hosted:  # all of a line changes with each job that leaves it
+        for job in still:
+            job.record = _with_place(job.record, shown[job])
     unlisted = [job for job in sent if news.get(job) is None]
     further = [job for job in still if _is_further(job.record, shown[job])][:MOVES]
     overdue = _overdue([job for job in still if job not in further])
     return _worth_a_poll(changed, hosted=group.hosted) + further + overdue, unlisted
+
+
+def _with_place(record: JobRecord, listed: Snapshot) -> JobRecord:
+    """Return the record with its place in line and its expected start, which the next poll will
+    store."""
+    told = {name: getattr(listed, name) for name in ("place_in_line", "expected_start_at")}
+    return record.model_copy(update=told)
 
 
 def _worth_a_poll(changed: dict[Job, Snapshot], *, hosted: bool) -> list[Job]:
@@ -213,7 +223,7 @@ def _has_changed(record: JobRecord, listed: Snapshot) -> bool | None:
         return False if same else None
     if listed.status.final:
         return True
-    if later(record.status, listed.status) is not listed.status:
+    if later(record.status, listed.status, requeued=listed.requeued) is not listed.status:
         return False  # an older answer than the stored one
     return (listed.status, listed.phase) != (record.status, record.phase)
 

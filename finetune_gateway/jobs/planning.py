@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway import registry
-from finetune_gateway.backend import Backend
+from finetune_gateway.backend import Backend, Schedule
+from finetune_gateway.backend.capabilities import AT_ONCE
 from finetune_gateway.backend.params import canonical
 from finetune_gateway.backend.seam import name_of, time_limit, within_time
 from finetune_gateway.data import formats
@@ -331,10 +332,12 @@ def intent(
     metadata: dict[str, str] | None = None,
     allowed: dict[str, int] | None = None,
     max_cost_usd: Decimal | None = None,
+    schedule: Schedule = AT_ONCE,
 ) -> JobRecord:
     """Return the row of a job, not yet stored, whose files ``keep`` will put in ``folder``.
 
-    Equal plans have the same ``submit_key``, unless ``again``, and whatever their ``metadata``.
+    Equal plans have the same ``submit_key``, unless ``again``, and whatever their ``metadata`` and
+    their ``schedule``.
     ``allowed``: the private data that it may send. ``max_cost_usd``: the limit of the submit.
     Raises StoreError if the files cannot be put on the disk.
     """
@@ -374,6 +377,9 @@ def intent(
         system_prompt=plan.system_prompt,
         estimate=plan.estimate.model_dump(mode="json"),
         max_cost_usd=max_cost_usd,
+        priority=schedule.priority,
+        after=schedule.after,
+        start_at=schedule.start_at,
         metadata=metadata or {},
         allowed=allowed or {},
         submit_key=_hash([*work, plan.backend.name, place, nonce]),

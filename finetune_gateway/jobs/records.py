@@ -105,6 +105,10 @@ class JobRecord(BaseModel):
     cost_usd: Decimal | None = None  # as its host bills it, so far or in all
     progress: float | None = None  # from 0 to 1, as its host says
     place_in_line: int | None = None  # at its host, while it waits there
+    expected_start_at: float | None = None  # while it waits, as its host expects it
+    priority: int = 0  # as it was submitted: the larger one begins first
+    after: tuple[str, ...] = ()  # jobs that must have succeeded before it begins
+    start_at: float | None = None  # it begins no earlier
     finished_at: float | None = None
     result: Result | None = None
     handle: dict[str, Any] | None = None
@@ -239,6 +243,7 @@ JSON_COLUMNS = frozenset(
         "validation",
         "held_out",
         "columns",
+        "after",
         "estimate",
         "metadata",
         "allowed",
@@ -346,11 +351,14 @@ def storable(snapshot: Snapshot) -> Snapshot:
     return Snapshot.model_validate(values)
 
 
-def figures(snapshot: Snapshot, status: JobStatus) -> tuple[str | None, float | None, int | None]:
-    """Return the cost, the progress and the place in line of a snapshot as the store keeps them;
-    ``status``: of the job after it."""
+def figures(
+    snapshot: Snapshot, status: JobStatus
+) -> tuple[str | None, float | None, int | None, float | None]:
+    """Return the cost, the progress, the place in line and the expected start of a snapshot as the
+    store keeps them; ``status``: of the job after it."""
     cost = None if snapshot.cost_usd is None else f"{snapshot.cost_usd:f}"
-    return cost, snapshot.progress, None if status.final else snapshot.place_in_line
+    place = (snapshot.place_in_line, snapshot.expected_start_at)
+    return cost, snapshot.progress, *((None, None) if status.final else place)
 
 
 def logged(record: JobRecord, before: JobRecord | None = None) -> JobRecord:

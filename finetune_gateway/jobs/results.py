@@ -11,7 +11,7 @@ from pathlib import Path
 from finetune_gateway.backend import BY_FTG, Backend, HandleData
 from finetune_gateway.errors import NotFoundError, SpecError, shown
 from finetune_gateway.events import Checkpoint, Metric, Result
-from finetune_gateway.jobs import history, removal
+from finetune_gateway.jobs import accounts, history, removal
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
@@ -51,6 +51,24 @@ def handle_of(record: JobRecord, result: Result, backend: Backend) -> ModelHandl
         created_at=record.finished_at or time.time(),
         ready_at=record.finished_at if result.first_answer is not None else None,
         retires_on=str(dates.retires_on) if dates and dates.retires_on else None,
+    )
+
+
+def late_result(record: JobRecord, store: Store, backend: Backend, model: str | None) -> Result:
+    """Return the result of a job that has succeeded, as its host, or the user, names it by now.
+    Raises NotFoundError."""
+    if model is not None and record.hosted:
+        return Result(kind="hosted", model=model)
+    if record.provider_id is not None:
+        with accounts.reading(store, record, backend):
+            result = accounts.poll(record, backend).result
+        if result is not None:
+            return result
+    host = record.display_name
+    raise NotFoundError(
+        f"Job {record.id} succeeded, but {host} gives no name of a model for it.",
+        hint=f"Look for the model of {record.provider_id} there, then run: "
+        f"ftg chat {record.id} --model NAME",
     )
 
 

@@ -44,7 +44,7 @@ def resume(
                 hint="Leave the step out.",
             )
         backend.resume(record.provider_id, record.resumes)
-        return store.get(record.id)
+        return _queued(record, store, backend)
     with store.lock(record.id) as mine:
         if not mine:
             raise JobNotFinished(
@@ -60,6 +60,31 @@ def resume(
         except UnsupportedError:
             _close(store, record)
             raise
+
+
+def pause(record: JobRecord, backend: Backend) -> JobRecord:
+    """Ask the backend to pause a job, and return it. Raises SpecError for one that cannot be
+    paused now, UnsupportedError where the backend pauses none."""
+    require_kept(record)
+    why = "has ended" if record.status.final else "was not sent" if record.unsent else ""
+    if why:
+        raise SpecError(
+            f"There is nothing to pause: {record.id} {why}.", hint=f"See: ftg status {record.id}"
+        )
+    if record.status is not JobStatus.PAUSED:
+        backend.pause(record.provider_id or "")
+    return record
+
+
+def _queued(record: JobRecord, store: Store, backend: Backend) -> JobRecord:
+    """Commit that a paused job waits again, where the line is the backend's own."""
+    if backend.capabilities().pauses:
+        with store.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET status = 'queued', phase = '' WHERE id = ? AND status = 'paused'",
+                (record.id,),
+            )
+    return store.get(record.id)
 
 
 def can_resume(record: JobRecord, backend: Backend) -> bool:

@@ -239,6 +239,29 @@ def m018_events(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX events_of_job ON events (job_id)")
 
 
+@migration
+def m019_line(db: sqlite3.Connection) -> None:
+    # When a local job begins: see backends/local/line.py. `after`: a JSON list of runs that must
+    # have succeeded; `devices`: one of the slots that it may take, NULL for any. `pid_start`: what
+    # its worker has beside its number; `seconds_left`: of its training, as it says itself.
+    for column in (
+        "priority INTEGER NOT NULL DEFAULT 0",
+        "after TEXT NOT NULL DEFAULT '[]'",
+        "start_at REAL",
+        "devices TEXT",
+        "pause_at REAL",
+        "pid_start TEXT",
+        "seconds_left REAL",
+    ):
+        db.execute(f"ALTER TABLE runs ADD COLUMN {column}")
+    db.execute("CREATE INDEX runs_live ON runs (status) WHERE status IN ('queued', 'running')")
+    # As they were submitted, and when it is expected to begin.
+    db.execute("ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE jobs ADD COLUMN after TEXT NOT NULL DEFAULT '[]'")
+    db.execute("ALTER TABLE jobs ADD COLUMN start_at REAL")
+    db.execute("ALTER TABLE jobs ADD COLUMN expected_start_at REAL")
+
+
 def connect(path: Path) -> Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

@@ -268,7 +268,7 @@ class Store:
             earlier = resumes is not None and resumes != record.resumes
             if record.cursor != cursor or record.status.final or record.removed or earlier:
                 return record
-            status = later(record.status, snapshot.status)
+            status = later(record.status, snapshot.status, requeued=snapshot.requeued)
             self._insert_reports(db, job_id, snapshot)
             ended = (snapshot.finished_at or time.time()) if status.final else None
             if snapshot.status is JobStatus.UNKNOWN:  # it may have ended with a word of its own
@@ -277,7 +277,8 @@ class Store:
                 "UPDATE jobs SET status = ?, raw_status = ?, phase = ?, error = ?, cursor = ?,"
                 " polled_at = ?, trained_tokens = coalesce(?, trained_tokens),"
                 " seconds = coalesce(?, seconds), cost_usd = coalesce(?, cost_usd), progress = ?,"
-                " place_in_line = ?, finished_at = ?, result = ? WHERE id = ?",
+                " place_in_line = ?, expected_start_at = ?, finished_at = ?, result = ?"
+                " WHERE id = ?",
                 (
                     status,
                     snapshot.raw_status,

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-from finetune_gateway.backend import NOT_SETTLED, Backend, DataFile, Intent, TakesMetadata
+from finetune_gateway.backend import NOT_SETTLED, Backend, DataFile, Intent
 from finetune_gateway.errors import (
     BackendError,
     BudgetError,
     GatewayError,
     StoreError,
 )
-from finetune_gateway.jobs import accounts, charges, quotes, sending, turns, uploads
+from finetune_gateway.jobs import accounts, charges, quotes, scheduling, sending, turns, uploads
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
 from finetune_gateway.jobs.store import Store
@@ -333,17 +333,20 @@ class Submitter:
     def _start(
         self, record: JobRecord, backend: Backend, train: DataFile, validation: DataFile | None
     ) -> str:
-        """Create the job, with the user's metadata where the backend takes them."""
-        if not record.metadata:
-            return backend.start(record.id, record.spec, train, validation)
-        if backend.capabilities().takes_metadata:
-            keeping = cast(TakesMetadata, backend)
-            return keeping.start(
-                record.id, record.spec, train, validation, metadata=record.metadata
+        """Create the job: with the user's metadata where the backend takes them, and with what it
+        waits for."""
+        more: dict[str, Any] = {}
+        if record.metadata and backend.capabilities().takes_metadata:
+            more["metadata"] = record.metadata
+        elif record.metadata:
+            text = (
+                f"{record.display_name} takes no metadata: those of this job are kept here alone."
             )
-        text = f"{record.display_name} takes no metadata: those of this job are kept here alone."
-        self.store.note(record.id, "metadata", text)
-        return backend.start(record.id, record.spec, train, validation)
+            self.store.note(record.id, "metadata", text)
+        if record.priority or record.after or record.start_at is not None:
+            more["schedule"] = scheduling.of(record, self.store)
+        begin: Callable[..., str] = backend.start
+        return begin(record.id, record.spec, train, validation, **more)
 
     def _upload(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
         """Return the file with the provider's id; upload it if the provider does not have it."""

@@ -111,9 +111,28 @@ def job_share(record: JobRecord) -> tuple[str, float] | None:
 
 
 def place_text(record: JobRecord) -> str:
-    """Return ``place 3 in line`` of a job that waits at its host; empty where that is not known."""
+    """Return ``place 3 in line, begins in about 12 min`` of a job that waits at its host, or here;
+    empty where that is not known."""
     place = None if record.status.final else record.place_in_line
-    return "" if place is None else f"place {place:,} in line"
+    if place is None:
+        return ""
+    left = (record.expected_start_at or 0.0) - time.time()
+    begins = f", begins in about {format_duration(left)}" if left >= 1 else ""
+    return f"place {place:,} in line{begins}"
+
+
+def schedule_text(record: JobRecord) -> str:
+    """Return what a job waits for, or has waited for; empty for one that waits for nothing."""
+    first = f"priority {record.priority}" if record.priority else ""
+    return ", ".join(filter(None, (first, after_text(record), start_text(record))))
+
+
+def after_text(record: JobRecord) -> str:
+    return f"after {' and '.join(record.after)}" if record.after else ""
+
+
+def start_text(record: JobRecord) -> str:
+    return f"not before {format_timestamp(record.start_at)}" if record.start_at else ""
 
 
 def _progress(record: JobRecord) -> str:
@@ -182,6 +201,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
         "last metrics": _last_metrics(curves),
         "preferences": preference_text(curves.values),
+        "schedule": schedule_text(record),
         "progress": _progress(record),
         "pace": "" if record.status.final else pace_text(curves.values),
         "overfitting": "" if record.result else str(_overfitting(curves) or ""),

@@ -17,6 +17,7 @@ from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.methods import HOLD_OUT_ROWS
 from finetune_gateway.reports.estimate_figures import price_text, rows_text, training_text
+from finetune_gateway.reports.job_text import after_text, start_text
 from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
@@ -171,7 +172,9 @@ def submitted_text(job: Job) -> str:
     if job.status.final:
         return f"Submitted {job.id}{_provider(job)}.{_quoted(job.record)}"
     where = f"at {job.record.display_name}" if job.record.hosted else "on this machine"
-    runs = f"It runs {where}; you may close this terminal."
+    waits = ", ".join(filter(None, (after_text(job.record), start_text(job.record))))
+    begins = f"begins {waits}" if waits else "runs"
+    runs = f"It {begins} {where}; you may close this terminal."
     return f"Submitted {job.id}{_provider(job)}.{_quoted(job.record)} {runs}"
 
 

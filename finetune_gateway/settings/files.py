@@ -187,11 +187,10 @@ def try_lock(path: Path) -> int | None:
     descriptor = open_private(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as exc:
         os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
+        if isinstance(exc, BlockingIOError):
+            return None
         raise
     _held.add(descriptor)
     return descriptor
@@ -202,6 +201,12 @@ def unlock(descriptor: int) -> None:
     if descriptor in _held:
         _held.discard(descriptor)
         os.close(descriptor)
+
+
+def adopt(descriptor: int) -> None:
+    """Hold a lock that was inherited: neither a fork nor a program that is started holds it too."""
+    os.set_inheritable(descriptor, False)
+    _held.add(descriptor)
 
 
 def _leave_locks() -> None:
@@ -359,9 +364,6 @@ def narrow(path: str | Path) -> None:
             with os.scandir(path) as entries:
                 for entry in entries:
                     narrow(entry.path)
-
-
-# -- folders for a while ---------------------------------------------------------------------
 
 
 @contextmanager

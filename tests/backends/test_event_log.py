@@ -138,7 +138,9 @@ def attempt(home: Path) -> Attempt:
     def begun() -> Run:
         run = Run(Settings(home), RUN, 0)
         run.queue.add(RUN)
-        run.fence = run.queue._next_fence(RUN)
+        with run.queue.store.transaction() as db:
+            db.execute("UPDATE runs SET fence = fence + 1")
+        run.fence = run.queue.get(RUN).fence
         return run
 
     return begun

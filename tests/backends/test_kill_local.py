@@ -15,10 +15,10 @@ from support.chaos import (
     SUBMIT_LOCAL,
     check_run,
     data_file,
+    dispatchers,
     end_workers,
     ended,
     finish,
-    ftg,
     kill,
     kill_worker,
     lives,
@@ -34,8 +34,10 @@ from support.chaos import (
 from support.saves import SMALL, kill_saves
 
 from finetune_gateway import Gateway, JobStatus
+from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.event_log import read_events
-from finetune_gateway.backends.local.queue import MAX_STARTS, Queue
+from finetune_gateway.backends.local.line import MAX_STARTS
+from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import (
     Cancelled,
     Fenced,
@@ -43,6 +45,8 @@ from finetune_gateway.backends.local.run import (
     RunFile,
     write_json,
 )
+from finetune_gateway.backends.local.spawning import LOCK
+from finetune_gateway.settings.files import try_lock
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -68,23 +72,31 @@ def _ended(home: Path) -> Iterator[None]:
 
 
 def queued(home: Path, data: Any, folder: Path, **options: Any) -> str:
-    """A job whose worker waits for a slot (hold them all while you ask)."""
+    """A job that waits for a slot (hold them all while you ask)."""
     job = Gateway().submit(data, model=str(folder), backend="local", **{**SMALL, **options})
-    until(lambda: row(home, job.id).phase.startswith("waiting"), 30)
+    assert row(home, job.id).pid is None
     return job.id
+
+
+def dispatch(home: Path) -> Dispatcher:
+    """A dispatcher in this process."""
+    made = Settings(home).create()
+    return Dispatcher(made.home, made.database, made.locks, made.runs)
 
 
 def test_submitters_killed_at_any_moment(home: Path, tmp_path: Path, tiny_folder: Path) -> None:
     """Whatever was written down by then is found by the next process and trained to the end,
-    once; a worker that has started neither needs nor notices its parent."""
+    once; a dispatcher that has started neither needs nor notices its parent."""
     file = data_file(tmp_path, 1)
     with slots_taken(home):
-        for seed, written in enumerate(("*/run.json", "*/worker.log")):
-            before = set((home / "runs").glob(written))
+        for seed, written in enumerate(("runs/*/run.json", "locks/dispatcher.log")):
+            before = set(home.glob(written))
             process = start(SUBMIT_LOCAL, file, tiny_folder, seed)
             ready(process)
-            until(lambda: set((home / "runs").glob(written)) - before)  # noqa: B023
-            assert kill(process)
+            until(lambda: set(home.glob(written)) - before)  # noqa: B023
+            kill(process)
+            end_workers(home)
+            (home / "locks" / "dispatcher.log").unlink(missing_ok=True)
     ended = finish()
     assert {status for status, _ in ended.values()} == {"succeeded"}, ended
     assert {path.name for path in (home / "runs").iterdir()} == set(ended)
@@ -94,22 +106,21 @@ def test_submitters_killed_at_any_moment(home: Path, tmp_path: Path, tiny_folder
 
 
 def test_a_worker_killed_in_every_phase(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """While importing and saving, and after the rename: the watcher, which is killed twice itself,
-    starts the next one, and there is one whole adapter. (While training: in test_local.)"""
+    """While importing and saving, and after the rename: the dispatcher starts the next one; where
+    it is killed too, the next look starts both. There is one whole adapter. (While training: in
+    test_local.)"""
     job = Gateway().submit(rows(12), model=str(tiny_folder), backend="local", **SMALL)
     for phase in ("importing", "saving", "asking"):
-        watcher = ftg("watch", job.id)
         run = until(lambda: _in_phase(home, job.id, phase), 60)  # noqa: B023
-        # Held where it is: killing the watcher takes longer than some phases do.
+        # Held where it is: killing the dispatcher takes longer than some phases do.
         os.kill(run.pid, signal.SIGSTOP)
-        if phase in ("saving", "asking"):
-            kill(watcher)
+        if phase == "saving":
+            [dispatcher] = dispatchers(home)
+            assert kill_worker(dispatcher) and not dispatchers(home)
         assert kill_worker(run.pid)
-        if watcher.poll() is None:
-            # By its attempt: a watcher killed between counting a worker and starting it leaves a
-            # worker counted (fence) that never was.
-            until(lambda: row(home, job.id).attempts > run.attempts, 30)  # noqa: B023
-            kill(watcher)
+        if phase == "saving":
+            job.refresh()
+        until(lambda: row(home, job.id).attempts > run.attempts, 30)  # noqa: B023
     assert ended(job) is JobStatus.SUCCEEDED, job.error
     assert row(home, job.id).fence == row(home, job.id).attempts == 4
     assert check_run(home, job.id) == "succeeded"
@@ -124,21 +135,20 @@ def _in_phase(home: Path, run_id: str, phase: str) -> Any:
     return found if there else None
 
 
-def test_many_pollers_start_one_worker(home: Path, tiny_folder: Path, rows: Rows) -> None:
-    """Four processes notice the dead worker in the same moment: one new worker, twice."""
+def test_many_pollers_start_one_dispatcher(home: Path, tiny_folder: Path, rows: Rows) -> None:
+    """Four processes notice in the same moment that it is dead: one new one, twice."""
     with slots_taken(home):
         run_id = queued(home, rows(12), tiny_folder)
         for _ in range(2):
-            before = row(home, run_id)
+            [before] = until(lambda: dispatchers(home), 30)
             starting = time.time() + 2.0
             pollers = [start(POLL, run_id, starting) for _ in range(4)]
-            assert kill_worker(before.pid)
+            assert kill_worker(before)
             for poller in pollers:
                 out, err = poller.communicate(timeout=30)
                 assert poller.returncode == 0 and out, err
-            until(lambda: row(home, run_id).pid, 30)
-            assert row(home, run_id).fence == before.fence + 1
-            assert workers(home) == [row(home, run_id).pid]
+            [now] = dispatchers(home)
+            assert now != before and not workers(home)
         queue(home).cancel(run_id)
         assert Gateway().job(run_id).wait(30).status is JobStatus.CANCELLED
     nobody_left(home)
@@ -150,7 +160,6 @@ def test_a_worker_that_cannot_begin_ends_the_job(home: Path, tiny_folder: Path, 
         run_id = queued(home, rows(12), tiny_folder)
         with queue(home).store.transaction() as db:
             db.execute("UPDATE runs SET fence = ? WHERE id = ?", (MAX_STARTS, run_id))
-        kill_worker(row(home, run_id).pid)
         job = Gateway().job(run_id).wait(30)
     assert job.status is JobStatus.FAILED and "worker.log" in str(job.error)
     nobody_left(home)
@@ -161,7 +170,7 @@ def test_a_worker_that_cannot_begin_ends_the_job(home: Path, tiny_folder: Path, 
 
 @pytest.fixture
 def folder(home: Path) -> Path:
-    """The folder of a queued run that has no worker."""
+    """The folder of a queued run that has no worker, in a home whose dispatcher seems to live."""
     made = home / "runs" / "ftg-run"
     made.mkdir(parents=True)
     about = RunFile(
@@ -169,16 +178,17 @@ def folder(home: Path) -> Path:
     )
     write_json(made / "run.json", about.model_dump(mode="json"))
     queue(home).add(made.name)
+    assert try_lock(Settings(home).create().locks / LOCK) is not None
     return made
 
 
 def test_a_worker_that_was_replaced_writes_nothing(home: Path, folder: Path) -> None:
     """With an old number no row, no event and no end is written, and it stops by itself."""
-    runs = Queue(Settings(home))
-    old = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    runs, dispatcher = Queue(Settings(home)), dispatch(home)
+    old = Run(Settings(home), folder.name, dispatcher._next_fence(folder.name, "cpu") or 0)
     old.claim(phase="training")
     old.event("mine")
-    new = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    new = Run(Settings(home), folder.name, dispatcher._next_fence(folder.name, "cpu") or 0)
     new.claim(phase="loading the model")
     before = (runs.get(folder.name), (folder / "events.jsonl").read_bytes())
     writes: list[Callable[[], object]] = [
@@ -204,7 +214,7 @@ def test_a_worker_that_was_replaced_writes_nothing(home: Path, folder: Path) -> 
 def test_a_lease_is_seen_and_a_wish_to_stop_heard(home: Path, folder: Path) -> None:
     """The heartbeat is in the row; the flag in the row stops the run."""
     runs = Queue(Settings(home))
-    run = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    run = Run(Settings(home), folder.name, 0)
     began = time.time()
     with run.heartbeat():
         first = runs.get(folder.name).heartbeat_at
@@ -222,7 +232,7 @@ def test_a_heartbeat_rides_out_a_store_that_cannot_be_written(
 ) -> None:
     """A full disk for a moment does not end it."""
     runs = Queue(Settings(home))
-    run = Run(Settings(home), folder.name, runs._next_fence(folder.name))
+    run = Run(Settings(home), folder.name, 0)
     run.queue.store.query("PRAGMA query_only = ON")
     run._beat()
     assert "no heartbeat" in capsys.readouterr().err and not run.stop.is_set()
@@ -233,9 +243,7 @@ def test_a_heartbeat_rides_out_a_store_that_cannot_be_written(
 
 def test_what_a_dead_worker_left_is_swept(home: Path, folder: Path) -> None:
     """Half an event, half a model and half a file go; whole events stay."""
-    runs = Queue(Settings(home))
-    fence = runs._next_fence(folder.name)
-    Run(Settings(home), folder.name, fence).event("whole")
+    Run(Settings(home), folder.name, 0).event("whole")
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"id": "torn')
     (folder / "model.tmp.7").mkdir()
@@ -243,11 +251,11 @@ def test_what_a_dead_worker_left_is_swept(home: Path, folder: Path) -> None:
     (folder / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     for half in (".base.json.tmp.7", "checkpoints/checkpoint-2/.progress.json.tmp.7"):
         (folder / half).write_bytes(b"{")
-    Run(Settings(home), folder.name, fence).event("next")
+    Run(Settings(home), folder.name, 0).event("next")
     assert not list(folder.rglob("*.tmp.*"))
     read = read_events(folder / "events.jsonl", None)
     assert [event.message for event in read.events][-2:] == ["whole", "next"]
-    assert read.cursor == f"{(folder / 'events.jsonl').stat().st_size}:{fence}-2"
+    assert read.cursor == f"{(folder / 'events.jsonl').stat().st_size}:0-2"
 
 
 def test_a_lock_dies_with_its_holder_alone(home: Path, folder: Path) -> None:
@@ -263,7 +271,7 @@ def test_a_lock_dies_with_its_holder_alone(home: Path, folder: Path) -> None:
     ready(holder)
     assert runs.alive(folder.name)
     fence = runs.get(folder.name).fence
-    runs.ensure_worker(folder.name)
+    assert dispatch(home).look()
     assert runs.get(folder.name).fence == fence
     kill(holder)
     assert not runs.alive(folder.name)

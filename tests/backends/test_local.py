@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -43,12 +42,15 @@ from finetune_gateway import (
     UnsupportedError,
 )
 from finetune_gateway.backends.local.backend import LocalBackend
+from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
+from finetune_gateway.backends.local.spawning import LOCK
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.estimation.local import evaluations
 from finetune_gateway.events import DIVERGED
 from finetune_gateway.reports.job_text import next_step
-from finetune_gateway.settings.files import try_lock
+from finetune_gateway.settings.files import try_lock, unlock
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
 
 SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 1e-3}
@@ -187,17 +189,19 @@ def test_a_cancel_before_the_worker_has_a_pid_counts(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
     """No signal can be sent to a worker that is just starting: it looks for the flag itself."""
+    settings = Settings(home).create()
+    dispatcher = Dispatcher(settings.home, settings.database, settings.locks, settings.runs)
+    assert (alone := try_lock(settings.locks / LOCK)) is not None  # as if one lived
     job = submit(rows(12), tiny_folder, max_steps=2000, save_steps=1000)
     queue = queue_of(job)
-    while (pid := queue.get(job.id).pid) is None:
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    while (lock := try_lock(queue._lock(job.id))) is None:
-        time.sleep(0.02)
-    fence = queue._next_fence(job.id)
+    run_lock, slot = try_lock(queue._lock(job.id)), try_lock(settings.locks / "slot-cpu")
+    assert run_lock is not None and slot is not None
+    fence = dispatcher._next_fence(job.id, "cpu")
     queue.cancel(job.id)
-    queue._spawn(job.id, fence, lock)
-    os.close(lock)
+    assert queue.get(job.id).status is JobStatus.QUEUED
+    dispatcher.spawn(job.id, fence or 0, run_lock, "cpu", slot)
+    for lock in (run_lock, slot, alone):
+        unlock(lock)
     while queue.alive(job.id):
         time.sleep(0.02)
     assert job.refresh().status is JobStatus.CANCELLED
@@ -267,10 +271,8 @@ def test_a_worker_that_always_dies_ends_the_job(home: Path, tiny_folder: Path, r
     """After so many attempts the death is the answer, with the reason and the log's place."""
     with slots_taken(home):
         job = submit(rows(12), tiny_folder)
-        pid = until(lambda: queue_of(job).get(job.id).pid)
         with queue_of(job).store.transaction() as db:
             db.execute("UPDATE runs SET attempts = ? WHERE id = ?", (MAX_ATTEMPTS, job.id))
-        kill_worker(pid)
         with pytest.raises(JobFailed, match="died 5 times.*worker.log"):
             job.result(timeout=60)
 

@@ -22,7 +22,10 @@ from support.training import DEVIATION, a_run, difference, events_of
 
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.saving import manifest_of
+from finetune_gateway.backends.local.spawning import LOCK
 from finetune_gateway.methods import METHODS
+from finetune_gateway.settings.files import try_lock, unlock
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 pytestmark = pytest.mark.chaos
@@ -129,8 +132,11 @@ def figures() -> Iterator[Counter[str]]:
 
 @pytest.fixture
 def storm(home: Path, tiny_folder: Path, warm: Warm) -> Iterator[Storm]:
+    alone = try_lock(Settings(home).create().locks / LOCK)
+    assert alone is not None
     yield Storm(home, tiny_folder, warm)
     nobody_left(home)
+    unlock(alone)
 
 
 def seconds_of_training(run: Run) -> float:

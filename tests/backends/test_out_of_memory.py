@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.chaos import slots_taken, until
+from support.chaos import until
 from support.training import a_run, events_of, row_table
 
 from finetune_gateway import Gateway
@@ -198,13 +198,12 @@ def test_a_worker_with_little_memory_trains_all_the_same(
     ]
     data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
     queue = Queue(Settings(home))
-    with slots_taken(home):
-        job = Gateway().submit(
-            data, model=str(tiny_folder), backend="local", validation_split=0, n_epochs=1,
-            batch_size=64, micro_batch_size=64, seed=3,
-        )  # fmt: skip
-        pid = until(lambda: queue.get(job.id).pid)
-        resource.prlimit(pid, resource.RLIMIT_DATA, (1_900_000_000, 1_900_000_000))
+    job = Gateway().submit(
+        data, model=str(tiny_folder), backend="local", validation_split=0, n_epochs=1,
+        batch_size=64, micro_batch_size=64, seed=3,
+    )  # fmt: skip
+    pid = until(lambda: queue.get(job.id).pid)
+    resource.prlimit(pid, resource.RLIMIT_DATA, (1_900_000_000, 1_900_000_000))
     job.wait(timeout=600)
     told = [event.message for event in job.events() if "Memory ran out" in event.message]
     assert job.status == "succeeded" and told, job.error

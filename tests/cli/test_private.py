@@ -67,6 +67,7 @@ CALLS = {
     "report": ["report latest"],
     "costs": ["costs"],
     "cancel": ["cancel latest --yes"],
+    "pause": ["pause latest"],
     "resume": ["resume latest --yes"],
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
@@ -90,6 +91,7 @@ FIRST_ACTS = ("validate", "preview", "estimate", "prices", "config", "submit")
 # Nothing to do for them; no key.
 ENDS = {
     "check latest behaviour.yaml --data rows.csv --rows 2 --junit checks.xml": 1,
+    "pause latest": 2,
     "resume latest --yes": 2,
     "settle latest --not-created": 2,
     "download latest": 2,

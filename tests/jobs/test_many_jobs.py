@@ -26,6 +26,7 @@ from finetune_gateway import (
 )
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.spawning import LOCK
 from finetune_gateway.cli import main
 from finetune_gateway.jobs import groups
 from finetune_gateway.settings.files import try_lock
@@ -363,23 +364,24 @@ def test_backends_without_a_list_are_polled_from_where_they_were(gateway: Gatewa
 
 
 def test_local_runs_are_read_by_one_query(home: Path) -> None:
-    """Runs that wait or have ended are in it; one that has lost its worker, one that was asked to
-    stop and one that is not there are left to a poll."""
+    """As the rows say; one that is not there is left to a poll."""
     settings = Settings.load().create()
     backend, queue = LocalBackend(), Queue(settings)
     backend.bind(settings)
-    held = []
-    for name in ("works", "lost", "stopping", "ended"):
+    assert try_lock(settings.locks / LOCK) is not None  # as if the dispatcher lived
+    for name in ("waits", "works", "stopping", "ended"):
         queue.add(name)
-        queue.folder(name).mkdir(parents=True)
-        if name in ("works", "stopping"):
-            held.append(try_lock(queue.folder(name) / "worker.lock"))
+    queue.folder("works").mkdir(parents=True)
+    assert try_lock(queue.folder("works") / "worker.lock") is not None
     with queue.store.transaction() as db:
+        db.execute("UPDATE runs SET status = 'running' WHERE id = 'works'")
         db.execute("UPDATE runs SET status = 'failed' WHERE id = 'ended'")
         db.execute("UPDATE runs SET cancel_at = 1 WHERE id = 'stopping'")
-    told = backend.statuses(["works", "lost", "stopping", "ended", "never"])
+    told = backend.statuses(["waits", "works", "stopping", "ended", "never"])
     assert {name: shot.status.value for name, shot in told.items()} == {
-        "works": "queued",
+        "waits": "queued",
+        "works": "running",
+        "stopping": "cancelling",
         "ended": "failed",
     }
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from support.chaos import (
+    dispatchers,
     end_workers,
     ended,
     kill,
-    kill_worker,
     queue,
     ready,
     row,
@@ -38,7 +38,7 @@ from finetune_gateway import (
     OpenAIBackend,
     SpecError,
 )
-from finetune_gateway.backends.local.queue import MAX_STARTS
+from finetune_gateway.backends.local.line import MAX_STARTS
 from finetune_gateway.errors import UnsupportedError
 from finetune_gateway.estimation.estimate import Estimate, Range
 from finetune_gateway.events import Snapshot
@@ -216,7 +216,7 @@ def test_a_late_answer_about_the_attempt_before_changes_nothing(
 
 
 def queued(data: Any) -> Job:
-    """A job whose worker waits for a slot (hold them all while you ask)."""
+    """A job that waits for a slot (hold them all while you ask)."""
     job = Gateway().submit(data, model="builtin/tiny", backend="local")
     until(lambda: job.refresh().phase.startswith("waiting"), 30)
     return job
@@ -229,11 +229,11 @@ def test_a_failed_run_gets_workers_again(home: Path, rows: Rows) -> None:
         job = queued(rows(12))
         with queue(home).store.transaction() as db:
             db.execute("UPDATE runs SET fence = ?, attempts = 5", (MAX_STARTS,))
-        kill_worker(row(home, job.id).pid)
         assert ended(job) is JobStatus.FAILED
         assert job.resume().status is JobStatus.QUEUED and job.error is None
-        until(lambda: row(home, job.id).pid in workers(home), 30)
-        assert row(home, job.id).fence == MAX_STARTS + 2 and row(home, job.id).attempts == 0
+        run = row(home, job.id)
+        assert (run.fence, run.first_fence, run.attempts) == (MAX_STARTS + 1, MAX_STARTS + 1, 0)
+        assert until(lambda: dispatchers(home), 30)
         assert ended(job.cancel()) is JobStatus.CANCELLED
         (home / "runs" / job.id / "run.json").unlink()
         with pytest.raises(UnsupportedError, match="run folder .* is gone"):
@@ -287,7 +287,7 @@ def test_resumes_killed_at_any_moment(
             if moment is None:
                 assert record.resumes == before + 1 and 0 in codes
             if record.resumes > before:
-                until(lambda: row(home, job.id).pid in workers(home), 30)
+                until(lambda: dispatchers(home), 30)
                 assert len(workers(home)) == 1 and record.status is JobStatus.QUEUED
             job.refresh()
 

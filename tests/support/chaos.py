@@ -27,12 +27,14 @@ from support.paths import TEST_PATH
 from support.rows import chat_rows
 
 from finetune_gateway import Gateway, Job, JobStatus
-from finetune_gateway.backends.local.queue import Queue, RunRow, slots
+from finetune_gateway.backends.local.queue import Queue, RunRow
+from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.settings.home import Settings
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 KEY = "sk-test-0123456789abcdef"
 WORKER = "finetune_gateway.backends.local.worker"
+DISPATCHER = "finetune_gateway.backends.local.dispatcher"
 
 BACKEND = """
 import json, os, sys
@@ -284,7 +286,7 @@ def ended(job: Job, seconds: float = 60) -> JobStatus:
 
 @contextmanager
 def slots_taken(home: Path) -> Iterator[None]:
-    """Hold every slot: workers live, wait, and cost nothing."""
+    """Hold every slot: jobs wait, without a process."""
     locks = Settings(home).create().locks
     held = [os.open(locks / f"slot-{name}", os.O_RDWR | os.O_CREAT) for name in slots()]
     try:
@@ -298,10 +300,19 @@ def slots_taken(home: Path) -> Iterator[None]:
 
 def workers(home: Path) -> list[int]:
     """Process ids of the workers that live in this home."""
+    return _living(WORKER, home)
+
+
+def dispatchers(home: Path) -> list[int]:
+    """Process ids of the dispatchers that live in this home: one, or none."""
+    return _living(DISPATCHER, home)
+
+
+def _living(module: str, home: Path) -> list[int]:
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
         words, state = process.info["cmdline"] or [], process.info["status"]
-        if WORKER in words and str(home) in words and state != psutil.STATUS_ZOMBIE:
+        if module in words and str(home) in words and state != psutil.STATUS_ZOMBIE:
             found.append(process.info["pid"])
     return found
 
@@ -311,7 +322,7 @@ def row(home: Path, run_id: str) -> RunRow:
 
 
 def kill_worker(pid: int | None) -> bool:
-    """kill -9 of a worker, and wait until it is gone; False when it had ended."""
+    """kill -9 of a worker or a dispatcher, and wait until it is gone; False when it had ended."""
     if pid is None or not lives(pid):
         return False
     os.kill(pid, signal.SIGKILL)
@@ -383,14 +394,16 @@ def check_run(home: Path, run_id: str) -> str:
 
 
 def nobody_left(home: Path) -> None:
-    """No worker lives on after its job."""
-    until(lambda: not workers(home), 20, 0.05)
+    """No worker and no dispatcher lives on after the last job."""
+    until(lambda: not workers(home) + dispatchers(home), 20, 0.05)
 
 
 def end_workers(home: Path) -> None:
-    """After a test that failed: its workers do not go on beside the next one."""
-    for pid in workers(home):
-        kill_worker(pid)
+    """After a test that failed: its jobs do not go on beside the next one. The dispatcher comes
+    first: it would start workers again, as these would start it."""
+    while left := [*dispatchers(home), *workers(home)]:
+        for pid in left:
+            kill_worker(pid)
 
 
 def moments(count: int, longest: float, seed: int) -> list[float]:

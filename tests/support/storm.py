@@ -24,6 +24,7 @@ from support.chaos import ready
 from support.paths import TEST_PATH
 
 from finetune_gateway.backends.local import worker
+from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.methods import METHODS, load_trainer
@@ -66,19 +67,24 @@ class Warm:
 # -- in that process -------------------------------------------------------------------------
 
 
-class ForkingQueue(Queue):
-    """A queue whose workers are forks of this process, which has imported what they need."""
+class ForkingDispatcher(Dispatcher):
+    """A dispatcher whose workers are forks of this process, which has imported what they need."""
 
-    def _spawn(self, run_id: str, fence: int, descriptor: int) -> None:
-        if os.fork() == 0:
-            log = os.open(
-                self.folder(run_id) / "worker.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            )
-            for stream in (1, 2):
-                os.dup2(log, stream)
-            worker.main([str(self.settings.home), run_id, str(fence), str(descriptor)])
+    def spawn(self, run_id: str, fence: int, run_lock: int, slot: str, slot_lock: int) -> None:
+        locks = os.dup(run_lock), os.dup(slot_lock)  # a fork leaves its parent those that it took
+        if os.fork() > 0:
+            for lock in locks:
+                os.close(lock)
+            os.wait()
+            return
+        if os.fork() > 0:
             os._exit(0)
-        os.wait()  # it forks the worker and ends
+        log = os.open(self.runs / run_id / "worker.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        words = str(self.home), run_id, str(fence), str(locks[0]), slot, str(locks[1])
+        worker.main([*words])
+        os._exit(0)
 
 
 def main() -> None:
@@ -108,8 +114,14 @@ def main() -> None:
 
 
 def start_worker(settings: Settings, run_id: str) -> dict[str, Any]:
-    queue = ForkingQueue(settings)
-    queue.ensure_worker(run_id)
+    """Dispatch as the process of the home does, until this run has a new worker. The caller holds
+    the lock of that, so that there is none."""
+    queue = Queue(settings)
+    dispatcher = ForkingDispatcher(settings.home, settings.database, settings.locks, settings.runs)
+    before = queue.get(run_id).fence
+    while queue.get(run_id).fence == before:
+        dispatcher.look()
+        time.sleep(0.005)
     return {"fence": queue.get(run_id).fence}
 
 

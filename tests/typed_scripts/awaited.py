@@ -44,6 +44,7 @@ async def follow(g: aio.Gateway, job: aio.Job, stop: threading.Event) -> aio.Mod
     assert_type((job.metadata, job.actual), tuple[dict[str, str], blocking.Actual | None])
     assert_type(await job.refresh(send=True), aio.Job)
     assert_type(await (await job.reload()).cancel(), aio.Job)
+    assert_type(await job.pause(), aio.Job)
     assert_type(await (await job.resume(step="best")).settle(None), aio.Job)
     assert_type(await job.events(after=3, limit=100), list[Event])
     assert_type(await job.metrics(), list[blocking.Metric])

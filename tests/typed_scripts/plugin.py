@@ -49,11 +49,13 @@ from finetune_gateway.backend import (
     Range,
     Result,
     RowTokens,
+    Schedule,
     Settings,
     Snapshot,
     SpecError,
     StoreError,
     TakesMetadata,
+    TakesSchedule,
     TokenCounter,
     TokenStats,
     TrainingSpec,
@@ -99,6 +101,7 @@ class AcmeBackend(Backend):
             life_cycle=None, unknown_model_reason="", notes=("A note.",),
             resumes=frozenset({JobStatus.PAUSED}), poll_seconds=(1.0, 30.0), settle_seconds=60.0,
             takes_metadata=True, longest_wait=600.0, deletes=frozenset({"file"}),
+            schedules=frozenset({"priority", "after", "at"}), pauses=True,
         )  # fmt: skip
 
     def options(self) -> dict[str, Any]:
@@ -183,7 +186,7 @@ class AcmeBackend(Backend):
 
     def start(
         self, job_id: str, spec: TrainingSpec, train: DataFile, validation: DataFile | None,
-        *, metadata: Mapping[str, str] | None = None,
+        *, metadata: Mapping[str, str] | None = None, schedule: Schedule | None = None,
     ) -> str:  # fmt: skip
         raise BackendError(
             "Timed out.", hint="Wait.", backend=self.name, status_code=504, code="x",
@@ -211,6 +214,8 @@ class AcmeBackend(Backend):
         return {one: self.poll(one, None) for one in provider_ids}
 
     def cancel(self, provider_id: str) -> None: ...
+
+    def pause(self, provider_id: str) -> None: ...
 
     def resume(self, provider_id: str, attempt: int) -> None: ...
 
@@ -307,11 +312,11 @@ class TestAcme(BackendContract):
         return made
 
 
-def protocols(done: FinishedJob) -> tuple[TakesMetadata, ChatsMany, Iterator[str]]:
+def protocols(done: FinishedJob) -> tuple[TakesMetadata, TakesSchedule, ChatsMany, Iterator[str]]:
     """What they are to the gateway."""
     assert_type(done.last, Snapshot)
     assert_type(AcmePreviews("m", "bytes", None).preview({"text": "x"}), Preview)
-    return AcmeBackend(), AcmeChat("m"), ChatStream(iter(["Yes."]))
+    return AcmeBackend(), AcmeBackend(), AcmeChat("m"), ChatStream(iter(["Yes."]))
 
 
 def others(counter: TokenCounter, dates: LifeCycle, handle: HandleData) -> None:
@@ -331,6 +336,9 @@ def others(counter: TokenCounter, dates: LifeCycle, handle: HandleData) -> None:
     can = Capabilities(hosted=False, methods=contract.NEUTRAL, refuses=frozenset({"seed"}))
     can.require("acme", TrainingSpec(model="m"))
     can.require_metadata("acme", {"team": "support"})
+    line = Schedule(priority=3, after=("ftg-1",), start_at=1.0)
+    can.require_schedule("acme", line)
+    print(line.used[0].upper())
     assert_type(can.refused("acme", "seed"), UnsupportedError)
     print(contract.JOB_TAG.upper(), contract.NOT_DEPLOYED.upper(), contract.LIST_LAG + 1.0)
 

@@ -224,7 +224,7 @@ def submit(g: Gateway, earlier: Job) -> None:
         backend_params={"warmup_steps": 3}, train_price=Decimal("4.40"), max_cost_usd=Decimal(20),
         confirm=confirm, allow_pii=True,
         allow_secrets=True, allow_loss=True, allow_longer=True, allow_oversize=True, again=True,
-        metadata={"team": "support"}, n_epochs=3,
+        metadata={"team": "support"}, n_epochs=3, priority=3, after=["ftg-1"], at="18:30",
     )  # fmt: skip
     assert_type(job, Job)
     assert_type(g.submit("x", continue_from=earlier, max_cost_usd="$5"), Job)
@@ -272,6 +272,7 @@ def follow(g: Gateway, job: Job, stop: threading.Event) -> None:
 
 def end(job: Job, stop: threading.Event) -> None:
     assert_type(job.cancel(on_wait=print), Job)
+    assert_type(job.pause(), Job)
     assert_type(job.resume(step="best"), Job)
     assert_type(job.settle(created=None), Job)
     assert_type(job.result(60, stop=stop, on_event=tell, model="m", step=3), gateway.ModelHandle)

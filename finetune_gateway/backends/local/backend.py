@@ -16,11 +16,12 @@ from typing import Any
 import psutil
 
 from finetune_gateway.backend import Backend, Capabilities, ChatModel, DataFile, HandleData, Intent
+from finetune_gateway.backend.capabilities import AT_ONCE, Schedule
 from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin, trackers
 from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
 from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.local_chat import LocalChat
-from finetune_gateway.backends.local.queue import SILENT_SECONDS, Queue, RunRow, slots
+from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import (
     BASE_FILE,
     CHAT_TEMPLATE,
@@ -29,6 +30,8 @@ from finetune_gateway.backends.local.run import (
     RunFile,
     write_json,
 )
+from finetune_gateway.backends.local.slots import slots
+from finetune_gateway.backends.local.states import States, in_place
 from finetune_gateway.backends.local.supported import (
     require_modules,
     require_other_rows,
@@ -102,9 +105,11 @@ class LocalBackend(Backend):
             options=OPTIONS,
             unknown_model_reason=_unknown_model_reason(model) if model else "",
             notes=("Nothing leaves this machine.", *(() if fourbit.installed() else (NO_QLORA,))),
-            resumes=frozenset({JobStatus.FAILED, JobStatus.CANCELLED}),
+            resumes=frozenset({JobStatus.PAUSED, JobStatus.FAILED, JobStatus.CANCELLED}),
             poll_seconds=(0.5, 2.0),
             takes_metadata=True,
+            schedules=frozenset({"priority", "after", "at"}),
+            pauses=True,
         )
 
     # -- before anything is trained ------------------------------------------------------
@@ -238,9 +243,10 @@ class LocalBackend(Backend):
         validation: DataFile | None,
         *,
         metadata: Mapping[str, str] | None = None,
+        schedule: Schedule = AT_ONCE,
     ) -> str:
-        """Write the run folder and the queue row, and start the worker. A second call for the same
-        job changes nothing."""
+        """Write the run folder and the queue row; the dispatcher starts its worker in its turn. A
+        second call for the same job changes nothing."""
         folder = self.queue.folder(job_id)
         try:
             self._write_folder(folder, job_id, spec, train, validation, metadata or {})
@@ -249,8 +255,11 @@ class LocalBackend(Backend):
                 f"The run folder {folder} cannot be written: {exc.strerror or exc}.",
                 hint="Free some space there, or set FTG_HOME to a folder on another disk.",
             ) from None
-        self.queue.add(job_id)
-        self.queue.ensure_worker(job_id)
+        chosen = "CUDA_VISIBLE_DEVICES" in os.environ  # by the user, for this job
+        self.queue.bring_environment(job_id)
+        self.queue.add(job_id, schedule, slots() if chosen else None)
+        self.queue.ensure_dispatcher()
+        self.queue.bring_environment(job_id)  # to one that was starting; and it looks at once
         return job_id
 
     def _write_folder(
@@ -294,51 +303,45 @@ class LocalBackend(Backend):
         return intent.job_id if self.queue.find(intent.job_id) else None
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
-        """Return the queue row and the new events. A run that has lost its worker gets another one,
-        which continues from the last checkpoint."""
+        """Return the queue row and the new events. A run that has lost its worker gets another one
+        from the dispatcher, which continues from the last checkpoint."""
         row = self.queue.get(provider_id)
-        if not row.status.final:
-            self.queue.ensure_worker(provider_id)
-            row = self.queue.get(provider_id)
+        if row.status in (JobStatus.QUEUED, JobStatus.RUNNING):
+            self.queue.ensure_dispatcher()
         folder = self.queue.folder(provider_id)
         part = read_events(folder / EVENTS, cursor)
-        status = row.status
-        if row.cancel_at is not None and not status.final:
-            status = JobStatus.CANCELLING
-        now = Snapshot(
-            status=status,
-            raw_status=row.status,
-            phase=_phase(row),
-            events=part.events,
-            checkpoints=checkpoints.whole(folder / "checkpoints"),
-            cursor=part.cursor,
-            more=part.more,
-            result=_in_place(row.result, folder),
-            trained_tokens=row.trained_tokens,
-            seconds=row.seconds,
-            finished_at=row.finished_at,
-            error=row.error,
-        )
+        news = {
+            "events": part.events,
+            "checkpoints": checkpoints.whole(folder / "checkpoints"),
+            "cursor": part.cursor,
+            "more": part.more,
+            "result": in_place(row.result, folder),
+            "trained_tokens": row.trained_tokens,
+            "seconds": row.seconds,
+            "finished_at": row.finished_at,
+            "error": row.error,
+        }
+        now = States(self.queue, [row]).snapshot(row).model_copy(update=news)
         return going_on(now) if part.more else now
 
     def statuses(self, provider_ids: Collection[str]) -> dict[str, Snapshot]:
-        """Return the status of runs, by one query. One that has lost its worker or was asked to
-        stop is left out: ``poll`` sees to it."""
+        """Return the status of runs, by a few queries."""
         rows = self.queue.find_all(provider_ids)
-        told = [row for row in rows if row.status.final or self._works(row)]
-        return {
-            row.id: Snapshot(status=row.status, raw_status=row.status, phase=_phase(row))
-            for row in told
-        }
+        if any(row.status in (JobStatus.QUEUED, JobStatus.RUNNING) for row in rows):
+            self.queue.ensure_dispatcher()
+        states = States(self.queue, rows)
+        return {row.id: states.snapshot(row) for row in rows}
 
-    def _works(self, row: RunRow) -> bool:
-        return row.cancel_at is None and self.queue.alive(row.id)
+    def pause(self, provider_id: str) -> None:
+        """Let a run save a checkpoint, give its slot back, and wait for ``resume``."""
+        self.queue.pause(provider_id)
 
     def cancel(self, provider_id: str) -> None:
         self.queue.cancel(provider_id)
 
     def resume(self, provider_id: str, attempt: int) -> None:
-        """Let a run that has failed or was cancelled go on from its last complete checkpoint."""
+        """Let a run that is paused, has failed or was cancelled go on from its last complete
+        checkpoint."""
         folder = self.queue.folder(provider_id)
         if not (folder / RUN_FILE).exists():
             raise UnsupportedError(
@@ -423,18 +426,6 @@ def _ways_of_training(spec: TrainingSpec, tokens: TokenStats) -> list[str]:
         f"That makes {tokens.rows:,} sequences."
     )
     return [apart, *notes]
-
-
-def _in_place(result: Result | None, folder: Path) -> Result | None:
-    """Return the result of a run with its model where the run's folder is now."""
-    return result and result.model_copy(update={"model": str(folder / "model")})
-
-
-def _phase(row: RunRow) -> str:
-    silent = time.time() - row.heartbeat_at if row.heartbeat_at else 0.0
-    if row.status is JobStatus.RUNNING and silent > SILENT_SECONDS:
-        return f"{row.phase} (no heartbeat for {silent:.0f} s)"
-    return row.phase
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pydantic import ValidationError
 
 from finetune_gateway.backends.local.backend import STACK
-from finetune_gateway.backends.local.queue import Queue, worker_environment
+from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.spawning import worker_environment
 from finetune_gateway.errors import BackendError, MissingDependency
 from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation.calibration import Calibration

@@ -177,6 +177,7 @@ class Progress(TrainerCallback):
         if not figures:
             return  # the summary at the end has nothing new
         self._require_finite(figures, args, state.global_step)
+        self.run.seconds_left = figures.get("seconds_left", self.run.seconds_left)
         if "train_loss" in figures:
             figures["trained_tokens"] = self.trained_tokens
         self._tell_figures(figures, state.global_step, state)

@@ -1,8 +1,8 @@
-"""The queue of local jobs: rows in the store, one detached worker process per job.
+"""The queue of local jobs: rows in the store, which are the truth about them.
 
 A worker is alive while it holds the run's lock file, which the kernel releases when a process dies.
-A slot (one on a CPU, one per GPU) is such a lock too. There is no server and no dispatcher: the
-next poll of a job that has lost its worker starts a new one.
+A slot (one on a CPU, one per GPU) is such a lock too. The dispatcher starts the workers; whoever
+looks at a job sees to it that there is one.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_gateway.backends.local import out_of_memory
+from finetune_gateway.backend.capabilities import AT_ONCE, Schedule
+from finetune_gateway.backends.local import line, out_of_memory, spawning
+from finetune_gateway.backends.local.line import MAX_STARTS
+from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings import interpreter
-from finetune_gateway.settings.files import is_locked, open_private, try_lock, unlock
+from finetune_gateway.settings import processes
+from finetune_gateway.settings.files import is_locked, try_lock, try_locking
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 
 MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
-MAX_STARTS = 30  # workers in all, those that died before they started to train included
-CANCEL_SECONDS = 60.0  # from cancel to SIGKILL; the last checkpoint stays usable
 LEAVE_SECONDS = 10.0  # from the final status of a run to the end of its worker
-SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
+NOT_ENDED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,21 @@ class RunRow:
     attempts: int
     max_attempts: int
     pid: int | None
+    pid_start: str | None  # see ``processes.start_of``
     slot: str | None
     heartbeat_at: float | None
     cancel_at: float | None
+    pause_at: float | None
+    priority: int
+    after: tuple[str, ...]  # runs that must have succeeded before it begins
+    start_at: float | None  # it begins no earlier
+    devices: tuple[str, ...] | None  # slots that it may take; None: any
     error: str | None
     result: Result | None
     trained_tokens: int | None
     resumes: int  # how often it was led out of failed or cancelled
     first_fence: int  # the count of workers before this resume
+    seconds_left: float | None  # of training, as its worker says
     seconds: float  # of work with a slot, over all attempts; a dead worker counts to its heartbeat
     finished_at: float | None
 
@@ -70,13 +77,24 @@ class Queue:
     def folder(self, run_id: str) -> Path:
         return self.settings.runs / run_id
 
-    def add(self, run_id: str) -> None:
-        """Add a run to the queue; adding it again changes nothing."""
+    def add(
+        self, run_id: str, schedule: Schedule = AT_ONCE, devices: Sequence[str] | None = None
+    ) -> None:
+        """Add a run to the queue; adding it again changes nothing. ``devices``: slots, one of which
+        it has to have."""
         with self.store.transaction() as db:
             db.execute(
-                "INSERT OR IGNORE INTO runs (id, status, max_attempts, queued_at)"
-                " VALUES (?, 'queued', ?, ?)",
-                (run_id, MAX_ATTEMPTS, time.time()),
+                "INSERT OR IGNORE INTO runs (id, status, max_attempts, queued_at, priority, after,"
+                " start_at, devices) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?)",
+                (
+                    run_id,
+                    MAX_ATTEMPTS,
+                    time.time(),
+                    schedule.priority,
+                    json.dumps(schedule.after),
+                    schedule.start_at,
+                    None if devices is None else json.dumps([*devices]),
+                ),
             )
 
     def find(self, run_id: str) -> RunRow | None:
@@ -118,119 +136,122 @@ class Queue:
                 )
             time.sleep(0.05)
 
-    def ensure_worker(self, run_id: str) -> None:
-        """Start a worker for a run that has none and needs one.
+    def bring_environment(self, run_id: str) -> None:
+        """Let the worker of a run that is about to be added, or resumed, have the environment of
+        this process."""
+        spawning.tell(self.settings.locks, run_id)
 
-        The worker inherits the lock that is taken here, so at no moment can a second one start.
-        """
-        descriptor = try_lock(self._lock(run_id))
-        if descriptor is None:
-            self._kill_when_overdue(run_id)
-            return
+    def ensure_dispatcher(self, environment: Mapping[str, str] = os.environ) -> None:
+        """Start the dispatcher of this home unless it lives."""
+        home = self.settings
+        spawning.ensure(home.home, home.database, home.locks, home.runs, environment)
+
+    def needs_worker(self, run_id: str) -> bool:
+        """Return True for a run that has no worker and needs one. One that was asked to stop, or
+        that can never begin, ends here."""
         try:
-            if self._needs_worker(run_id):
-                self._spawn(run_id, self._next_fence(run_id), descriptor)
-        finally:
-            unlock(descriptor)
+            with try_locking(self._lock(run_id)) as mine:
+                return mine and self._needs_worker(self.get(run_id))
+        except OSError as exc:
+            self.fail(run_id, f"Its run folder cannot be used: {exc}.")
+            return False
 
-    def _needs_worker(self, run_id: str) -> bool:
-        row = self.get(run_id)
+    def _needs_worker(self, row: RunRow) -> bool:
+        run_id, folder = row.id, self.folder(row.id)
         if row.status.final:
             return False
         if row.cancel_at is not None:
             self._end(run_id, JobStatus.CANCELLED, None)
             return False
-        saved = (self.folder(run_id) / "model" / MANIFEST).exists()  # only its status is missing
+        if row.status is JobStatus.PAUSED:
+            return False
+        if row.pause_at is not None:
+            self._pause(run_id)
+            return False
+        if lost := line.never_met(row.after, self.statuses(row.after)):
+            self.fail(run_id, f"It was to begin after {lost[0]}, which has not succeeded.")
+            return False
+        saved = (folder / "model" / MANIFEST).exists()  # only its status is missing
         if row.attempts >= row.max_attempts and not saved:
-            folder = self.folder(run_id)
             reason = "It was killed, or crashed; too little memory is the usual reason."
             if known := out_of_memory.reason_of_death(folder):
                 reason = f"{known} {out_of_memory.advice_for_dead(folder, row.phase, row.slot)}"
-            self._end(
+            self.fail(
                 run_id,
-                JobStatus.FAILED,
                 f"Its worker died {row.attempts} times (the last time while {row.phase}). "
                 f"{reason} See the end of {folder / 'worker.log'}.",
             )
             return False
         starts = row.fence - row.first_fence
         if starts >= MAX_STARTS:
-            self._end(
+            self.fail(
                 run_id,
-                JobStatus.FAILED,
                 f"Its worker died {starts} times, most of them before it started to train. "
-                f"The reason is in {self.folder(run_id) / 'worker.log'}.",
+                f"The reason is in {folder / 'worker.log'}.",
             )
             return False
         return True
 
-    def _next_fence(self, run_id: str) -> int:
-        with self.store.transaction() as db:
-            db.execute("UPDATE runs SET fence = fence + 1, pid = NULL WHERE id = ?", (run_id,))
-        return self.get(run_id).fence
-
-    def _spawn(self, run_id: str, fence: int, descriptor: int) -> None:
-        words = str(self.settings.home), run_id, str(fence), str(descriptor)
-        command = interpreter.module("finetune_gateway.backends.local.worker", *words)
-        path = self.folder(run_id) / "worker.log"
-        with open(open_private(path, os.O_WRONLY | os.O_APPEND), "ab") as log:
-            # The process started here forks, starts a session of its own and ends at once: the
-            # worker outlives us, and leaves no zombie in a long-lived parent.
-            started = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(descriptor,),
-                env=worker_environment(),
-                cwd=self.folder(run_id),
-                start_new_session=True,  # Ctrl-C reaches only the caller
-                check=False,
-            )
-        if started.returncode != 0:
-            raise BackendError(
-                f"The worker of {run_id} could not be started (exit {started.returncode}).",
-                hint=f"See {self.folder(run_id) / 'worker.log'}",
-                backend="local",
-            )
-
-    def _kill_when_overdue(self, run_id: str) -> None:
-        row = self.get(run_id)
-        if row.cancel_at is None or row.pid is None:
-            return
-        passed = time.time() - row.cancel_at
-        if passed < 0:  # the clock was set back: count from now
-            with self.store.transaction() as db:
-                db.execute("UPDATE runs SET cancel_at = ? WHERE id = ?", (time.time(), run_id))
-        if passed >= CANCEL_SECONDS:
-            _signal(row.pid, signal.SIGKILL)
+    def statuses(self, run_ids: Collection[str]) -> dict[str, str]:
+        """Return how runs are doing, or have ended."""
+        if not run_ids:
+            return {}
+        found = self.store.query(line.STATUSES, (json.dumps([*run_ids]),))
+        return {row["id"]: row["status"] for row in found}
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop: the flag in the row counts, the signal makes it quick."""
         with self.store.transaction() as db:
             db.execute(
-                "UPDATE runs SET cancel_at = coalesce(cancel_at, ?) WHERE id = ?"
-                " AND status IN ('queued', 'running')",
+                f"UPDATE runs SET cancel_at = coalesce(cancel_at, ?) WHERE id = ? AND {NOT_ENDED}",
                 (time.time(), run_id),
             )
+        self._stop(run_id)
+
+    def pause(self, run_id: str) -> None:
+        """Ask a run to give its slot back and wait for ``resume``: as ``cancel`` does."""
+        with self.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET pause_at = coalesce(pause_at, ?) WHERE id = ?"
+                f" AND cancel_at IS NULL AND {line.LIVE}",
+                (time.time(), run_id),
+            )
+        self._stop(run_id)
+
+    def _stop(self, run_id: str) -> None:
+        """Tell the worker of a run that its row has a wish for it; see to a run that has none."""
         row = self.get(run_id)
         if not row.status.final and row.pid is not None and self.alive(run_id):
-            _signal(row.pid, signal.SIGTERM)
-        self.ensure_worker(run_id)
+            processes.send(row.pid, row.pid_start, signal.SIGTERM)
+        else:
+            self.needs_worker(run_id)
+        if self.get(run_id).status in (JobStatus.QUEUED, JobStatus.RUNNING):
+            self.ensure_dispatcher()  # it sees to a worker that does not stop
+            spawning.wake(self.settings.locks)
 
     def resume(self, run_id: str, attempt: int) -> None:
-        """Let a run that has failed or was cancelled go on, once for each ``attempt``. Its last
-        worker, which may not quite have ended, must not write any more: the fence is a new one."""
+        """Let a run that is paused go on, or one that has failed or was cancelled, once for each
+        ``attempt``. The last worker of that, which may not quite have ended, must not write any
+        more: the fence is a new one."""
+        self.bring_environment(run_id)
         with self.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,"
+                " pause_at = NULL WHERE id = ? AND pause_at IS NOT NULL OR"
+                " id = ? AND status = 'paused'",
+                (run_id, run_id),
+            )
             db.execute(
                 "UPDATE runs SET status = 'queued', phase = 'resuming', attempts = 0,"
                 " fence = fence + 1, first_fence = fence + 1, resumes = ?1, pid = NULL,"
-                " slot = NULL, heartbeat_at = NULL, cancel_at = NULL, error = NULL,"
-                " finished_at = NULL"
+                " pid_start = NULL, slot = NULL, heartbeat_at = NULL, cancel_at = NULL,"
+                " pause_at = NULL, after = '[]', start_at = NULL, seconds_left = NULL,"
+                " error = NULL, finished_at = NULL"
                 " WHERE id = ?2 AND resumes < ?1 AND status IN ('failed', 'cancelled')",
                 (attempt, run_id),
             )
-        self.ensure_worker(run_id)
+        self.ensure_dispatcher()
+        self.bring_environment(run_id)  # and look at once
 
     # -- for the worker ------------------------------------------------------------------
 
@@ -239,20 +260,10 @@ class Queue:
         columns = ", ".join(f"{name} = ?" for name in values)
         with self.store.transaction() as db:
             done = db.execute(
-                f"UPDATE runs SET {columns} WHERE id = ? AND fence = ?"
-                " AND status IN ('queued', 'running')",
+                f"UPDATE runs SET {columns} WHERE id = ? AND fence = ? AND {line.LIVE}",
                 (*values.values(), run_id, fence),
             )
         return done.rowcount == 1
-
-    def first_in_line(self, run_id: str) -> bool:
-        """Return True if no living worker of an earlier run is waiting: strictly in order."""
-        rows = self.store.query(
-            "SELECT id FROM runs WHERE status = 'queued' AND seq <"
-            " (SELECT seq FROM runs WHERE id = ?)",
-            (run_id,),
-        ).fetchall()
-        return not any(self.alive(row["id"]) for row in rows)
 
     def try_slot(self) -> tuple[str, int] | None:
         """Take a free slot; return its name and the descriptor that holds it, or None."""
@@ -270,52 +281,30 @@ class Queue:
         for file in (*run.glob(".*.tmp.*"), *run.glob("checkpoints/*/.*.tmp.*")):
             file.unlink(missing_ok=True)
 
+    def fail(self, run_id: str, error: str) -> None:
+        """End a run that has no worker, and can have none."""
+        self._end(run_id, JobStatus.FAILED, error)
+
+    def _pause(self, run_id: str) -> None:
+        """Let a run that has no worker wait until it is resumed."""
+        with self.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET status = 'paused', phase = '', pause_at = NULL WHERE id = ?"
+                f" AND {line.LIVE}",
+                (run_id,),
+            )
+
     def _end(self, run_id: str, status: JobStatus, error: str | None) -> None:
         self.sweep(run_id)
         with self.store.transaction() as db:
             db.execute(
-                "UPDATE runs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?",
+                "UPDATE runs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?"
+                f" AND {NOT_ENDED}",
                 (status, error, time.time(), run_id),
             )
 
     def _lock(self, run_id: str) -> Path:
         return self.folder(run_id) / "worker.lock"
-
-
-def slots() -> list[str]:
-    """Return the slots for jobs: one per visible GPU, else one for the CPU.
-
-    Asks nvidia-smi rather than torch, which takes 2 s to import.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [f"gpu-{name.strip()}" for name in visible.split(",") if name.strip()] or ["cpu"]
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ["cpu"]
-    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    return [f"gpu-{number}" for number in range(count)] or ["cpu"]
-
-
-def worker_environment() -> dict[str, str]:
-    """Return the caller's environment with the telemetry of libraries off."""
-    return {
-        **os.environ,
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # bars are for a terminal, and this is a log
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return  # it has ended in the meantime
 
 
 def _read(row: sqlite3.Row) -> RunRow:
@@ -340,14 +329,21 @@ def _run(row: sqlite3.Row) -> RunRow:
         attempts=row["attempts"],
         max_attempts=row["max_attempts"],
         pid=row["pid"],
+        pid_start=row["pid_start"],
         slot=row["slot"],
         heartbeat_at=row["heartbeat_at"],
         cancel_at=row["cancel_at"],
+        pause_at=row["pause_at"],
+        priority=row["priority"],
+        after=tuple(json.loads(row["after"])),
+        start_at=row["start_at"],
+        devices=tuple(json.loads(row["devices"])) if row["devices"] else None,
         error=row["error"],
         result=Result.model_validate_json(row["result"]) if row["result"] else None,
         trained_tokens=row["trained_tokens"],
         resumes=row["resumes"],
         first_fence=row["first_fence"],
+        seconds_left=row["seconds_left"],
         seconds=row["seconds"],
         finished_at=row["finished_at"],
     )

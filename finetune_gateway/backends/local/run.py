@@ -17,6 +17,7 @@ All of it is for this user alone, what libraries write too.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import threading
@@ -81,7 +82,7 @@ class RunFile(BaseModel):
 
 
 class Cancelled(Exception):
-    """The run was asked to stop."""
+    """The run was asked to stop: for good, or for a while."""
 
 
 class Fenced(Exception):
@@ -91,18 +92,27 @@ class Fenced(Exception):
 class Run:
     """One attempt at a run; the worker and the training code report through it."""
 
-    def __init__(self, settings: Settings, run_id: str, fence: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        run_id: str,
+        fence: int,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """``environment``: for a dispatcher that the heartbeat has to start."""
         self.settings = settings
+        self.environment = environment
         self.id = run_id
         self.fence = fence
         self.queue = Queue(settings)
         self.folder = self.queue.folder(run_id)
         self.file = RunFile.model_validate_json((self.folder / RUN_FILE).read_text("utf-8"))
         self.spec = self.file.spec
-        self.stop = threading.Event()  # set by SIGTERM or by the flag in the queue
+        self.stop = threading.Event()  # set by SIGTERM or by a flag in the queue
         self._events = self.folder / EVENTS
         self._log = event_log.open_log(self._events)
         self.lost = False  # a newer worker has this run
+        self.seconds_left: float | None = None  # of training, as the trainer's pace says
         self._earlier = 0.0  # seconds of work of the attempts before this one
         self._began: float | None = None  # monotonic; when we got the slot
         self.queue.sweep(run_id)
@@ -298,14 +308,17 @@ class Run:
     def _beat(self) -> None:
         try:
             seconds = {"seconds": self.seconds} if self._began else {}
-            self.queue.claim(self.id, self.fence, heartbeat_at=time.time(), **seconds)
+            values = {"heartbeat_at": time.time(), "seconds_left": self.seconds_left, **seconds}
+            self.queue.claim(self.id, self.fence, **values)
             row = self.queue.get(self.id)
         except StoreError as exc:  # a full disk or a busy store: the next heartbeat may succeed
             print(f"no heartbeat: {exc}", file=sys.stderr)
             return
         self.lost = row.fence != self.fence
-        if self.lost or row.cancel_at is not None:
+        if self.lost or row.cancel_at is not None or row.pause_at is not None:
             self.stop.set()
+        if not self.stop.is_set():
+            self.queue.ensure_dispatcher(self.environment)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

@@ -1,13 +1,11 @@
-"""The process that trains one job: wait for a slot, train, store how it ended.
+"""The process that trains one job, on the slot that it was given, and stores how it ended.
 
-``queue`` starts it; it forks into a session of its own. Until a slot is free it uses about 40 MB
-and no torch.
+``dispatcher`` starts it, and hands it two locks: that of its run, and that of its slot.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import time
@@ -26,22 +24,24 @@ from finetune_gateway.backends.local.umask import make_process_private
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, packages_of
 from finetune_gateway.events import DIVERGED, JobStatus, Result
+from finetune_gateway.settings import processes
+from finetune_gateway.settings.files import adopt
 from finetune_gateway.settings.home import Settings
 
-SLOT_SECONDS = 0.3  # longest wait between two looks for a free slot
+INTERRUPTED = "interrupted; goes on by itself"
 # Words in the errors of Python, safetensors (Rust) and torch's writer when a write fails.
 DISK_FULL = ("No space left", "Disk quota", "File too large", "inline_container", "StreamWriter")
 
 
 def main(arguments: list[str]) -> None:
-    """Run the worker of one job in a forked process; arguments: home, run, fence, descriptor."""
-    home, run_id, fence, descriptor = arguments
-    if os.fork() > 0:
-        os._exit(0)
-    os.setsid()
+    """Run the worker of one job; arguments: home, run, fence, the descriptor of its lock, its slot
+    and the descriptor of that."""
+    home, run_id, fence, run_lock, slot, slot_lock = arguments
+    environment = dict(os.environ)  # as it was given; what we set is for this job alone
     make_process_private()
-    os.set_inheritable(int(descriptor), False)  # no child may hold the lock that means we live
-    run = Run(Settings(home=Path(home)), run_id, int(fence))
+    for descriptor in (run_lock, slot_lock):  # no child may hold the locks that mean we live
+        adopt(int(descriptor))
+    run = Run(Settings(home=Path(home)), run_id, int(fence), environment)
 
     def stop(number: int, frame: FrameType | None) -> None:
         run.stop.set()
@@ -50,22 +50,22 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the watcher
     try:
         died = run.queue.get(run.id).phase
-        run.claim(pid=os.getpid(), phase="starting")  # replaces the phase of a worker that died
+        pid = os.getpid()
+        run.claim(pid=pid, pid_start=processes.start_of(pid), phase="starting")
         with run.heartbeat():
-            work(run, died)
+            work(run, slot, died)
     except Fenced:
         print("A newer worker has this run; stopping.", file=sys.stderr)
 
 
-def work(run: Run, died: str = "") -> None:
+def work(run: Run, slot: str, died: str = "") -> None:
     """Take the run from its slot to its final status. ``died``: the phase in which the worker
     before this one did."""
     try:
-        wait_for_slot(run, died)
+        begin(run, slot, died)
         result, trained_tokens = train(run)
     except Cancelled:
-        run.event("Cancelled.", level="warn")
-        end(run, JobStatus.CANCELLED)
+        stopped(run)
     except Fenced:
         raise
     except GatewayError as exc:
@@ -84,29 +84,42 @@ def work(run: Run, died: str = "") -> None:
         )
 
 
-def wait_for_slot(run: Run, died: str) -> None:
-    """Wait until this run is first in line and a device is free, and take the slot."""
-    waiting = False
-    while True:
-        run.check()
-        slot = run.queue.try_slot() if run.queue.first_in_line(run.id) else None
-        if slot is not None:
-            break
-        if not waiting:
-            run.phase("waiting for a free slot")
-            waiting = True
-        run.stop.wait(SLOT_SECONDS * random.uniform(0.5, 1))
-    name, _ = slot  # the descriptor stays open: the slot is ours until the process ends
-    device = name.partition("-")[2]
-    if name != "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
+def stopped(run: Run) -> None:
+    """End a worker that was asked to stop, as the row says: a signal alone is no cancel."""
+    row = run.queue.get(run.id)
+    if row.cancel_at is not None:
+        run.event("Cancelled.", level="warn")
+        end(run, JobStatus.CANCELLED)
+    elif row.pause_at is not None:
+        run.event("Paused.", level="warn")
+        leave(run, JobStatus.PAUSED, "")
+    else:
+        run.event("Interrupted.", level="warn")
+        leave(run, JobStatus.QUEUED, INTERRUPTED)
+
+
+def leave(run: Run, status: JobStatus, phase: str) -> None:
+    """Give the run back, to be gone on with: this attempt did not die."""
+    row = run.queue.get(run.id)
+    seconds = {"seconds": run.seconds} if run.seconds else {}
+    attempts = max(0, row.attempts - 1)
+    run.claim(
+        status=status, phase=phase, pause_at=None, pid=None, pid_start=None, slot=None,
+        attempts=attempts, seconds_left=None, **seconds,
+    )  # fmt: skip
+
+
+def begin(run: Run, slot: str, died: str) -> None:
+    """Start an attempt at the run on this slot, which is ours until the process ends."""
+    run.check()
+    if slot != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.partition("-")[2]
     run.begin()
-    run.claim(status=JobStatus.RUNNING, slot=name, phase="starting")
     row = run.queue.get(run.id)
     attempts = row.attempts + 1
-    run.claim(attempts=attempts)
+    run.claim(status=JobStatus.RUNNING, slot=slot, phase="starting", attempts=attempts)
     if attempts > 1:
-        text = f"The worker died; attempt {attempts} starts. {why_it_died(run, died, row.slot)}"
+        text = f"The worker died; attempt {attempts} starts. {why_it_died(run, died, slot)}"
         run.event(text.strip(), level="warn")
     elif row.resumes:
         run.event("The job was resumed.")

@@ -1,0 +1,325 @@
+"""The dispatcher: one process of a home that starts the workers of local jobs, in their order.
+
+It lives while a job waits or runs, and ends by itself; a waiting job has no process. Its lock in
+the home says that it lives. Whoever submits or looks at a job, and each worker with its heartbeat,
+starts it where it does not: nothing that it needs is only in its memory. It hands a worker two
+locks: that of the run, which says that the worker lives, and that of a slot. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_gateway.backends.local import line, messages
+from finetune_gateway.backends.local.line import MAX_STARTS
+from finetune_gateway.backends.local.slots import slots
+from finetune_gateway.backends.local.spawning import LOCK, WORKER, worker_environment
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.jobs import schema
+from finetune_gateway.settings import files, interpreter, processes
+
+if TYPE_CHECKING:
+    from finetune_gateway.backends.local.queue import Queue
+
+RUN_FILE = "run.json"  # of each run: what to train
+LOOK_SECONDS = 0.5  # longest wait between two looks
+GIVEN_SECONDS = 60.0  # within which a run comes whose environment was given
+ASK_SECONDS = 30.0  # the slots of this machine are asked for again
+CANCEL_SECONDS = 60.0  # from a cancel or a pause to SIGKILL; the last checkpoint stays usable
+LONGEST_PAUSE = 30.0  # before a worker that always dies at once is started again
+FAULT_SECONDS = 5.0  # before the next look at a store that could not be used
+
+
+@dataclass(frozen=True)
+class Submit:
+    """The command and the environment of the worker of a run, as its submit has given them."""
+
+    command: list[str]
+    environment: dict[str, str]
+    at: float  # monotonic
+
+
+class Dispatcher:
+    """Looks at the runs that wait or run, starts workers, and sees to those that have ended."""
+
+    def __init__(self, home: Path, database: Path, locks: Path, runs: Path) -> None:
+        self.home, self.database, self.locks, self.runs = home, database, locks, runs
+        self.db = schema.connect(database)
+        self.file = self._identity()
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}  # ours, by run
+        self.submits: dict[str, Submit] = {}  # in which environments runs were submitted
+        self.stopping: dict[str, float] = {}  # when they were first seen to be asked to stop
+        self.starts: dict[str, tuple[int, int]] = {}  # attempts so far, starts since the last one
+        self.not_before: dict[str, float] = {}  # when one that died at once is started again
+        self._found: list[sqlite3.Row] = []
+        self._version = -1
+        self._slots: list[str] = []
+        self._slots_at = -ASK_SECONDS
+
+    # -- one look ------------------------------------------------------------------------
+
+    def look(self) -> bool:
+        """Do what there is to do now; return False if no run waits or runs any more."""
+        self._reap()
+        rows = self._rows()
+        waiting = [row for row in rows if line.is_readable(row) and not self._has_worker(row)]
+        self._start(waiting)
+        return bool(rows)
+
+    def _rows(self) -> list[sqlite3.Row]:
+        """Return the runs that wait or run, in order."""
+        # It changes with each commit of another connection: most looks read nothing else.
+        version = self.db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._version:
+            query = f"SELECT * FROM runs WHERE {line.LIVE} {line.IN_LINE}"
+            self._found, self._version = self.db.execute(query).fetchall(), version
+            self._forget({row["id"] for row in self._found})
+        return self._found
+
+    def _forget(self, live: set[str]) -> None:
+        """Forget the environments of runs that have ended. That of one to come is given first."""
+        before = time.monotonic() - GIVEN_SECONDS
+        old = {name for name, one in self.submits.items() if one.at < before} - live
+        for name in old:
+            del self.submits[name]
+
+    def hear(self, message: Mapping[str, Any]) -> None:
+        """Take a message: perhaps how the worker of a run is to be started."""
+        run_id, command = message.get("run"), message.get("command")
+        if isinstance(run_id, str) and isinstance(command, list):
+            environment = {str(name): str(one) for name, one in message["environment"].items()}
+            known = (one for one in self.submits.values() if one.environment == environment)
+            same = next(known, None)  # most have the same, and it may have 100 kB
+            environment = same.environment if same else environment
+            self.submits[run_id] = Submit([*map(str, command)], environment, time.monotonic())
+            self.not_before.pop(run_id, None)
+
+    def has_runs(self) -> bool:
+        """Return True if a run waits or runs."""
+        found = self.db.execute(f"SELECT 1 FROM runs WHERE {line.LIVE} LIMIT 1")
+        return found.fetchone() is not None
+
+    def _reap(self) -> None:
+        """Forget the workers that have ended."""
+        for run_id in [name for name, one in self.workers.items() if one.poll() is not None]:
+            del self.workers[run_id]
+
+    def _has_worker(self, row: sqlite3.Row) -> bool:
+        """Return True if a worker of this run lives; kill one that was asked to stop long ago."""
+        started = row["id"] in self.workers or row["pid"] is not None
+        if not started or not (row["id"] in self.workers or files.is_locked(self._lock(row["id"]))):
+            self.stopping.pop(row["id"], None)
+            return False
+        if row["cancel_at"] is not None or row["pause_at"] is not None:
+            asked = self.stopping.setdefault(row["id"], time.monotonic())
+            if row["pid"] is not None and time.monotonic() - asked >= CANCEL_SECONDS:
+                processes.send(row["pid"], row["pid_start"], signal.SIGKILL)
+        return True
+
+    # -- workers -------------------------------------------------------------------------
+
+    def _start(self, waiting: list[sqlite3.Row]) -> None:
+        """Start the workers whose turn it is, as far as there are free slots."""
+        after = [one for row in waiting for one in json.loads(row["after"])]
+        found = self.db.execute(line.STATUSES, (json.dumps(after),)) if after else ()
+        statuses = {one["id"]: one["status"] for one in found}
+        busy: set[str] = set()
+        for row in waiting:
+            if self._is_due(row, statuses):
+                self._start_on_a_free_slot(row, busy)
+
+    def _is_due(self, row: sqlite3.Row, statuses: Mapping[str, str]) -> bool:
+        """Return True for a run that only has to have a slot; end one that can never begin."""
+        after = json.loads(row["after"])
+        asked = row["cancel_at"] is not None or row["pause_at"] is not None
+        if asked or line.never_met(after, statuses) or _has_often_died(row):
+            return self.queue.needs_worker(row["id"])
+        if line.unmet(after, statuses) or (row["start_at"] or 0.0) > time.time():
+            return False
+        return self.not_before.get(row["id"], 0.0) <= time.monotonic()
+
+    def _start_on_a_free_slot(self, row: sqlite3.Row, busy: set[str]) -> None:
+        own = json.loads(row["devices"]) if row["devices"] else self._all_slots()
+        for name in [one for one in own if one not in busy]:
+            slot = files.try_lock(self.locks / f"slot-{name}")
+            if slot is None:
+                busy.add(name)
+                continue
+            try:
+                if self._start_worker(row["id"], name, slot):
+                    busy.add(name)
+                return
+            finally:
+                files.unlock(slot)
+
+    def _start_worker(self, run_id: str, slot: str, slot_lock: int) -> bool:
+        """Start the worker of a run that has none; False if it has one by now, or has ended."""
+        try:
+            os.stat(self.runs / run_id / RUN_FILE)
+            run_lock = files.try_lock(self._lock(run_id))
+        except OSError as exc:
+            self.queue.fail(run_id, f"Its run folder cannot be used: {exc}.")
+            return False
+        if run_lock is None:
+            return False
+        try:
+            fence = self._next_fence(run_id, slot)
+            if fence is None:
+                return False
+            self.spawn(run_id, fence, run_lock, slot, slot_lock)
+        finally:
+            files.unlock(run_lock)
+        return True
+
+    def _next_fence(self, run_id: str, slot: str) -> int | None:
+        """Count a worker of a live run and return its number."""
+        with self._transaction():
+            row = self.db.execute(
+                "UPDATE runs SET fence = fence + 1, pid = NULL, pid_start = NULL, slot = ?"
+                f" WHERE id = ? AND {line.LIVE} RETURNING fence, attempts",
+                (slot, run_id),
+            ).fetchone()
+        self._version = -1
+        if row is None:
+            return None
+        # Each worker that dies before it trains lets the next one wait longer.
+        attempts, starts = self.starts.get(run_id, (-1, 0))
+        starts = starts + 1 if attempts == row["attempts"] else 0
+        self.starts[run_id] = row["attempts"], starts
+        self.not_before[run_id] = time.monotonic() + min(LONGEST_PAUSE, 0.25 * (2.0**starts - 1))
+        return int(row["fence"])
+
+    def spawn(self, run_id: str, fence: int, run_lock: int, slot: str, slot_lock: int) -> None:
+        """Start a worker, which holds both locks from its first moment."""
+        folder = self.runs / run_id
+        words = str(self.home), run_id, str(fence), str(run_lock), slot, str(slot_lock)
+        path = folder / "worker.log"
+        submit = self.submits.get(run_id)
+        command = submit.command if submit else interpreter.module(WORKER)
+        with open(files.open_private(path, os.O_WRONLY | os.O_APPEND), "ab") as log:
+            self.workers[run_id] = subprocess.Popen(
+                [*command, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(run_lock, slot_lock),
+                env=worker_environment(submit.environment if submit else os.environ),
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    def _all_slots(self) -> list[str]:
+        if time.monotonic() - self._slots_at >= ASK_SECONDS:
+            self._slots, self._slots_at = slots(), time.monotonic()
+        return self._slots
+
+    def _lock(self, run_id: str) -> Path:
+        return self.runs / run_id / "worker.lock"
+
+    # -- the store -----------------------------------------------------------------------
+
+    @cached_property
+    def queue(self) -> Queue:
+        """What ends runs, in words. Imported here: it brings 20 MB, and few runs end so."""
+        from finetune_gateway.backends.local.queue import Queue
+        from finetune_gateway.settings.home import Settings
+
+        return Queue(Settings(home=self.home))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.db.execute("COMMIT")
+        finally:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+
+    def is_there(self) -> bool:
+        """Return False once the home was moved or removed, or has another store."""
+        return self.file is not None and self._identity() == self.file
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.database)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _has_often_died(row: sqlite3.Row) -> bool:
+    """Return True for a run that may have had all the workers that it gets."""
+    from_here: int = row["fence"] - row["first_fence"]
+    often: bool = row["attempts"] >= row["max_attempts"]
+    return often or from_here >= MAX_STARTS
+
+
+# -- the process -----------------------------------------------------------------------------
+
+
+def main(arguments: list[str]) -> None:
+    """Dispatch in a forked process until nothing is left; arguments: home, database, locks, runs,
+    and the descriptor of the lock."""
+    *paths, lock = arguments
+    if os.fork() > 0:
+        os._exit(0)
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its workers inherit that, from their first line
+    files.adopt(int(lock))
+    home, database, locks, runs = map(Path, paths)
+    dispatcher = Dispatcher(home, database, locks, runs)
+    ended = _wake_on_ended_workers()
+    held: int | None = int(lock)
+    while held is not None:
+        dispatch(dispatcher, ended, messages.Listener(held))
+        files.unlock(held)
+        # A run that was added just now has seen the lock, and started no other dispatcher.
+        again = dispatcher.is_there() and dispatcher.has_runs()
+        held = files.try_lock(locks / LOCK) if again else None
+
+
+def dispatch(dispatcher: Dispatcher, ended: int, listener: messages.Listener) -> None:
+    """Look again and again, until no run is left or the home is gone."""
+    awaited = [ended] if listener.socket is None else [ended, listener.socket.fileno()]
+    while dispatcher.is_there():
+        pause = LOOK_SECONDS
+        try:
+            if not dispatcher.look():
+                return
+        except (GatewayError, sqlite3.Error, OSError):  # a full disk, a store that is busy
+            traceback.print_exc()
+            pause = FAULT_SECONDS
+        ready = select.select(awaited, [], [], pause)[0]
+        if ended in ready:
+            os.read(ended, 4096)
+        for message in listener.messages():
+            dispatcher.hear(message)
+
+
+def _wake_on_ended_workers() -> int:
+    """Return a descriptor that can be read once a worker has ended."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    return reading
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,121 @@
+"""What the row of a run says of it to people: its status, what it waits for, when it begins."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from finetune_gateway.backends.local import line
+from finetune_gateway.backends.local.line import Place, Waiting
+from finetune_gateway.backends.local.queue import Queue, RunRow
+from finetune_gateway.backends.local.slots import slots
+from finetune_gateway.events import JobStatus, Result, Snapshot
+
+SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
+WAITING = "waiting for a free slot"
+DIED = "its worker died; goes on when a slot is free"
+EXPECTED = "json_extract(jobs.estimate, '$.seconds.expected')"
+
+
+class States:
+    """The states of some runs, as they are now."""
+
+    def __init__(self, queue: Queue, rows: Collection[RunRow]) -> None:
+        self.queue = queue
+        self.now = time.time()
+        # Whose worker has died; but not one that is just being replaced.
+        self.dead = {row.id for row in rows if row.status is JobStatus.RUNNING and self._died(row)}
+        live = [row for row in rows if row.status is JobStatus.QUEUED or row.id in self.dead]
+        self.statuses = queue.statuses({one for row in live for one in row.after})
+        self.places = places(queue, self.now) if live else {}
+
+    def _died(self, row: RunRow) -> bool:
+        return not self.queue.alive(row.id) and self.queue.get(row.id).fence == row.fence
+
+    def snapshot(self, row: RunRow) -> Snapshot:
+        """Return what a list tells of a run."""
+        place = self.places.get(row.id)
+        start = None if place is None or place.start_in is None else self.now + place.start_in
+        return Snapshot(
+            status=self._status(row),
+            raw_status=row.status,
+            phase=self._phase(row),
+            requeued=True,  # the row is the truth
+            place_in_line=place.number if place else None,
+            expected_start_at=start,
+        )
+
+    def _status(self, row: RunRow) -> JobStatus:
+        if row.cancel_at is not None and not row.status.final:
+            return JobStatus.CANCELLING
+        return JobStatus.QUEUED if row.id in self.dead else row.status
+
+    def _phase(self, row: RunRow) -> str:
+        if row.status.final or row.status is JobStatus.PAUSED:
+            return row.phase
+        if row.pause_at is not None:
+            return "pausing"
+        if row.id in self.dead:
+            return DIED
+        if row.status is JobStatus.RUNNING or row.pid is not None:
+            return _with_silence(row)
+        if (row.start_at or 0.0) > self.now:
+            return f"waiting until {time_text(row.start_at or 0.0)}"
+        if unmet := line.unmet(row.after, self.statuses):
+            return f"waiting for {' and '.join(unmet)} to succeed"
+        return row.phase or WAITING
+
+
+def places(queue: Queue, now: float) -> dict[str, Place]:
+    """Return the places of all runs that only wait for a slot."""
+    rows = queue.store.query(
+        "SELECT runs.id, runs.status, runs.pid, runs.slot, runs.seconds, runs.seconds_left,"
+        f" runs.devices, runs.after, runs.start_at, {EXPECTED} AS expected"
+        " FROM runs LEFT JOIN jobs ON jobs.id = runs.id"
+        " WHERE runs.status IN ('queued', 'running') AND runs.pause_at IS NULL"
+        " AND runs.cancel_at IS NULL ORDER BY runs.priority DESC, runs.seq"
+    ).fetchall()
+    rows = [row for row in rows if line.is_readable(row)]
+    running = {row["slot"]: _left(row) for row in rows if row["pid"] and row["slot"]}
+    statuses = queue.statuses({one for row in rows for one in json.loads(row["after"])})
+    waiting = [
+        Waiting(row["id"], _devices(row), row["expected"])
+        for row in rows
+        if not row["pid"]
+        and (row["start_at"] or 0.0) <= now
+        and not line.unmet(json.loads(row["after"]), statuses)
+    ]
+    return line.places(waiting, running, slots())
+
+
+def _devices(row: sqlite3.Row) -> tuple[str, ...] | None:
+    return tuple(json.loads(row["devices"])) if row["devices"] else None
+
+
+def _left(row: sqlite3.Row) -> float | None:
+    """Return for how long a run is expected to have its slot, by its own pace, else by what was
+    estimated."""
+    if row["seconds_left"] is not None:
+        return float(row["seconds_left"])
+    return None if row["expected"] is None else float(max(0.0, row["expected"] - row["seconds"]))
+
+
+def _with_silence(row: RunRow) -> str:
+    silent = time.time() - row.heartbeat_at if row.heartbeat_at else 0.0
+    if row.status is JobStatus.RUNNING and silent > SILENT_SECONDS:
+        return f"{row.phase} (no heartbeat for {silent:.0f} s)"
+    return row.phase
+
+
+def time_text(moment: float) -> str:
+    """Return the local time of a moment, with the day if it is not today."""
+    then, today = time.localtime(moment), time.localtime()
+    return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
+
+
+def in_place(result: Result | None, folder: Path) -> Result | None:
+    """Return the result of a run with its model where the run's folder is now."""
+    return result and result.model_copy(update={"model": str(folder / "model")})
