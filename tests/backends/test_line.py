@@ -29,7 +29,7 @@ from support.cli import Ftg
 
 from finetune_gateway import FakeBackend, Gateway, Job, JobStatus, SpecError, UnsupportedError
 from finetune_gateway.backend import Schedule
-from finetune_gateway.backends.local import line, messages
+from finetune_gateway.backends.local import line, messages, states
 from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.line import Place, Waiting
 from finetune_gateway.backends.local.queue import Queue
@@ -198,6 +198,20 @@ def test_a_cancel_and_a_pause_without_a_worker_count_at_once(in_line: Line) -> N
     assert in_line.queue.get("a").status is JobStatus.CANCELLED
     in_line.queue.resume("b", 0)
     assert in_line.queue.get("b").status is JobStatus.QUEUED
+
+
+def test_a_pause_of_a_run_whose_worker_died_leaves_nothing_of_it(in_line: Line) -> None:
+    """Neither its number nor its slot: resumed, it has its place in line."""
+    in_line.add("a", "b")
+    in_line.look()
+    in_line.queue.claim("a", 1, status="running", pid=os.getpid(), slot="gpu-0")
+    in_line.kill("a")
+    in_line.queue.pause("a")
+    row = in_line.queue.get("a")
+    assert (row.status, row.pid, row.slot) == (JobStatus.PAUSED, None, None)
+    in_line.queue.resume("a", 0)
+    placed = states.places(in_line.queue, time.time())
+    assert [placed[name].number for name in ("a", "b")] == [1, 2]
 
 
 def test_a_run_without_its_folder_ends_with_that_reason(in_line: Line) -> None:

@@ -289,8 +289,8 @@ class Queue:
         """Let a run that has no worker wait until it is resumed."""
         with self.store.transaction() as db:
             db.execute(
-                "UPDATE runs SET status = 'paused', phase = '', pause_at = NULL WHERE id = ?"
-                f" AND {line.LIVE}",
+                "UPDATE runs SET status = 'paused', phase = '', pause_at = NULL, pid = NULL,"
+                f" pid_start = NULL, slot = NULL WHERE id = ? AND {line.LIVE}",
                 (run_id,),
             )
 
