@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from finetune_gateway import registry
 from finetune_gateway.backend import NEUTRAL, Capabilities, params
 from finetune_gateway.backend.seam import within_time
+from finetune_gateway.backends.local import nvidia
+from finetune_gateway.backends.local.slots import find_slots
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation import profiles
 from finetune_gateway.methods import TRAINERS
@@ -45,8 +48,14 @@ def backend_document(name: str) -> Document:
         "refuses": sorted(capabilities.refuses),
         "params": params,
         "no_new_jobs_after": capabilities.no_new_jobs_after,
-        "notes": list(capabilities.notes),
+        "notes": [*capabilities.notes, *(_slots() if name == "local" else ())],
     }
+
+
+def _slots() -> list[str]:
+    """Return on which devices jobs of this shell would train, and why others are not used."""
+    found = find_slots(os.environ, nvidia.list_devices())
+    return [f"{found}", *found.unused, *found.problems]
 
 
 def _abilities(name: str) -> tuple[Capabilities, list[Document]]:

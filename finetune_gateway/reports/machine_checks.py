@@ -7,7 +7,6 @@ import platform
 import shutil
 import socket
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -23,8 +22,9 @@ import psutil
 from finetune_gateway import registry
 from finetune_gateway.backend import Health
 from finetune_gateway.backend.seam import within_time
-from finetune_gateway.backends.local import fourbit
+from finetune_gateway.backends.local import fourbit, nvidia
 from finetune_gateway.backends.local.backend import NO_QLORA, STACK
+from finetune_gateway.backends.local.slots import find_slots
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores
@@ -79,6 +79,7 @@ def _check_machine() -> Iterator[Check]:
     yield Check("machine", "ok", f"{cores()} cores, {ram}")
     gpus = gpu_names()
     yield Check("gpu", "ok", "; ".join(gpus) or "none found by nvidia-smi; training uses the CPU")
+    yield _check_slots()
 
 
 def _version(name: str) -> str:
@@ -90,12 +91,19 @@ def _version(name: str) -> str:
 
 def gpu_names() -> list[str]:
     """Return names and memory of NVIDIA GPUs from nvidia-smi; empty if it fails."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+    options = "--query-gpu=name,memory.total", "--format=csv,noheader"  # of nvidia-smi
+    answer = nvidia.ask(*options)
+    if answer is None or answer.trouble:
         return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return [line.strip() for line in answer.text.splitlines() if line.strip()]
+
+
+def _check_slots() -> Check:
+    """Say on which devices jobs of this shell would train, and why others are not used."""
+    found = find_slots(os.environ, nvidia.list_devices())
+    lines = "; ".join([str(found), *found.unused])
+    state: State = "warning" if found.problems else "ok"
+    return Check("slots", state, lines, " ".join(found.problems))
 
 
 def _check_home(settings: Settings) -> Iterator[Check]:
