@@ -57,8 +57,9 @@ bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of
 peers: $(VENV)/.dev ## train beside LLaMA-Factory and axolotl, installed below build/peers (5 GB): bench/results/peers.json
 	@$(BIN)/python bench/peers.py --out bench/results/peers.json
 
+# On a disk: a process that waits for one is killed at other moments than one in memory.
 chaos: $(VENV)/.dev ## the tests that kill processes many times; each prints its figures
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m chaos -rPs --show-capture stdout
+	@PYTEST_DEBUG_TEMPROOT="$${TMPDIR:-/tmp}" $(BIN)/python -m pytest -q -n 2 --dist worksteal -m chaos -rPs --show-capture stdout
 
 fuzz: $(VENV)/.fuzz ## look for bad ends: the parser, the gate, a host's answers FUZZ_SECONDS each (600), 10,000 rows a converter and of all formats
 	@$(BIN)/python tests/fuzz/rows.py parser $(FUZZ_SECONDS)
