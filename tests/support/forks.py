@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable
+
+SECONDS = 120
 
 
 def fork(function: Callable[[], object]) -> Callable[[], None]:
@@ -12,6 +15,8 @@ def fork(function: Callable[[], object]) -> Callable[[], None]:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS)  # one that hangs does not outlive the tests
         try:
             function()
             os.write(write, b"done")
