@@ -202,8 +202,7 @@ def test_a_cancel_before_the_worker_has_a_pid_counts(
     dispatcher.spawn(job.id, fence or 0, run_lock, "cpu", slot)
     for lock in (run_lock, slot, alone):
         unlock(lock)
-    while queue.alive(job.id):
-        time.sleep(0.02)
+    dispatcher.workers[job.id].wait()
     assert job.refresh().status is JobStatus.CANCELLED
     assert [event.message for event in job.events()] == ["Cancelled."]
 

@@ -39,8 +39,8 @@ HELPERS = {"key", "required_key", "http_client", "gives_quotes", "cannot_delete"
 # What may send a key, and is not called with the options of somebody else.
 SENDS = {
     *("account", "check_model", "check", "connect", "models", "health", "quote", "upload"),
-    *("find_upload", "find_uploads", "start", "find", "poll", "statuses", "cancel", "resume"),
-    *("rewind", "checkpoint", "deploy", "end_deployment", "download", "open"),
+    *("find_upload", "find_uploads", "start", "find", "poll", "statuses", "cancel", "pause"),
+    *("resume", "rewind", "checkpoint", "deploy", "end_deployment", "download", "open"),
     *("delete_file", "delete_model"),
 }
 

@@ -30,6 +30,10 @@ DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU, named by its
 #   MIG 1g.5gb      Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)
 # docs.nvidia.com/datacenter/tesla/mig-user-guide/mig-device-names.html
 GPU_LINE = re.compile(r"GPU (\d+): (.+?)(?: \(UUID: (GPU-[0-9A-Za-z-]+)\))?")
+MIG_DEVICE = re.compile(
+    r"<mig_device>\s*<index>(\d+)</index>\s*<gpu_instance_id>(\d+)</gpu_instance_id>"
+    r"\s*<compute_instance_id>(\d+)</compute_instance_id>"
+)
 MIG_LINE = re.compile(r"MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-[0-9A-Za-z-]+)\)")
 FILE_NAME, FILE_UUID = re.compile(r"Model:\s*(.+)"), re.compile(r"GPU UUID:\s*(GPU-[0-9a-f-]+)")
 
@@ -97,11 +101,7 @@ def mig_numbers() -> dict[tuple[str, int, int], int]:
     found = {}
     for gpu in re.findall(r"<gpu .*?</gpu>", answer.text if answer else "", re.DOTALL):
         uuid = re.search(r"<uuid>(GPU-[0-9A-Za-z-]+)</uuid>", gpu)
-        fields = r"\s*".join(
-            rf"<{name}>(\d+)</{name}>"
-            for name in ("index", "gpu_instance_id", "compute_instance_id")
-        )
-        for number, instance, compute in re.findall(rf"<mig_device>\s*{fields}", gpu):
+        for number, instance, compute in MIG_DEVICE.findall(gpu):
             if uuid:
                 found[uuid[1], int(instance), int(compute)] = int(number)
     return found
