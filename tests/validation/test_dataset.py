@@ -548,9 +548,9 @@ def test_several_processes_see_what_one_does(
 ) -> None:
     """Rows with copies of them, read and compared by two processes and by one; the progress is
     of the whole."""
-    rows = good(60)
+    rows = good(30)
     for more in (", please?", " (1)?", " (2)?"):
-        rows += [json.loads(json.dumps(row).replace("?", more)) for row in rows[:60:3]]
+        rows += [json.loads(json.dumps(row).replace("?", more)) for row in rows[:30:3]]
     monkeypatch.setattr(row_index, "PARALLEL_BYTES", 1)
     monkeypatch.setattr(survey, "MANY_ANSWERS", 1)
     monkeypatch.setattr(parallel, "count_processors", lambda: 1)

@@ -347,7 +347,7 @@ def test_a_file_is_split_whatever_its_first_chat_says(
 
 
 @pytest.mark.parametrize(
-    ("before", "split_up"), [(b"\xef\xbb\xbf", True), (b"\n\r\n", True), (b"\n" * 40_000, False)]
+    ("before", "split_up"), [(b"\xef\xbb\xbf", True), (b"\n\r\n", True), (b"\n" * 15_000, False)]
 )
 def test_a_file_is_split_whatever_stands_before_its_first_row(
     before: bytes, split_up: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
