@@ -337,10 +337,10 @@ class Gateway(HomeJobs, HomeEvaluations):
             keep = partial(planning.keep, plan, self.settings.files, record)
             if record is None:
                 plan.require_confirmed(confirm)
-                registry.remember(plan.backend, self.settings)
+                registry.remember(plan.backend, self.settings, intent.backend_options)
                 record = self._submitter.submit(intent, plan.backend, keep)
             else:  # nothing to pay, so nothing to ask
-                registry.remember(plan.backend, self.settings)
+                registry.remember(plan.backend, self.settings, intent.backend_options)
                 record = self._submitter.rejoin(record, intent, plan.backend, keep)
         self._backends.keep(plan.backend)
         return self._job(record, plan.backend)

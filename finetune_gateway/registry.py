@@ -6,7 +6,6 @@ Other distributions add theirs through the entry-point group ``finetune_gateway.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 import os
@@ -181,16 +180,16 @@ def restore(name: str, options: dict[str, Any], settings: Settings | None = None
     return backend
 
 
-def remember(backend: Backend, settings: Settings) -> None:
+def remember(backend: Backend, settings: Settings, options: Mapping[str, Any]) -> None:
     """Keep in the home folder what a later process has to know of the user's call: what the backend
-    wants to, and which options of a plug-in the user has given."""
+    wants to, and which ``options`` of a plug-in the user has given, as they were checked."""
     # Imported here: 'ftg --help' and 'ftg validate' read names alone.
     from finetune_gateway.backend import seam
     from finetune_gateway.settings.bindings import Bindings
 
     backend.remember()
     if seam.is_plugin(type(backend)) and not backend.restored:
-        Bindings(settings).keep_options(backend.name, backend.options())
+        Bindings(settings).keep_options(backend.name, options)
 
 
 def takes(name: str, option: str) -> bool:
@@ -212,14 +211,18 @@ def bound(backend: AnyBackend, settings: Settings) -> AnyBackend:
         earlier = vars(backend).get(gateway_options.BOUND)
         if earlier == settings:
             return backend
-        found = backend if earlier is None else _copied(backend)
+        found: AnyBackend = backend if earlier is None else _copied(backend)
         found.bind(settings)
         return found
 
 
 def _copied(backend: AnyBackend) -> AnyBackend:
+    # Imported here: 'ftg --help' and 'ftg validate' read names alone.
+    from finetune_gateway.backend import gateway_options
+
     try:
-        return copy.copy(backend)
+        found: AnyBackend = gateway_options.copied(backend)
+        return found
     except Exception as exc:  # whatever a plug-in's object holds
         raise SpecError(
             f"This {type(backend).__name__} is used by another Gateway, and cannot be copied: "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
@@ -108,13 +109,13 @@ def _for_thread(name: str, value: Any, loop: asyncio.AbstractEventLoop) -> Any:
 
 def _awaited_in(loop: asyncio.AbstractEventLoop, value: Awaitable[T]) -> T:
     """Return what a coroutine of a callback returns, from a thread beside its loop. Raises
-    CancelledError when the loop ends first."""
+    CancelledError when the loop, or the process, ends first."""
 
     async def result() -> T:
         return await value
 
     future: Future[T] = asyncio.run_coroutine_threadsafe(result(), loop)
-    while not future.done() and not loop.is_closed():
+    while not future.done() and not loop.is_closed() and threading.main_thread().is_alive():
         wait_for_futures([future], CHECK_SECONDS)
     future.cancel()
     return future.result()

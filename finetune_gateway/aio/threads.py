@@ -78,6 +78,8 @@ class Threads:
             future, function = begun
             try:
                 value = function()
+            except StopIteration as exc:  # no task can get one: it would wait for ever
+                future.set_exception(_as_in_coroutines(exc))
             except BaseException as exc:  # raised in the task that waits
                 future.set_exception(exc)
             else:
@@ -104,3 +106,10 @@ class Threads:
     def _may_wait(self) -> bool:
         """Return False if there is a call, or there can be none: an exit waits for idle ones."""
         return not (self._calls or self._closed) and threading.main_thread().is_alive()
+
+
+def _as_in_coroutines(exc: StopIteration) -> RuntimeError:
+    """Return what Python makes of a StopIteration that comes out of a coroutine."""
+    error = RuntimeError("a call has raised StopIteration")
+    error.__cause__ = exc
+    return error

@@ -6,6 +6,7 @@ by another way, than the user has said.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import sys
@@ -13,6 +14,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from finetune_gateway.backend import seam
+from finetune_gateway.backend.stored_options import STORED
 from finetune_gateway.errors import AuthenticationError, UnsupportedError
 from finetune_gateway.settings.client_options import AMBIENT, ClientOptions, KeyRequest
 from finetune_gateway.settings.home import Settings
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from finetune_gateway.backend.http import Client
 
 BOUND = "_gateway_settings"  # an attribute of a backend: the settings that it is bound to
+UNBOUND = "_before_any_gateway"  # and its attributes before it was bound for the first time
 
 
 def guard_bind(cls: type) -> None:
@@ -45,7 +49,27 @@ def attach(backend: Any, settings: Settings) -> None:
         missing -= {"timeout"}  # built with it
     if missing and backend.capabilities().hosted:
         raise _refused(backend, sorted(missing)[0])
+    vars(backend).setdefault(UNBOUND, _apart(vars(backend)))
     vars(backend)[BOUND] = settings
+
+
+def copied(backend: Any) -> Any:
+    """Return a copy for another Gateway. A plug-in's is as it was before any had it: what it has
+    kept since, such as a client, may hold the key of that one."""
+    found, state = copy.copy(backend), vars(backend)
+    if seam.is_plugin(type(backend)) and not hasattr(type(backend), "__copy__"):
+        marks = {name: state[name] for name in (UNBOUND, STORED) if name in state}
+        vars(found).clear()
+        vars(found).update(_apart(state[UNBOUND]), **marks)
+    return found
+
+
+def _apart(state: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes whose containers take nothing in that is put into those of another."""
+    return {
+        name: copy.copy(value) if isinstance(value, dict | list | set) else value
+        for name, value in state.items()
+    }
 
 
 def _refused(backend: Any, option: str) -> UnsupportedError:
@@ -85,6 +109,8 @@ def key(backend: Any, variable: str, url: str) -> str | None:
             hint="Copy it again.",
             backend=backend.name,
         )
+    if value:
+        seam.note_key(value)
     return value or None
 
 

@@ -101,10 +101,12 @@ def with_params(spec: TrainingSpec, backend: HasParams) -> TrainingSpec:
             )
         return spec
     params = _read(kind, spec, backend)
-    given = params.model_dump(mode="json", exclude_unset=True) or None
+    given = _plain(params, exclude_unset=True) or None
     if given == spec.backend_params:
         return spec
-    return spec.model_copy(update={"backend_params": given})
+    stored = spec.model_copy(update={"backend_params": given})
+    _require_same(kind, params, stored, backend)
+    return stored
 
 
 def canonical(spec: TrainingSpec, backend: HasParams) -> dict[str, Any]:
@@ -112,11 +114,52 @@ def canonical(spec: TrainingSpec, backend: HasParams) -> dict[str, Any]:
     at its default is none."""
     fields, kind = spec.canonical(), _kind(backend)
     if "backend_params" in fields and kind is not None:
-        own = _read(kind, spec, backend).model_dump(mode="json", exclude_defaults=True)
+        own = _plain(_read(kind, spec, backend), exclude_defaults=True)
         fields["backend_params"] = own
         if not own:
             del fields["backend_params"]
     return fields
+
+
+def _plain(params: BackendParams, **which: Any) -> dict[str, Any]:
+    """Return settings as JSON, the same in each process: Python gives the texts of a set in another
+    order in each."""
+    values = params.model_dump(**which)
+    return {
+        name: _in_order(values[name], one)
+        for name, one in params.model_dump(mode="json", **which).items()
+    }
+
+
+def _in_order(value: Any, plain: Any) -> Any:
+    """Return a value as JSON with its sets in order; ``plain``: as pydantic gives it."""
+    if isinstance(value, set | frozenset):
+        return sorted(plain, key=json.dumps)
+    if isinstance(value, dict):
+        pairs = zip(plain.items(), value.values(), strict=True)
+        return {name: _in_order(inner, one) for (name, one), inner in pairs}
+    if isinstance(value, list | tuple):
+        return [_in_order(inner, one) for inner, one in zip(value, plain, strict=True)]
+    return plain
+
+
+def _require_same(
+    kind: type[BackendParams], given: BackendParams, stored: TrainingSpec, backend: HasParams
+) -> None:
+    """Raise BackendError for settings that are others once they were stored: the job would be
+    trained with those."""
+    try:
+        again = kind.of(stored)
+    except SpecError:
+        again = None
+    if again != given:
+        raise BackendError(
+            f"The settings of backend {backend.name!r} are not the same when they come from the "
+            "store. Nothing was sent.",
+            hint=f"Report it to the author of {type(backend).__module__.partition('.')[0]}: "
+            f"{kind.__name__}.",
+            backend=backend.name,
+        )
 
 
 def _kind(backend: HasParams) -> type[BackendParams] | None:

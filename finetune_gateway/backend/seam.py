@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
 from finetune_gateway.backend.stored_options import require_given
 from finetune_gateway.errors import BackendError, GatewayError
-from finetune_gateway.text.redaction import redact
+from finetune_gateway.events import Snapshot
+from finetune_gateway.text.redaction import redact, without, without_in
 
 # Calls that may have taken effect, and cost money, when they broke.
 BUYS = frozenset({"start", "upload", "deploy"})
@@ -97,26 +98,30 @@ def _call(
     matter."""
     if _inside(backend):
         return ask()
+    keys: set[str] = set()  # that the plug-in has asked for in this call
 
     def run() -> Any:
         _running.objects = objects = getattr(_running, "objects", frozenset()) | {id(backend)}
+        earlier, _running.keys = getattr(_running, "keys", None), keys
         try:
             if backend.restored:
                 require_given(backend, name)
             answer = ask()
         finally:
-            _running.objects = objects - {id(backend)}
-        return _checked(backend, name, answer, args, kwargs)
+            _running.objects, _running.keys = objects - {id(backend)}, earlier
+        return _without_keys(_checked(backend, name, answer, args, kwargs), keys)
 
     seconds = limit_of(backend, name, args)
     try:
         answer = (
             run() if seconds is None else cut_off(backend, name, seconds, partial(begin, run), args)
         )
-    except GatewayError:
+    except GatewayError as exc:
+        if is_plugin(type(backend)):
+            _clean(exc, keys)
         raise
     except Exception as exc:  # whatever a plug-in raises
-        raise _broken(backend, name, exc) from exc
+        raise _clean(_broken(backend, name, exc), keys) from exc
     return answer
 
 
@@ -233,7 +238,7 @@ class TooSlow(Exception):
 
 
 class _Ended(Exception):
-    """A call wanted to end the process."""
+    """A call wanted to end the process, or its caller."""
 
 
 def constructing(name: str, make: Callable[[], Returned]) -> Returned:
@@ -267,7 +272,57 @@ def settle(call: Future[Returned], run: Callable[[], Returned]) -> None:
 def _answer(call: Future[Returned], seconds: float, what: str = "answer") -> Returned:
     if not wait([call], seconds).done:
         raise TooSlow(f"no {what} within {seconds:.3g} s")
+    reason = call.exception()
+    if reason is not None and not isinstance(reason, Exception | KeyboardInterrupt):
+        # A cancelled task of nobody here: it would end all that its caller waits for.
+        raise _Ended(type(reason).__name__) from reason
     return call.result()
+
+
+# -- keys --------------------------------------------------------------------------------
+
+
+def note_key(value: str) -> None:
+    """Remember until the end of the call that a plug-in was given this key: hosts echo keys, and
+    what a plug-in hands on is stored and shown."""
+    if (keys := getattr(_running, "keys", None)) is not None:
+        keys.add(value)
+
+
+def _without_keys(answer: Any, keys: set[str]) -> Any:
+    """Return an answer without the keys of its call in the texts that are stored of it."""
+    if not keys or not isinstance(answer, Snapshot):
+        return answer
+    texts = {"error": answer.error, "raw_status": answer.raw_status}
+    events = [
+        one.model_copy(
+            update={"message": _text_without(one.message, keys), "data": _data(one.data, keys)}
+        )
+        for one in answer.events
+    ]
+    changes = {name: text and _text_without(text, keys) for name, text in texts.items()}
+    return answer.model_copy(update={**changes, "events": events})
+
+
+def _data(value: Any, keys: set[str]) -> Any:
+    for key in keys:
+        value = without_in(value, key)
+    return value
+
+
+def _text_without(text: str, keys: set[str]) -> str:
+    for key in keys:
+        text = without(text, key)
+    return text
+
+
+def _clean(exc: GatewayError, keys: set[str]) -> GatewayError:
+    """Return an error of a plug-in without the keys of its call, and without what looks like one:
+    errors are stored and shown."""
+    exc.message = redact(_text_without(exc.message, keys))
+    exc.hint = redact(_text_without(exc.hint, keys))
+    exc.args = (exc.message, *exc.args[1:])
+    return exc
 
 
 # -- errors ------------------------------------------------------------------------------
@@ -315,7 +370,7 @@ def _hint(backend: Any, name: str, where: str = "") -> str:
 def words_of(exc: Exception) -> str:
     """Return an exception of others in words, in one line, without what looks like a key."""
     if isinstance(exc, TooSlow | _Ended | Wrong):
-        return str(exc)
+        return redact(str(exc))
     try:
         text = redact(" ".join(str(exc).split()))[:LONGEST_TEXT].rstrip(".")
     except Exception:  # its own text is broken too
@@ -325,5 +380,6 @@ def words_of(exc: Exception) -> str:
 
 def _where(exc: Exception) -> str:
     """Return the line that raised it: ``, acme.py line 42``."""
-    frames = [] if isinstance(exc, TooSlow) else extract_tb(exc.__traceback__)
+    raised = exc.__cause__ if isinstance(exc, TooSlow | _Ended) else exc
+    frames = extract_tb(raised.__traceback__) if raised else []
     return f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""

@@ -341,7 +341,7 @@ def intent(
     ``allowed``: the private data that it may send. ``max_cost_usd``: the limit of the submit.
     Raises StoreError if the files cannot be put on the disk.
     """
-    plugins.require_restorable(plan.backend)
+    options = plugins.restorable_options(plan.backend)
     with storing("The data cannot be kept", folder):
         for file in _own_files(plan):
             sync(Path(file.path))
@@ -351,7 +351,7 @@ def intent(
     ]
     train, *others = kept[: len(plan.sent)]
     validation = others[0] if others else None
-    options, place = plan.backend.options(), plan.backend.identity()
+    place = plan.backend.identity()
     variable = {name: options[name] for name in ("api_key_env",) if name in options}
     spec = plan.spec
     same = canonical(spec, plan.backend) if spec.backend_params else spec.canonical()

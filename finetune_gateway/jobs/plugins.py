@@ -14,21 +14,22 @@ from finetune_gateway.backend.secret_values import holds_key, texts
 from finetune_gateway.errors import BackendError, GatewayError, shown
 
 
-def require_restorable(backend: Backend) -> None:
-    """Raise BackendError for a backend of another package that a job must not be bought with: see
-    ``check_restorable``. Ours are tested."""
-    if is_plugin(type(backend)):
-        check_restorable(backend)
+def restorable_options(backend: Backend) -> dict[str, Any]:
+    """Return what the job of a backend is stored with. Raises BackendError for one of another
+    package that a job must not be bought with: see ``check_restorable``. Ours are tested."""
+    return check_restorable(backend) if is_plugin(type(backend)) else backend.options()
 
 
-def check_restorable(backend: Backend) -> None:
-    """Raise BackendError for a backend that no other process can build again, whose options hold a
-    key, or that does not say how long a sent create may take effect."""
+def check_restorable(backend: Backend) -> dict[str, Any]:
+    """Return the options of a backend, asked for once: what is stored is what was checked. Raises
+    BackendError for a backend that no other process can build again, whose options hold a key, or
+    that does not say how long a sent create may take effect."""
     limits, options = backend.capabilities(), backend.options()
     _require_name(backend)
     _require_settle_seconds(backend, limits, options)
     _require_no_secret(backend, options)
     _require_equal(backend, options)
+    return options
 
 
 def _require_name(backend: Backend) -> None:

@@ -398,7 +398,8 @@ class Submitter:
         except BaseException as exc:
             now = self.store.get(record.id)
             if first and now.tries == record.tries:
-                self.store.fail(record.id, f"Nothing was sent: {exc or type(exc).__name__}")
+                why = str(exc) if isinstance(exc, GatewayError) else type(exc).__name__
+                self.store.fail(record.id, f"Nothing was sent: {why}")
             raise
 
     def _go_on_later(self, record: JobRecord, exc: BackendError, backend: Backend) -> None:

@@ -89,6 +89,27 @@ def test_a_plugin_that_hangs_holds_up_no_other_backend(home: Path, train_file: P
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit])
+def test_a_plugin_that_is_cancelled_cancels_no_wait(
+    home: Path, train_file: Path, error: type[BaseException]
+) -> None:
+    """What runs an event loop of its own may raise it: the waits for all other jobs ended too."""
+
+    def cancelled(backend: Any, honest: Any) -> Any:
+        raise error
+
+    async def main() -> None:
+        async with aio.Gateway(home) as gateway:
+            broken: Any = breaking({"poll": cancelled})
+            other = await gateway.submit(train_file, model="m", backend=FakeBackend())
+            job = await gateway.submit(train_file, model="m", backend=broken)
+            ended = await asyncio.gather(other.wait(), job.wait(), return_exceptions=True)
+            assert other.status == "succeeded"
+            assert isinstance(ended[1], BackendError) and error.__name__ in ended[1].message
+
+    asyncio.run(main())
+
+
 @asynccontextmanager
 async def running_jobs(
     home: Path, provider: Provider, count: int
@@ -471,6 +492,28 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+STOPPED = """
+import asyncio, sys
+from finetune_gateway import FakeBackend, aio
+
+async def never(plan):
+    loop.stop()
+    await asyncio.sleep(600)
+
+loop = asyncio.new_event_loop()
+submit = loop.create_task(aio.submit(sys.argv[1], model="m", backend=FakeBackend(), confirm=never))
+loop.run_forever()
+"""
+
+
+@pytest.mark.chaos
+def test_a_process_whose_loop_was_only_stopped_exits(home: Path, train_file: Path) -> None:
+    """A thread that waited for a callback in that loop held it up for ever."""
+    command = [sys.executable, "-c", STOPPED, str(train_file)]
+    subprocess.run(command, timeout=30, check=True, capture_output=True)
+    assert Gateway(home).jobs() == []
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks, threads

@@ -157,6 +157,18 @@ def test_callbacks_may_be_coroutine_functions(home: Path, train_file: Path) -> N
     assert {*seen} == {threading.main_thread()}
 
 
+def test_a_callback_that_raises_stopiteration_holds_up_nobody(home: Path, train_file: Path) -> None:
+    """``next`` of what is used up: no task can get one, so its caller waited for ever."""
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            given: dict[str, Any] = {"model": "m", "backend": FakeBackend()}
+            await aio.submit(train_file, confirm=lambda plan: next(iter([])), **given)
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(main())
+
+
 def test_a_coroutine_is_no_yes_where_nothing_is_awaited(home: Path, train_file: Path) -> None:
     """The coroutine that such a function returns is true: it was taken for a yes, and the job was
     sent."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
+from pydantic import AfterValidator, Field
 from support.acme import Acme, AcmeParams, Grade
 from support.cli import Ftg
+from support.hostile import Honest
 from support.plugins import installed
 
 from finetune_gateway import BackendError, FakeBackend, Gateway, SpecError, UnsupportedError
-from finetune_gateway.backend import Estimate, TrainingSpec
+from finetune_gateway.backend import BackendParams, Estimate, TrainingSpec
+from finetune_gateway.backend.params import canonical
 from finetune_gateway.backend.seam import name_of
 
 GIVEN = {"warmup_steps": 10, "decay": 1, "grade": "fast", "layers": ["a", "b"]}
@@ -196,3 +199,32 @@ def test_a_refusal_of_its_own_names_no_option_that_is_not_there(
     with pytest.raises(SpecError, match="even count of rows") as caught:
         gateway.submit(train_file, model="m", backend=Even())
     assert "allow" not in str(caught.value) and gateway.jobs() == []
+
+
+class Named(BackendParams):
+    layers: frozenset[str] = frozenset()
+    again: Annotated[str, AfterValidator(lambda text: f"{text}!")] = ""
+    unsaid: Annotated[int, Field(exclude=True)] = 0
+
+
+class Naming(Honest):
+    params: ClassVar[type[BackendParams] | None] = Named
+
+
+def test_a_set_is_the_same_in_each_process(home: Path, train_file: Path) -> None:
+    """Python gives its texts in another order in each: an equal submit was another job."""
+    names = [f"layer-{n}" for n in range(9)]
+    job = submit(Gateway(home), train_file, {"layers": names}, backend=Naming())
+    assert job.record.spec.backend_params == {"layers": names}
+    assert canonical(job.record.spec, Naming())["backend_params"] == {"layers": names}
+
+
+@pytest.mark.parametrize("given", [{"again": "a"}, {"unsaid": 1}])
+def test_settings_that_do_not_come_back_from_the_store_buy_nothing(
+    home: Path, train_file: Path, given: dict[str, Any]
+) -> None:
+    """The job would be trained with others than the user has given."""
+    backend = Naming()
+    with pytest.raises(BackendError, match="not the same when they come from the store"):
+        submit(Gateway(home), train_file, given, backend=backend)
+    assert backend.market.bought == [] and Gateway(home).jobs() == []

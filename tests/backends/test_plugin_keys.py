@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 from support.acme import Acme
+from support.hostile import Honest
 from support.paths import ROOT
 from support.rest_service import KEY, RestService
 
@@ -24,6 +25,7 @@ from finetune_gateway import (
     SpecError,
     UnsupportedError,
 )
+from finetune_gateway.backend import Event, JobStatus, Snapshot
 
 Submit = Callable[..., tuple[Gateway, Job]]
 
@@ -159,3 +161,56 @@ def test_a_fork_sends_by_connections_of_its_own(submit: Submit, service: RestSer
     assert backend.http_client(service.url) is client
     assert backend.send("GET", "/runs?label=x") == {"runs": []}
     assert sum(service.asked.values()) == before + 2
+
+
+ECHOED = "acme-Jx83kfQpZ1mmR7"
+
+
+class Echoing(Honest):
+    """Hands on what its host echoes. ``how``: what it does with it."""
+
+    name = "echoing"
+    gateway_options = frozenset({"keys"})
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def options(self) -> dict[str, Any]:
+        return {"how": self.how}
+
+    def start(self, *args: Any, **given: Any) -> str:
+        text = f"no account for {self.required_key('ACME_KEY', 'https://acme.example')}"
+        if self.how == "refuses":
+            raise BackendError(text, hint=text, status_code=400)
+        if self.how == "breaks":
+            raise LookupError(text)
+        if self.how == "exits":
+            sys.exit("sk-test-0123456789abcdef")
+        return super().start(*args, **given)
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        text = f"no account for {self.required_key('ACME_KEY', 'https://acme.example')}"
+        event = Event(id="1", message=text, data={"said": [text]})
+        return Snapshot(
+            status=JobStatus.FAILED, error=text, raw_status=text, cursor="1", events=[event]
+        )
+
+
+@pytest.mark.parametrize("how", ["refuses", "breaks", "exits", "says"])
+def test_a_key_that_a_host_echoes_is_not_kept_or_shown(
+    home: Path, train_file: Path, how: str
+) -> None:
+    with Gateway(home, keys=lambda asked: ECHOED) as gateway:
+        said = ""
+        try:
+            job = gateway.submit(train_file, model="m", backend=Echoing(how))
+            said = job.refresh().record.phase
+        except BackendError as exc:
+            said = str(exc)
+        job = gateway.jobs()[0]
+        said += str([*job.events(), job.to_dict()])
+    assert "[key]" in said
+    kept = b"".join(one.read_bytes() for one in home.rglob("*") if one.is_file())
+    for secret in (ECHOED, "sk-test"):
+        assert secret not in said and secret.encode() not in kept

@@ -176,6 +176,27 @@ def test_a_model_that_is_trained_elsewhere_leaves_the_machine(home: Path, train_
     assert Gateway(home).estimate(train_file, model="m", backend=Partly()).data_leaves_machine
 
 
+def test_what_is_stored_of_options_is_what_was_checked(home: Path, train_file: Path) -> None:
+    """They are asked for once: a later answer may have a key in it."""
+    key = "sk-proj-Ab12Cd34Ef56Gh78Ij90"
+
+    class Changing(Honest):
+        asked = 0
+
+        def options(self) -> dict[str, Any]:
+            self.asked += 1
+            return {} if self.asked == 1 else {"region": key}
+
+        def identity(self) -> dict[str, Any]:
+            return {}
+
+    with Gateway(home) as gateway:
+        job = gateway.submit(train_file, model="m", backend=Changing())
+        assert job.record.backend_options == {}
+    kept = b"".join(one.read_bytes() for one in home.rglob("*") if one.is_file())
+    assert key.encode() not in kept
+
+
 def test_who_chooses_that_nothing_settles_says_so_in_the_options() -> None:
     """And a name is a line that can be shown."""
 

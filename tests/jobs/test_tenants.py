@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import httpx
 import httpx2
 import pytest
 from support.chaos import until
+from support.hostile import Honest
 from support.provider import Provider
 from support.rows import chat_rows
 
@@ -75,6 +77,42 @@ def test_an_object_that_two_homes_share_keeps_them_apart(
         assert bound.queue.settings.home == gateway.settings.home
     bound = first.backend(local)
     assert isinstance(bound, LocalBackend) and bound.queue.settings.home == tmp_path / "first"
+
+
+class Keeping(Honest):
+    """Keeps what it has made with a key, as an SDK's client does."""
+
+    name = "keeping"
+    gateway_options = frozenset({"keys"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client: str | None = None
+        self.clients: dict[str, str] = {}
+
+    @cached_property
+    def session(self) -> str:
+        return self.required_key("KEEPING_KEY", "https://keeping.example")
+
+    def start(self, job_id: str, *args: Any) -> str:
+        self.client = self.client or self.session
+        sent_by = {self.client, self.session, self.clients.setdefault("host", self.session)}
+        return f"job-{'-'.join(sent_by)}"
+
+
+@pytest.mark.parametrize("given", ["the object", "what another Gateway has of it"])
+def test_a_copy_keeps_nothing_of_the_gateway_before(
+    tmp_path: Path, train_file: Path, given: str
+) -> None:
+    """Else the jobs of one tenant are bought with the key of another."""
+    backend: Backend = Keeping()
+    for name in ("first", "second", "third"):
+        keys = {"keeping.example": f"key-of-the-{name}"}
+        gateway = Gateway(tmp_path / name, keys=keys)
+        job = gateway.submit(train_file, model="m", backend=backend)
+        assert job.provider_id == f"job-key-of-the-{name}"
+        if given != "the object":
+            backend = gateway.backend(backend)
 
 
 def test_an_object_that_cannot_be_copied_is_refused_in_words(tmp_path: Path) -> None:
