@@ -1,13 +1,15 @@
 """What a file holds, by its first bytes: the container of its rows and their encoding.
 
 The name decides only between texts that can be read both ways: a line of prose is a row of a
-``.txt`` file, and a table without known columns one of a ``.csv`` file.
+``.txt`` file, and a table without known columns one of a ``.csv`` file, or of a ``.txt`` file in
+UTF-16 with as many tabs in each line.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -128,7 +130,8 @@ def _of_text(path: Path, suffix: str, text: str, encoding: str) -> str:
         return "text" if suffix == ".txt" else ""
     if suffix == ".txt" and _TEXTS_OF_JSON.match(text):
         return "jsonl"
-    if suffix in TABLES or is_table(text):
+    excel = suffix == ".txt" and encoding.startswith("utf-16")  # what its "Unicode text" is
+    if suffix in TABLES or is_table(text) or (excel and _has_columns(text)):
         return "csv"
     return "text" if suffix == ".txt" else ""
 
@@ -189,6 +192,17 @@ def is_table(text: str) -> bool:
         and any(map(is_known, names))
         and all(len(name) <= 40 for name in names)
     )
+
+
+def _has_columns(text: str) -> bool:
+    """Return True for two or more lines with the same number of tabs, at least one."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
+    try:
+        widths = [len(cells) for cells in rows if any(map(str.strip, cells))]
+    except csv.Error:
+        return False
+    whole = widths if text.endswith(("\n", "\r")) or len(widths) <= 2 else widths[:-1]
+    return len(whole) > 1 and whole[0] > 1 and len({*whole}) == 1
 
 
 def _cells(lines: Iterator[str], delimiter: str) -> Iterator[str]:

@@ -148,7 +148,7 @@ def rounds(reader: Reader) -> Json:
 
 def _round(reader: Reader, one: Json, path: str, *, first: bool) -> list[Json]:
     keys = next((keys for keys in _ROUNDS if keys[0] in one or keys[1] in one), _ROUNDS[0])
-    for key in one.keys() - {*keys, "system"}:
+    for key in (name for name in one if name not in (*keys, "system")):
         reader.refuse(f"{path}.{key}", "a chat message has no such key")
     messages: list[Json] = []
     if one.get("system"):

@@ -135,7 +135,7 @@ class TurnReader:
         if turn.get("weight") is not None:
             message["weight"] = turn["weight"]
         if not _TURN.issuperset(turn):
-            for key in turn.keys() - _TURN:
+            for key in (name for name in turn if name not in _TURN):
                 self._beside(message, key, turn[key], f"{path}.{key}")
         return message
 

@@ -16,15 +16,17 @@ from typing import IO, Any
 from finetune_gateway.data import sharegpt
 from finetune_gateway.data.canonical import canonical, converted
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS
-from finetune_gateway.data.columns import offer
+from finetune_gateway.data.column_names import with_path
 from finetune_gateway.data.dataset import BOM, Dataset
 from finetune_gateway.data.formats import format_of, is_label
 from finetune_gateway.data.row_access import dumped, loads_strict
-from finetune_gateway.data.shapes import unread
 from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
 from finetune_gateway.errors import DataError, SpecError, StoreError
 from finetune_gateway.settings.files import atomic_file
 from finetune_gateway.text.quoting import hidden, quoted, shortened
+from finetune_gateway.validation.rows.formats import unknown_format
+from finetune_gateway.validation.rules import RULES
+from finetune_gateway.validation.text_only import require_text
 
 Json = dict[str, Any]
 
@@ -78,6 +80,7 @@ def convert(
         )
     path, counts = Path(out), _Counts()
     raise_if_taken(path, dataset, force)
+    require_text(dataset)
     with whole_file(path) as file:
         if to == "openai-bom":
             file.write(BOM)
@@ -95,8 +98,9 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
             yield dumped(convert_row(chat, to))
         except ConversionError as exc:
             counts.refusals += 1
-            counts.advice = counts.advice or _advice(data, exc)
-            reason = shortened(hidden(str(exc)), MAX_REASON)
+            why, advice = _refusal(data, exc, dataset)
+            counts.advice = counts.advice or advice
+            reason = shortened(hidden(why), MAX_REASON)
             if reason in counts.refused or len(counts.refused) < MAX_REFUSED:
                 lines = counts.refused.setdefault(reason, [])
                 lines += [row.line] * (len(lines) < MAX_LINES)
@@ -113,12 +117,14 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
                 counts.extra_keys[key] = counts.extra_keys.get(key, 0) + 1
 
 
-def _advice(row: Json, error: ConversionError) -> str:
-    """Return what to do about a row that cannot be read, if that is known."""
-    if format_of(row) is None:
-        known = unread(row)
-        return known[1] if known else offer(row)
-    return error.fix
+def _refusal(row: Json, error: ConversionError, dataset: Dataset) -> tuple[str, str]:
+    """Return why a row cannot be written, and what to do about it if that is known; of a row of
+    no format what ``validate`` says of it."""
+    if format_of(row) is not None:
+        return str(error), error.fix
+    defect = unknown_format(row, None)
+    fix = defect.fix or RULES[defect.code].fix
+    return defect.detail, with_path(fix, dataset.source, dataset.reading.columns)
 
 
 def _raise_refused(counts: _Counts, dataset: Dataset, to: str) -> None:
@@ -244,7 +250,7 @@ def _trl(row: Json) -> Json:
 
 def _trl_pair(row: Json) -> Json:
     pair_input = row["input"]
-    for key in pair_input.keys() - _INPUT:
+    for key in (name for name in pair_input if name not in _INPUT):
         raise ConversionError(f"input.{key}", f"TRL's pairs cannot hold {key!r}")
     sides = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
     pair = {"prompt": _with_objects(pair_input["messages"], "input.messages")}
@@ -304,7 +310,7 @@ def _sharegpt(row: Json) -> Json:
 
 def _sharegpt_pair(row: Json) -> Json:
     pair_input = dict(row["input"])
-    for key in pair_input.keys() - _INPUT:
+    for key in (name for name in pair_input if name not in _INPUT):
         raise ConversionError(f"input.{key}", f"ShareGPT cannot hold {key!r}")
     pair: Json = {"conversations": sharegpt.turns(pair_input["messages"], "input.messages")}
     for name, side in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):

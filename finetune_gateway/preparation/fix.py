@@ -37,8 +37,8 @@ from finetune_gateway.text.windows_1252 import read_windows_1252
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
-from finetune_gateway.validation.rules import RULES
 from finetune_gateway.validation.run import MIN_ROWS
+from finetune_gateway.validation.text_only import not_text
 
 MAX_SHOWN = 200  # characters of before and after in the log
 _MAX_SPAN = 1 << 20  # bytes of one object that spans several lines
@@ -141,8 +141,7 @@ class _Fixer:
         if defect and defect.code.startswith("encoding_utf"):
             self._fix_wide_encoding(dataset, head, defect.code)
         elif defect:
-            hint = defect.fix or RULES[defect.code].fix
-            raise DataError(f"{dataset.name}: {defect.detail}.", hint=hint)
+            raise not_text(dataset, defect)
         elif head.removeprefix(BOM).lstrip().startswith(b"[") and _is_array_file(dataset.path):
             self._fix_array(dataset, head)
         elif _has_cr_lines(dataset.path):

@@ -32,6 +32,7 @@ from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import FEW_WORDS, content_hash, iter_row_texts
 from finetune_gateway.validation.duplicates import same_lines
+from finetune_gateway.validation.text_only import require_text
 
 SHORT = 40  # characters; a shorter final answer is a class
 _HELD_BACK = 2.0  # position of rows kept for the first part: beyond every limit
@@ -117,8 +118,11 @@ def assign(
 ) -> Assignment:  # fmt: skip
     """Return the part of each row, in order.
 
+    Raises DataError for a file that is no text.
+
     Memory: 17 bytes a row and 32 more for a moment, stratified 40; 200 for near-duplicates.
     """
+    require_text(dataset)
     search_near = near and near_duplicates.available()
     links = list(near_duplicates.links(dataset)) if search_near else []
     links += _same_prompts(dataset) if near else []

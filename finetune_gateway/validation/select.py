@@ -96,13 +96,19 @@ def _first(dataset: Dataset) -> Iterator[Line]:
 
 
 def _select(dataset: Dataset, numbers: set[int]) -> Iterator[Line]:
-    left, last = set(numbers), 0
-    for line in dataset.lines():
+    left, last, lines = set(numbers), 0, dataset.lines()
+    for line in lines:
         last = line.number
         if last not in left:
             continue
         if not line.body.strip():
-            raise NotFoundError(f"Line {last} of {dataset.name} has no row.", hint="Name another.")
+            following = next((one.number for one in lines if one.body.strip()), None)
+            raise NotFoundError(
+                f"Line {last} of {dataset.name} has no row.",
+                hint=f"The next row begins in line {following}."
+                if following
+                else "No row follows it: name a line before.",
+            )
         yield line
         left.discard(last)
         if not left:
@@ -157,7 +163,7 @@ def _report(raw: bytes, number: int, method: str, backends: Mapping[str, RuleSet
         path = Path(folder) / "row.jsonl"
         write_atomic(path, raw + b"\n", fsync=False, private=True)
         report = validation_run.validate(
-            Dataset(path), backends=backends, method=method, min_rows=1
+            Dataset(path, path.name), backends=backends, method=method, min_rows=1
         )
     findings = [
         finding.model_copy(update={"line": number, "lines": [number]} if finding.line else {})

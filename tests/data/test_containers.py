@@ -150,6 +150,19 @@ def test_prose_stays_prose(tmp_path: Path) -> None:
         assert [row["text"] for row in rows_of(dataset)] == text.splitlines()
 
 
+def test_lines_of_as_many_tabs_are_a_table(tmp_path: Path) -> None:
+    """Excel's "Unicode text" is UTF-16 named .txt, and its columns may have names of the user's own;
+    a tab here and there makes no table."""
+    cells = [["Frage", "Antwort"], ["Wo?", 'Im "Lager"\nhinten'], ["Wann?", "Morgen"]]
+    dataset = opened(tmp_path, "a.txt", table(cells, "\t").encode("utf-16"))
+    assert dataset.container == "csv"
+    assert rows_of(dataset) == [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+    prose = "One\ttab.\nNone.\nTwo\ttabs\there.\n"
+    for text in (prose, "One\tline.\n"):
+        wide = opened(tmp_path, "b.txt", text.encode("utf-16"))
+        assert rows_of(wide) == [{"text": one} for one in text.splitlines()]
+
+
 @pytest.mark.parametrize("texts", [["\0"] * 2, ["\0"] * 4, ["a\0b\0"], ["a\0b\0c", "d\0"]])
 def test_texts_with_nuls_are_no_utf16(texts: list[str], tmp_path: Path) -> None:
     """A NUL beside each of the first letters makes no other encoding: every text is read."""

@@ -37,6 +37,15 @@ def test_what_is_sent_is_of_openais_own_format(name: str) -> None:
     assert again is not None and again.name in ("openai-chat", "openai-preference")
 
 
+def test_keys_that_stay_here_are_named_in_their_order() -> None:
+    """A report reads the same in each run, whatever the order of a set."""
+    keys = [f"parameter_{n}" for n in range(8)]
+    row = {"request": {"messages": [ASK], **dict.fromkeys(keys, 1)}, "response": RESPONSE}
+    assert [one for one in read(row).others if "parameter" in one] == [
+        f"request.{key}" for key in keys
+    ]
+
+
 def block(**keys: Any) -> Json:
     answer = {"role": "assistant", "content": [keys, {"type": "text", "text": "Yes."}]}
     return {"messages": [ASK, answer]}

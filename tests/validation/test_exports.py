@@ -140,6 +140,47 @@ def test_preview_names_the_file(ftg: Ftg, tmp_path: Path) -> None:
     assert f"ftg validate {path}" in said.replace("\n", "") and "FILE" not in said
 
 
+@pytest.mark.parametrize("content", [gzip.compress(b"{}\n"), "{}\n".encode("utf-16")])
+def test_what_is_no_text_is_not_written(content: bytes, tmp_path: Path) -> None:
+    """Neither parts nor a copy is made of lines that are none; the way out names the file."""
+    (path := tmp_path / "t.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match="byte 0") as converted:
+        Dataset.open(path).convert("openai", tmp_path / "o.jsonl")
+    with pytest.raises(DataError, match="byte 0"):
+        Dataset.open(path).split(0.5, folder=tmp_path / "o", seed=0)
+    assert f"ftg validate {path} {FIX}" in converted.value.hint
+    assert [*tmp_path.glob("o*")] == []
+
+
+def test_what_a_row_is_is_said_alike(tmp_path: Path) -> None:
+    """A row of no format has the words of validate and its way out in convert, too."""
+    rows: list[Json] = [
+        {"example": ROW},
+        {"items": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here"}]},
+        {"Messages": ROW["messages"]},
+    ]
+    for row in rows:
+        (path := tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n")
+        said = first(path, "missing_messages" if "Messages" in row else "unknown_format")
+        with pytest.raises(DataError) as refused:
+            Dataset.open(path).convert("openai", tmp_path / "o.jsonl")
+        assert said.message.split(". ")[0].lower() in str(refused.value).lower()
+        assert "--drop" not in refused.value.hint
+        if "--fix" in said.fix:
+            assert f"ftg validate {path} {FIX}" in refused.value.hint
+
+
+def test_preview_offers_what_can_be_run(tmp_path: Path, home: object) -> None:
+    """Not a file of its own that is gone by then; and a line without a row has a neighbour."""
+    (path := tmp_path / "t.jsonl").write_text(json.dumps({"example": ROW}) + "\n")
+    preview = gateway.preview(path, model="gpt-4.1-mini-2025-04-14")[0]
+    assert any(f"ftg validate {path} {FIX}" in one.fix for one in preview.findings)
+    (table := tmp_path / "t.csv").write_text("prompt,completion\nWhere?,Here\n")
+    with pytest.raises(gateway.NotFoundError) as missing:
+        gateway.preview(table, model="gpt-4.1-mini-2025-04-14", rows=[1])
+    assert missing.value.hint == "The next row begins in line 2."
+
+
 # -- rows in a row -----------------------------------------------------------------------------
 
 PARTS: dict[str, Json] = {

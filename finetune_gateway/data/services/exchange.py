@@ -146,7 +146,7 @@ def _object(reader: Reader, value: Json, prefix: str) -> Json:
     if value.get("system"):
         made.insert(0, reader.said("system", value["system"], f"{prefix}system"))
     if key in ("question", "query"):  # of the user's own making: the others may be part of it
-        for other in value.keys() - {key, "system"}:
+        for other in (one for one in value if one not in (key, "system")):
             reader.refuse(f"{prefix}{other}", f"it is not known what this is to {key!r}", fix=_OWN)
     return {"messages": made}
 
