@@ -280,10 +280,11 @@ class JobRemoved(JobError, LookupError):
     exit_code = 102
 
 
-def raise_alone(error: GatewayError) -> NoReturn:
-    """Raise an error that leads to no other: what it came of may hold a request, with its key."""
+def raise_alone(error: GatewayError, cause: BaseException | None = None) -> NoReturn:
+    """Raise an error that leads to no other, or to this ``cause`` alone: what it came of may hold a
+    request, with its key."""
     try:
-        raise error from None
+        raise error from cause
     finally:
         error.__context__ = None
 

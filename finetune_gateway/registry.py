@@ -14,13 +14,14 @@ import threading
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from finetune_gateway.errors import (
     GatewayError,
     MissingDependency,
     NotFoundError,
     SpecError,
+    raise_alone,
     shown,
     unknown,
 )
@@ -151,7 +152,7 @@ def _built(name: str, options: dict[str, Any] | None) -> Backend:
     except GatewayError:
         raise
     except Exception as exc:  # whatever the constructor of a plug-in raises
-        raise _unusable(name, "built", exc) from exc
+        _raise_unusable(name, "built", exc)
 
 
 def _require_options(name: str, backend: type[Backend], given: dict[str, Any]) -> None:
@@ -224,11 +225,12 @@ def _copied(backend: AnyBackend) -> AnyBackend:
         found: AnyBackend = gateway_options.copied(backend)
         return found
     except Exception as exc:  # whatever a plug-in's object holds
-        raise SpecError(
+        error = SpecError(
             f"This {type(backend).__name__} is used by another Gateway, and cannot be copied: "
             f"{type(exc).__name__}.",
             hint="Build one for each Gateway.",
-        ) from exc
+        )
+        raise_alone(error)
 
 
 def _load_plugin(name: str) -> type[Backend]:
@@ -236,7 +238,7 @@ def _load_plugin(name: str) -> type[Backend]:
     try:
         loaded: type[Backend] = _plugins()[name].load()
     except Exception as exc:  # whatever a module of others raises when it is imported
-        raise _unusable(name, "imported", exc) from exc
+        _raise_unusable(name, "imported", exc)
     # Imported here: 'ftg --help' and 'ftg validate' read names alone.
     from finetune_gateway.backend import Backend
 
@@ -248,12 +250,16 @@ def _load_plugin(name: str) -> type[Backend]:
     return loaded
 
 
-def _unusable(name: str, verb: str, exc: Exception) -> GatewayError:
-    why = str(exc) if isinstance(exc, ImportError) else f"{type(exc).__name__}: {exc}"
-    return GatewayError(
+def _raise_unusable(name: str, verb: str, exc: Exception) -> NoReturn:
+    # Imported here: 'ftg --help' and 'ftg validate' read names alone.
+    from finetune_gateway.backend.seam import in_words, words_of
+
+    why = str(exc) if isinstance(exc, ImportError) else words_of(exc)
+    error = GatewayError(
         f"Backend {name!r} of {origin(name)} cannot be {verb}: {why}.",
         hint="Reinstall that package, or choose another backend.",
     )
+    raise_alone(error, in_words(exc))
 
 
 def _plugins() -> Mapping[str, EntryPoint]:

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import httpx2
 
-from finetune_gateway.errors import BackendError
+from finetune_gateway.errors import BackendError, raise_alone
 from finetune_gateway.settings.client_options import ClientOptions, HttpClient, closed
 from finetune_gateway.settings.network import Proxy
 from finetune_gateway.text import logs
@@ -144,10 +144,11 @@ def _built(url: str, options: ClientOptions, seconds: float) -> Client:
         proxy = options.proxy_for(url)
         way = f" by the proxy {proxy.shown}" if proxy else ""
         why = proxy.hide(str(exc)) if proxy else str(exc)
-        raise BackendError(
+        error = BackendError(
             f"No connection to {urlsplit(url).hostname}{way} can be made: {why}.",
             hint="Nothing was sent. Check the address, the proxy and SSL_CERT_FILE.",
-        ) from None
+        )
+        raise_alone(error)
 
 
 def close(ended: threading.Event) -> None:

@@ -11,18 +11,18 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial, wraps
 from pathlib import Path
-from traceback import extract_tb
+from traceback import clear_frames, extract_tb
 from typing import Any, TypeVar
 
 from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
 from finetune_gateway.backend.stored_options import require_given
-from finetune_gateway.errors import BackendError, GatewayError
+from finetune_gateway.errors import BackendError, GatewayError, raise_alone
 from finetune_gateway.events import Snapshot
 from finetune_gateway.text.redaction import redact, without, without_in
 
@@ -119,9 +119,10 @@ def _call(
     except GatewayError as exc:
         if is_plugin(type(backend)):
             _clean(exc, keys)
+            _without_requests(exc, keys)
         raise
     except Exception as exc:  # whatever a plug-in raises
-        raise _clean(_broken(backend, name, exc), keys) from exc
+        raise_alone(_clean(_broken(backend, name, exc), keys), in_words(exc, keys))
     return answer
 
 
@@ -138,7 +139,7 @@ def _checked(
         raise
     except Exception as exc:  # Wrong, or an object of the plug-in's that breaks whoever reads it
         wrong = "" if isinstance(exc, Wrong) else "returned what cannot be read: "
-        raise refused(backend, name, wrong + words_of(exc)) from None
+        raise_alone(refused(backend, name, wrong + words_of(exc)))
 
 
 def _inside(backend: Any) -> bool:
@@ -151,10 +152,12 @@ def guarding(backend: Any, name: str) -> Iterator[None]:
     and ``counter`` return."""
     try:
         yield
-    except GatewayError:
+    except GatewayError as exc:
+        if is_plugin(type(backend)):
+            _without_requests(exc)
         raise
     except Exception as exc:  # whatever a plug-in raises
-        raise _broken(backend, name, exc) from exc
+        raise_alone(_broken(backend, name, exc), in_words(exc))
 
 
 # -- time --------------------------------------------------------------------------------
@@ -227,14 +230,20 @@ def within_time(what: str, make: Callable[[], Returned], seconds: float | None =
         raise
     except Exception as exc:  # whatever a plug-in raises
         did = "gave" if isinstance(exc, TooSlow) else "broke:"
-        raise BackendError(
+        error = BackendError(
             f"{what} {did} {words_of(exc)}.", hint=f"Report it to its author{_where(exc)}."
-        ) from exc
+        )
+        raise_alone(error, in_words(exc))
     return found
 
 
 class TooSlow(Exception):
     """A call did not return in time."""
+
+
+class PluginException(Exception):
+    """What code of others raised, in words: the exception itself may hold a request, with its
+    key."""
 
 
 class _Ended(Exception):
@@ -310,7 +319,7 @@ def _data(value: Any, keys: set[str]) -> Any:
     return value
 
 
-def _text_without(text: str, keys: set[str]) -> str:
+def _text_without(text: str, keys: Set[str]) -> str:
     for key in keys:
         text = without(text, key)
     return text
@@ -367,7 +376,7 @@ def _hint(backend: Any, name: str, where: str = "") -> str:
     return f"Report it to the author of {package}: {type(backend).__name__}.{name}{where}."
 
 
-def words_of(exc: Exception) -> str:
+def words_of(exc: BaseException) -> str:
     """Return an exception of others in words, in one line, without what looks like a key."""
     if isinstance(exc, TooSlow | _Ended | Wrong):
         return redact(str(exc))
@@ -376,6 +385,21 @@ def words_of(exc: Exception) -> str:
     except Exception:  # its own text is broken too
         text = "it cannot be shown"
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def in_words(exc: BaseException, keys: Set[str] = frozenset()) -> PluginException:
+    """Return what stands for an exception of others as the cause of ours: its words and its lines,
+    without what it holds and leads to, and without these keys."""
+    clear_frames(exc.__traceback__)
+    return PluginException(_text_without(words_of(exc), keys)).with_traceback(exc.__traceback__)
+
+
+def _without_requests(error: GatewayError, keys: Set[str] = frozenset()) -> None:
+    """Let an error of ours that a plug-in raised lead to the words of what it came of."""
+    came_of = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if not isinstance(came_of, PluginException):
+        error.__cause__ = None if came_of is None else in_words(came_of, keys)
+    error.__context__ = None
 
 
 def _where(exc: Exception) -> str:

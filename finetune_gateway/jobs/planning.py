@@ -23,7 +23,7 @@ from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Schedule
 from finetune_gateway.backend.capabilities import AT_ONCE
 from finetune_gateway.backend.params import canonical
-from finetune_gateway.backend.seam import name_of, time_limit, within_time
+from finetune_gateway.backend.seam import in_words, name_of, time_limit, within_time, words_of
 from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.dataset import Dataset
@@ -241,9 +241,9 @@ def _as_ours(backend: str | Backend, exc: Exception) -> GatewayError:
     """Return the error as one of ours; a plug-in may have raised anything."""
     if isinstance(exc, GatewayError):
         return exc
-    message = f"Backend {_name(backend)!r} broke: {type(exc).__name__}: {exc}."
+    message = f"Backend {_name(backend)!r} broke: {words_of(exc)}."
     error = BackendError(message, hint="Report it to its author.", backend=_name(backend))
-    error.__cause__ = exc
+    error.__cause__ = in_words(exc)
     return error
 
 

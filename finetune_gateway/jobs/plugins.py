@@ -9,9 +9,9 @@ from typing import Any
 
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, Capabilities
-from finetune_gateway.backend.seam import constructing, is_plugin, name_of, words_of
+from finetune_gateway.backend.seam import constructing, in_words, is_plugin, name_of, words_of
 from finetune_gateway.backend.secret_values import holds_key, texts
-from finetune_gateway.errors import BackendError, GatewayError, shown
+from finetune_gateway.errors import BackendError, GatewayError, raise_alone, shown
 
 
 def restorable_options(backend: Backend) -> dict[str, Any]:
@@ -76,10 +76,11 @@ def _require_equal(backend: Backend, options: dict[str, Any]) -> None:
         again = _built(backend, stored).options()
     except Exception as exc:  # whatever the constructor of a plug-in raises
         why = exc.message if isinstance(exc, GatewayError) else words_of(exc)
-        raise _error(
+        error = _error(
             backend,
             f"cannot be built again from its options(), by another process: {why.rstrip('.')}",
-        ) from exc
+        )
+        raise_alone(error, in_words(exc))
     if json.loads(json.dumps(again)) != stored:
         names = sorted(name for name in {*stored, *again} if stored.get(name) != again.get(name))
         raise _error(

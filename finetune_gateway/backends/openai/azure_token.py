@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from importlib.util import find_spec
 
-from finetune_gateway.errors import AuthenticationError, MissingDependency
+from finetune_gateway.errors import AuthenticationError, MissingDependency, raise_alone
 from finetune_gateway.text.cleaning import visible
 
 SCOPE = "https://management.azure.com/.default"
@@ -50,7 +50,7 @@ def _from_identity() -> str:
     try:
         return str(credential.get_token(SCOPE).token)
     except ClientAuthenticationError as exc:
-        raise _refused(str(exc)) from None
+        raise_alone(_refused(str(exc)))
     finally:
         credential.close()
 
@@ -61,7 +61,7 @@ def _from_cli(program: str) -> str:
             [program, *CLI], capture_output=True, text=True, timeout=CLI_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise _refused(f"az: {type(exc).__name__}") from None
+        raise_alone(_refused(f"az: {type(exc).__name__}"))
     if done.returncode:
         raise _refused(done.stderr)
     return done.stdout.strip()

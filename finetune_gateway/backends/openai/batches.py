@@ -15,7 +15,7 @@ import openai
 
 from finetune_gateway.backends.openai import bounds, wire
 from finetune_gateway.backends.openai.retries import retried
-from finetune_gateway.errors import BackendError
+from finetune_gateway.errors import BackendError, raise_alone
 from finetune_gateway.text.cleaning import whole
 
 if TYPE_CHECKING:
@@ -116,13 +116,14 @@ def require_sight(host: OpenAIBackend, file_id: str) -> None:
     except BackendError as exc:
         if not exc.not_there:
             raise
-        raise BackendError(
+        error = BackendError(
             f"The key in {host.api_key_env} does not see the file {file_id}, of which a batch may "
             "have been made.",
             hint="Use the key that has sent it.",
             backend=host.name,
             maybe_applied=True,
-        ) from None
+        )
+        raise_alone(error)
 
 
 def retrieve(host: OpenAIBackend, batch_id: str) -> wire.Json:

@@ -23,6 +23,7 @@ from finetune_gateway.errors import (
     BackendError,
     MissingScopeError,
     asked_wait,
+    raise_alone,
 )
 
 MOST_JOBS = 100  # of a page
@@ -196,13 +197,14 @@ def scoped() -> Iterator[None]:
             raise
         found = _SCOPE.search(exc.message.partition("scopes")[2])
         scope = found[0] if found else ""
-        raise MissingScopeError(
+        error = MissingScopeError(
             exc.message,
             hint=f"Give this key {scope or 'that permission'}, or use a key that has it.",
             backend=exc.backend,
             status_code=exc.status_code,
             scope=scope,
-        ) from None
+        )
+        raise_alone(error)
 
 
 def again(ask: Callable[[], T]) -> T:
