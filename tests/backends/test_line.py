@@ -29,14 +29,16 @@ from support.cli import Ftg
 
 from finetune_gateway import FakeBackend, Gateway, Job, JobStatus, SpecError, UnsupportedError
 from finetune_gateway.backend import Schedule
-from finetune_gateway.backends.local import line, messages, states
+from finetune_gateway.backends.local import line, messages, states, worker
 from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.line import Place, Waiting
 from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.run import Run, RunFile
 from finetune_gateway.backends.local.spawning import LOCK
 from finetune_gateway.settings import processes
 from finetune_gateway.settings.files import is_locked, try_lock, unlock
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import TrainingSpec
 
 Rows = Callable[[int], list[dict[str, Any]]]
 HOUR = 3600.0
@@ -212,6 +214,28 @@ def test_a_pause_of_a_run_whose_worker_died_leaves_nothing_of_it(in_line: Line) 
     in_line.queue.resume("a", 0)
     placed = states.places(in_line.queue, time.time())
     assert [placed[name].number for name in ("a", "b")] == [1, 2]
+
+
+def test_what_was_interrupted_has_not_died(in_line: Line) -> None:
+    """However often a machine is shut down, a job goes on, at once; an end before the attempt began
+    takes back none of the earlier ones."""
+    in_line.add("a")
+    settings = in_line.queue.settings
+    spec = TrainingSpec.build(model="builtin/tiny")
+    file = RunFile(job_id="a", spec=spec, train_sha256="", versions={}, created_at=0.0)
+    (in_line.queue.folder("a") / "run.json").write_text(file.model_dump_json(), "utf-8")
+    for number in range(1, line.MAX_STARTS + 3):
+        assert in_line.look() == ["a"]
+        run = Run(settings, "a", number)
+        if number > 2:
+            run.begin()
+            run.claim(attempts=in_line.queue.get("a").attempts + 1)
+        else:
+            in_line.queue.claim("a", number, attempts=1)  # as of one that has died
+        worker.leave(run, JobStatus.QUEUED, worker.INTERRUPTED)
+        in_line.kill("a")
+        assert in_line.queue.get("a").attempts == 1
+    assert in_line.look() == ["a"]
 
 
 def test_a_run_without_its_folder_ends_with_that_reason(in_line: Line) -> None:

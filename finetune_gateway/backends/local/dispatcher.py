@@ -63,7 +63,8 @@ class Dispatcher:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}  # ours, by run
         self.submits: dict[str, Submit] = {}  # in which environments runs were submitted
         self.stopping: dict[str, float] = {}  # when they were first seen to be asked to stop
-        self.starts: dict[str, tuple[int, int]] = {}  # attempts so far, starts since the last one
+        # What a run had done when it was started last, and how often it was started with no more.
+        self.starts: dict[str, tuple[tuple[int, int], int]] = {}
         self.not_before: dict[str, float] = {}  # when one that died at once is started again
         self._found: list[sqlite3.Row] = []
         self._version = -1
@@ -99,9 +100,9 @@ class Dispatcher:
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """Take a message: perhaps how the worker of a run is to be started."""
-        run_id, command = message.get("run"), message.get("command")
-        if isinstance(run_id, str) and isinstance(command, list):
-            environment = {str(name): str(one) for name, one in message["environment"].items()}
+        run_id, command, given = (message.get(name) for name in ("run", "command", "environment"))
+        if isinstance(run_id, str) and isinstance(command, list) and isinstance(given, dict):
+            environment = {str(name): str(one) for name, one in given.items()}
             known = (one for one in self.submits.values() if one.environment == environment)
             same = next(known, None)  # most have the same, and it may have 100 kB
             environment = same.environment if same else environment
@@ -190,16 +191,17 @@ class Dispatcher:
         with self._transaction():
             row = self.db.execute(
                 "UPDATE runs SET fence = fence + 1, pid = NULL, pid_start = NULL, slot = ?"
-                f" WHERE id = ? AND {line.LIVE} RETURNING fence, attempts",
+                f" WHERE id = ? AND {line.LIVE} RETURNING fence, attempts, first_fence",
                 (slot, run_id),
             ).fetchone()
         self._version = -1
         if row is None:
             return None
         # Each worker that dies before it trains lets the next one wait longer.
-        attempts, starts = self.starts.get(run_id, (-1, 0))
-        starts = starts + 1 if attempts == row["attempts"] else 0
-        self.starts[run_id] = row["attempts"], starts
+        done = row["attempts"], row["first_fence"]
+        before, starts = self.starts.get(run_id, (None, 0))
+        starts = starts + 1 if before == done else 0
+        self.starts[run_id] = done, starts
         self.not_before[run_id] = time.monotonic() + min(LONGEST_PAUSE, 0.25 * (2.0**starts - 1))
         return int(row["fence"])
 

@@ -27,6 +27,7 @@ from transformers import (
 
 from finetune_gateway.backends.local import checkpoints
 from finetune_gateway.backends.local.divergence import Diverged, LossHistory, NotFinite
+from finetune_gateway.backends.local.event_log import LOSSES
 from finetune_gateway.backends.local.run import Run, write_json
 from finetune_gateway.jobs import overfitting
 from finetune_gateway.jobs.overfitting import Loss, Overfitting, figure
@@ -53,7 +54,6 @@ BESIDE = (
 )
 NAMES |= {name: f"train_{name}" for name in BESIDE}
 NAMES |= {f"eval_{name}": f"valid_{name}" for name in BESIDE}
-LOSSES = ("train_loss", "valid_loss")  # an event of metrics has one of them
 PATIENCE = 3  # evaluations without a better loss, by default
 KEPT = 2  # checkpoints, one of which a kill may leave half; and the best on held-out rows
 

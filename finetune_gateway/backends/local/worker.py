@@ -101,11 +101,11 @@ def stopped(run: Run) -> None:
 def leave(run: Run, status: JobStatus, phase: str) -> None:
     """Give the run back, to be gone on with: this attempt did not die."""
     row = run.queue.get(run.id)
-    seconds = {"seconds": run.seconds} if run.seconds else {}
-    attempts = max(0, row.attempts - 1)
+    # Nor is its start counted. One that ends before it has begun is no attempt yet.
+    began = {"seconds": run.seconds, "attempts": row.attempts - 1} if run.seconds else {}
     run.claim(
         status=status, phase=phase, pause_at=None, pid=None, pid_start=None, slot=None,
-        attempts=attempts, seconds_left=None, **seconds,
+        first_fence=row.first_fence + 1, seconds_left=None, **began,
     )  # fmt: skip
 
 
