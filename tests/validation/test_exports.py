@@ -140,7 +140,9 @@ def test_preview_names_the_file(ftg: Ftg, tmp_path: Path) -> None:
     assert f"ftg validate {path}" in said.replace("\n", "") and "FILE" not in said
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"{}\n"), "{}\n".encode("utf-16")])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"{}\n"), "{}\n".encode("utf-16")], ids=["gzip", "utf-16"]
+)
 def test_what_is_no_text_is_not_written(content: bytes, tmp_path: Path) -> None:
     """Neither parts nor a copy is made of lines that are none; the way out names the file."""
     (path := tmp_path / "t.jsonl").write_bytes(content)
