@@ -2,13 +2,21 @@
 
 A call of ``start`` that was cut off may still buy the job. Until it returns the lock is held, so
 that nobody sends the job again, and what it returns late is stored.
+
+A process sends a few jobs at once, whatever the number of its threads: each has a connection, the
+lock of its job and maybe that of an upload, and a process has few descriptors.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 from finetune_gateway.backend import seam
@@ -17,12 +25,81 @@ from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.text import logs
 
+MOST_AT_ONCE = 8  # jobs that a process sends at the same time
+PATIENCE_SECONDS = 2.0  # without one that has been sent, after which the next begins all the same
+
+_is_sending: ContextVar[bool] = ContextVar("is sending a job", default=False)
+
+
+class SendingLimit:
+    """Lets the threads of a process send in the order in which they came, a few at once.
+
+    It saves descriptors and blocks nobody for good: while nothing is sent, because a host hangs or
+    what is sent waits for a thread that waits here, one more begins every PATIENCE_SECONDS.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Begin anew: the threads that send are those of another process."""
+        self._lock = threading.Lock()
+        self._begun: set[threading.Event] = set()
+        self._waiting: deque[threading.Event] = deque()
+        self._changed_at = 0.0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for our turn. What is submitted by a call that is sending a job has its turn."""
+        if _is_sending.get():
+            yield
+            return
+        mine = threading.Event()
+        try:
+            self._wait(mine)
+            token = _is_sending.set(True)
+            try:
+                yield
+            finally:
+                _is_sending.reset(token)
+        finally:
+            self._leave(mine)
+
+    def _wait(self, mine: threading.Event) -> None:
+        with self._lock:
+            self._waiting.append(mine)
+            self._let_in()
+        while not mine.wait(PATIENCE_SECONDS):
+            with self._lock:
+                if time.monotonic() - self._changed_at >= PATIENCE_SECONDS:
+                    self._let_in(beyond=1)
+
+    def _leave(self, mine: threading.Event) -> None:
+        with self._lock:
+            self._begun.discard(mine)
+            if mine in self._waiting:  # Ctrl-C
+                self._waiting.remove(mine)
+            self._let_in()
+
+    def _let_in(self, beyond: int = 0) -> None:
+        """Let those begin for which there is room; the caller holds the lock."""
+        room = max(MOST_AT_ONCE - len(self._begun), beyond)
+        for _ in range(min(room, len(self._waiting))):
+            following = self._waiting.popleft()
+            self._begun.add(following)
+            following.set()
+            self._changed_at = time.monotonic()
+
+
+_limit = SendingLimit()
+
 
 @contextmanager
 def locked(store: Store, job_id: str) -> Iterator[bool]:
     """Hold the lock of a job while it is sent; True if it is ours. What aborts that (Ctrl-C, a
     bug) says which job it was and what becomes of it."""
-    with ExitStack() as held:
+    with _limit.turn(), ExitStack() as held:
         mine = held.enter_context(store.lock(job_id))
         try:
             yield mine
