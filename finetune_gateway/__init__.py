@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune_gateway.api import (
-        Dataset,
         advise,
         budget,
         compare,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from finetune_gateway.backends.fake import FakeBackend
     from finetune_gateway.backends.local.backend import LocalBackend
     from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.dataset import Dataset
     from finetune_gateway.errors import (
         AuthenticationError,
         BackendError,
@@ -86,7 +86,6 @@ _MODULES = {
     "backends.local.backend": ["LocalBackend"],
     "backends.openai.backend": ["OpenAIBackend"],
     "api": [
-        "Dataset",
         "advise",
         "budget",
         "compare",
@@ -103,6 +102,7 @@ _MODULES = {
         "validate",
         "wait_for_jobs",
     ],
+    "dataset": ["Dataset"],
     "errors": [
         "AuthenticationError",
         "BackendError",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -382,3 +384,14 @@ def test_a_value_of_another_type_is_refused(
     """In words, by validate and preview."""
     with pytest.raises(gateway.GatewayError):
         getattr(Gateway(tmp_path), verb)(ROWS, **options)
+
+
+def test_an_import_builds_no_schema() -> None:
+    """A model is built when the first object of it is made, not where its methods are wrapped: the
+    first of all takes 30 ms."""
+    built = (
+        "from pydantic import BaseModel; from finetune_gateway import api, Gateway, ModelHandle;"
+        "print([c.__name__ for c in (ModelHandle, api.Report) if c.__pydantic_complete__])"
+    )
+    done = subprocess.run([sys.executable, "-c", built], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -26,7 +26,7 @@ ROOMS = (
     *("chat", "backend", "registry"),
     *("validation", "preparation", "jobs", "backends", "price_updates"),
     *("evaluation", "migration"),
-    *("reports", "keywords", "evaluations", "gateway", "api", "aio", "testing"),
+    *("reports", "keywords", "evaluations", "gateway", "api", "dataset", "aio", "testing"),
     *("cli", "__init__", "__main__"),
 )
 MAX_ROOT_MODULES = 16

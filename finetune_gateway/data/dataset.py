@@ -1,7 +1,7 @@
 """A training file, read as rows with their line numbers.
 
 Streams: memory does not grow with the file. Reads rows and nothing else: what makes a row good is
-in ``validation``. The public class, which can also validate and convert, is ``api.Dataset``.
+in ``validation``. The public class, which can also validate and convert, is ``dataset.Dataset``.
 """
 
 from __future__ import annotations

@@ -862,3 +862,19 @@ def test_validate_loads_nothing_of_jobs_and_prices(tmp_path: Path) -> None:
     assert "validation.run" in mine
     others = {"estimation", "price_updates", "backends", "preparation", "jobs", "gateway"}
     assert not {name.partition(".")[0] for name in mine} & others
+
+
+def test_a_dataset_is_read_without_jobs_and_prices(tmp_path: Path) -> None:
+    """To import the class, and to read rows, takes nothing of what its methods do with them."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    code = (
+        "import sys; from finetune_gateway import Dataset;"
+        "assert len([*Dataset.open('rows.jsonl').rows()]) == 1; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    mine = {name.partition(".")[2] for name in done.stdout.split() if "finetune_gateway" in name}
+    assert "data.dataset" in mine
+    others = {"estimation", "backend", "backends", "preparation", "jobs", "gateway", "validation"}
+    assert not {name.partition(".")[0] for name in mine} & others
