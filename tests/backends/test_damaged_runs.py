@@ -77,17 +77,22 @@ def test_a_checkpoint_that_cannot_be_read_is_none(prepare: Prepare) -> None:
     run = train_run(prepare("dpo", save_steps=1))
     newest, before = (run.checkpoints / f"checkpoint-{step}" for step in (2, 1))
     weights = (run.model / "adapter_model.safetensors").read_bytes()
-    for path in [one for one in newest.iterdir() if one.name in checkpoints.STATE_FILES]:
+    for path in sorted(newest.iterdir()):
         kept = path.read_bytes()
         other = b'{"trained_tokens": 1, "files": [1]}'
         for damage in (b"", bytes(len(kept)), kept[: len(kept) // 2], b"{}", other):
             path.write_bytes(damage)
-            assert not checkpoints.is_sound(newest), path.name
+            assert checkpoints.defect(newest), path.name
+        path.unlink()
+        assert checkpoints.defect(newest), path.name
         path.write_bytes(kept)
-    assert checkpoints.is_sound(newest) and checkpoints.is_sound(before)
+    assert not checkpoints.defect(newest) and not checkpoints.defect(before)
     (newest / "adapter_model.safetensors").write_bytes(weights[:-9])
     shutil.rmtree(run.model)
     train_run(run)
+    [aside] = [one for one in events_of(run) if one["data"].get("kept")]
+    assert aside["message"].startswith("checkpoint-2 is not as it was saved, and is not used: adap")
+    assert (run.checkpoints / aside["data"]["kept"] / "optimizer.pt").exists(), "nothing is deleted"
     assert any("Continuing from checkpoint-1" in one["message"] for one in events_of(run))
     assert (run.model / "adapter_model.safetensors").read_bytes() == weights
 
@@ -112,7 +117,7 @@ def test_losses_that_the_log_has_lost_are_told_again(prepare: Prepare) -> None:
     assert train_run(Run(run.settings, run.id, run.fence)) and len(metrics_of(then)) == 2
 
 
-def test_a_log_of_a_checkpoint_that_cannot_be_read_is_an_error_in_words(prepare: Prepare) -> None:
+def test_a_log_of_a_checkpoint_that_is_not_as_it_was_is_an_error_in_words(prepare: Prepare) -> None:
     """Cut, or gone; a long one is none: 16,000 logged steps are 5 MB."""
     run = train_run(prepare("sft"))
     checkpoint = run.checkpoints / "checkpoint-2"
@@ -122,9 +127,10 @@ def test_a_log_of_a_checkpoint_that_cannot_be_read_is_an_error_in_words(prepare:
     long = {**state, "log_history": [*state["log_history"], *[entry] * 60_000]}
     log.write_text(json.dumps(long))
     assert log.stat().st_size > 5_000_000
+    checkpoints.finish(checkpoint, {})
     found = checkpoints.result_of(run.folder, checkpoint)
     assert found.metrics["train_loss"] == entry["loss"]
     log.write_text('{"global_step": 2')
-    with pytest.raises(GatewayError, match="trainer_state.json cannot be read") as cut:
+    with pytest.raises(GatewayError, match="not as it was saved: trainer_state.json") as cut:
         checkpoints.result_of(run.folder, checkpoint)
     assert "ftg checkpoints" in cut.value.hint

@@ -288,18 +288,18 @@ def test_a_checkpoint_without_its_last_file_does_not_count(tmp_path: Path) -> No
     import torch
     from safetensors.torch import save_file
 
-    from finetune_gateway.backends.local.checkpoints import STATE_FILES
-    from finetune_gateway.backends.local.loading import newest_checkpoint
+    from finetune_gateway.backends.local import checkpoints
 
     for step in (5, 10):
         folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in STATE_FILES:
+        checkpoints.begin(folder)
+        for name in checkpoints.STATE_FILES:
             if name.endswith(".json"):
                 (folder / name).write_text('{"trained_tokens": 1, "global_step": 1}')
             else:
                 torch.save({}, folder / name)
         save_file({"a": torch.zeros(1)}, folder / "adapter_model.safetensors")
-    (tmp_path / "checkpoint-10" / "progress.json").unlink()
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+        if step == 5:
+            checkpoints.finish(folder, {})
+    assert checkpoints.newest(tmp_path) == (tmp_path / "checkpoint-5", [])
     assert not (tmp_path / "checkpoint-10").exists()

@@ -15,7 +15,7 @@ from support.chaos import until
 from support.training import a_run, events_of, metrics_of, train_run
 
 from finetune_gateway import FakeBackend, Gateway, NotFoundError, SpecError, UnsupportedError
-from finetune_gateway.backends.local import checkpoints
+from finetune_gateway.backends.local import checkpoints, finishing
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.backends.local.run import Cancelled, Run
 from finetune_gateway.events import Checkpoint, Event, JobStatus
@@ -170,6 +170,25 @@ def test_a_stop_at_any_moment_changes_nothing(train: Train, whole: Run) -> None:
     assert not any(event.type == "metrics" for event in events(run)[before:]), "no step is taken"
 
 
+def test_a_best_checkpoint_that_is_damaged_is_not_the_result(train: Train, whole: Run) -> None:
+    """It is set aside, and said with the result, which is the next best one."""
+    losses, step = evaluations(whole), manifest(whole)["metrics"]["step"]
+    begun = train(stop_at=step + 3)
+    [path] = (begun.checkpoints / f"checkpoint-{step}").glob("*.safetensors")
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    path.write_bytes(raw)
+    run = Run(begun.settings, begun.id, begun.fence)
+    result, _ = finishing.train(run)
+    then = min(set(kept(run)) & losses.keys(), key=lambda at: losses[at])
+    assert result.metrics["step"] == then != step
+    assert weights(run.model) == weights(run.checkpoints / f"checkpoint-{then}")
+    said = f"The best model, that of step {step} ("
+    assert any(said in text for text in result.warnings)
+    [aside] = [event for event in events(run) if event.data.get("kept")]
+    assert (run.checkpoints / str(aside.data["kept"]) / path.name).read_bytes() == raw
+
+
 def test_the_last_step_is_the_result_where_that_is_wanted(train: Train) -> None:
     """Without an early end and without the best: all steps, the last model, and the warning says
     what it is."""
@@ -237,10 +256,16 @@ def test_a_run_is_rewound_to_a_whole_checkpoint(home: Path) -> None:
         (folder / f"checkpoint-{step}").mkdir(parents=True)
         for name in (*checkpoints.STATE_FILES, "adapter_model.safetensors"):
             (folder / f"checkpoint-{step}" / name).touch()
-    (folder / "checkpoint-15" / checkpoints.LAST_FILE).unlink()
+        checkpoints.finish(folder / f"checkpoint-{step}", {})
+    (folder / "checkpoint-15" / checkpoints.PROGRESS).unlink()
     with pytest.raises(UnsupportedError, match="checkpoint-15 of ftg-7kq3 is not whole"):
         backend.rewind("ftg-7kq3", Checkpoint(id="checkpoint-15", step=15, model=""))
-    backend.rewind("ftg-7kq3", Checkpoint(id="checkpoint-10", step=10, model=""))
+    damaged = folder / "checkpoint-5"
+    (damaged / "optimizer.pt").write_bytes(b"1")
+    with pytest.raises(UnsupportedError, match="as it was saved: optimizer.pt has 1 bytes; saved"):
+        backend.rewind("ftg-7kq3", Checkpoint(id="c", step=5, model=str(damaged)))
+    whole = folder / "checkpoint-10"
+    backend.rewind("ftg-7kq3", Checkpoint(id="checkpoint-10", step=10, model=str(whole)))
     assert [one.step for one in checkpoints.whole(folder)] == [5, 10]
 
 

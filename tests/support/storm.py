@@ -198,9 +198,8 @@ class Killer:
         from safetensors.torch import load_file
 
         from finetune_gateway.backends.local import checkpoints
-        from finetune_gateway.backends.local.loading import newest_checkpoint
 
-        path = newest_checkpoint(self.run.checkpoints)  # as the next worker does
+        path, _ = checkpoints.newest(self.run.checkpoints)  # as the next worker does
         assert path is not None, "no checkpoint is left"
         assert all(load_file(file) for file in path.rglob("*.safetensors"))
         assert torch.load(path / "optimizer.pt", weights_only=True)
@@ -208,7 +207,7 @@ class Killer:
             torch.load(path / name, weights_only=False)
         state = json.loads((path / "trainer_state.json").read_text("utf-8"))
         assert f"checkpoint-{state['global_step']}" == path.name
-        json.loads((path / checkpoints.LAST_FILE).read_text("utf-8"))
+        json.loads((path / checkpoints.PROGRESS).read_text("utf-8"))
         if path.name != f"checkpoint-{step}":
             return "checkpoint absent"
         shutil.rmtree(path)

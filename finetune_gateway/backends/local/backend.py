@@ -361,6 +361,9 @@ class LocalBackend(Backend):
         elif point.step not in {one.step for one in there}:
             why = f"{point.id} of {provider_id} is not whole any more."
             hint = f"See what there is: ftg checkpoints {provider_id}"
+        elif reason := checkpoints.defect(Path(point.model)):
+            why = f"{point.id} of {provider_id} is not as it was saved: {reason}."
+            hint = f"Name another: ftg checkpoints {provider_id}"
         else:
             return checkpoints.remove(later)
         raise UnsupportedError(why, hint=hint, backend=self.name, option="resume")

@@ -1,4 +1,4 @@
-"""Models that a run has saved during training: which are whole, and how one answers.
+"""Models that a run has saved during training: which are as they were saved, and how one answers.
 
 A checkpoint has the weights, tokenizer and template of its run. What else a model needs to answer
 as it was trained is in the run: its base, its switches, the tokens that end an answer. Imports no
@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
+from finetune_gateway.backends.local import manifests
 from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError
 from finetune_gateway.estimation.weights import read_header, read_json
@@ -25,52 +28,171 @@ from finetune_gateway.spec import TrainingSpec
 GENERATION_CONFIG = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 LOSSES = {"loss": "train_loss", "eval_loss": "valid_loss"}  # the trainer's names, and ours
-LAST_FILE = "progress.json"  # ours and written last: with it a checkpoint is complete
+PROGRESS = "progress.json"  # ours, beside the trainer's own state
 BASE_OF_OTHERS = "base-of-others"  # an empty file in one that is the base of another job
+UNFINISHED = "unfinished"  # an empty file in one that is being saved, or deleted
+BESIDE = (MANIFEST, BASE_OF_OTHERS, UNFINISHED)  # not of what was saved
+DAMAGED = "damaged-"  # before the name of one that was set aside
 MAX_STATE = 1 << 30  # bytes of a trainer's log
 OPTIMIZER = "optimizer.pt"
-STATE_FILES = (LAST_FILE, "trainer_state.json", OPTIMIZER, "scheduler.pt", "rng_state.pth")
+STATE_FILES = (PROGRESS, "trainer_state.json", *manifests.TORCH_STATE)
+
+
+class Damaged(GatewayError):
+    """A checkpoint that a result was to be made of is not as it was saved; ``reason``: in what."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(
+            f"{folder} was changed since it was saved, so it is no result: {reason}.",
+            hint="Submit it again. Is the disk sound?",
+        )
+        self.folder, self.reason = folder, reason
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A checkpoint that was not as it was saved; it is kept as ``kept``."""
+
+    name: str
+    reason: str
+    kept: str
+
+    @property
+    def text(self) -> str:
+        where = f"It was set aside, as {self.kept}." if self.kept != self.name else "It stays."
+        return f"{self.name} is not as it was saved, and is not used: {self.reason}. {where}"
+
+
+def begin(folder: Path) -> None:
+    """Mark a checkpoint that is about to be saved, or deleted: what a kill leaves of it counts as
+    none. Raises OSError."""
+    files.folder(folder)
+    (folder / UNFINISHED).touch()
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def finish(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the manifest of a checkpoint, with the size and the hash of each of its files: now it
+    counts. ``about``: what else it says. Raises OSError."""
+    saved = manifests.describe(folder, without=BESIDE)
+    text = json.dumps({**about, "files": saved}, indent=2)
+    # Not put on the disk: what a power cut has damaged is noticed, and ``sync`` comes in time.
+    files.write_atomic(folder / MANIFEST, text, private=True, fsync=False)
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def is_whole(folder: Path) -> bool:
-    """Return True unless a kill while saving has left half of a checkpoint."""
+    """Return True unless a kill while saving has left half of a checkpoint. Reads nothing: see
+    ``defect``."""
     has_state = all((folder / name).exists() for name in STATE_FILES)
-    return has_state and any(folder.glob("*.safetensors"))
+    return has_state and any(folder.glob("*.safetensors")) and not _is_unfinished(folder)
 
 
-def is_sound(folder: Path) -> bool:
-    """Return True if a whole checkpoint is as it was saved: a power cut may have left files empty,
-    full of zeros or cut, and a disk or memory may have changed a bit, which torch would load.
+def defect(folder: Path, *, optimizer: bool = True) -> str:
+    """Return in what a checkpoint is not as it was saved, in words; empty if it is.
 
-    Archives of torch have a check value of each part; of other files hashes are kept. Reads all.
+    ``optimizer``: False to leave its state unread: it is as large as two models, and none of it is
+    in a result.
     """
     try:
-        progress, state = (read_json(folder / name, MAX_STATE) for name in STATE_FILES[:2])
-        weights = [read_header(path) for path in folder.glob("*.safetensors")]
-        same = _as_saved(folder, progress)
-    except (ValueError, OSError, SpecError):  # no JSON, no header
+        if (folder / MANIFEST).exists():
+            return _difference(folder, optimizer)
+        progress = read_json(folder / PROGRESS, MAX_STATE)
+        if not isinstance(progress, dict) or progress.get("files") == MANIFEST:
+            return f"{MANIFEST} is missing"
+        sound = _is_sound(folder, progress)
+    except (OSError, ValueError, SpecError) as exc:  # no JSON, no header
+        return f"it cannot be read ({exc})"
+    return "" if sound else "its files are not those that were saved"
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """Return what the manifest of a checkpoint says; nothing of one of an earlier version, or where
+    it cannot be read."""
+    try:
+        found = read_json(folder / MANIFEST, MAX_STATE)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 of the files of a checkpoint as they were saved; none of an earlier
+    version. Raises OSError, ValueError."""
+    if (folder / MANIFEST).exists():
+        return {name: one["sha256"] for name, one in _saved(folder).items()}
+    progress = read_json(folder / PROGRESS, MAX_STATE)
+    found = progress.get("files") if isinstance(progress, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def newest(folder: Path) -> tuple[Path | None, list[SetAside]]:
+    """Return the newest checkpoint that is as it was saved, and what was set aside to find it;
+    remove what a kill has left half. For the holder of the run's lock alone. Raises OSError."""
+    aside: list[SetAside] = []
+    found = [path for path in folder.glob("checkpoint-*") if step_of(path).isdecimal()]
+    for path in sorted(found, key=lambda path: int(step_of(path)), reverse=True):
+        if path.is_dir() and _is_unfinished(path):
+            shutil.rmtree(path)
+        elif reason := defect(path):
+            aside.append(set_aside(path, reason))
+        else:
+            return path, aside
+    return None, aside
+
+
+def set_aside(folder: Path, reason: str) -> SetAside:
+    """Rename a checkpoint that is not as it was saved, so that nothing uses it. One that is the
+    base of another job stays: that job looks at its weights itself. Raises OSError."""
+    if (folder / BASE_OF_OTHERS).exists():
+        return SetAside(folder.name, reason, folder.name)
+    names = (f"{DAMAGED}{folder.name}{f'-{again}' if again else ''}" for again in count())
+    kept = next(name for name in names if not folder.with_name(name).exists())
+    folder.rename(folder.with_name(kept))
+    return SetAside(folder.name, reason, kept)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Return True for what a kill has left of a save, or of a deletion. An earlier version has
+    written its progress last."""
+    if (folder / MANIFEST).exists():
         return False
+    return (folder / UNFINISHED).exists() or not (folder / PROGRESS).exists()
+
+
+def _difference(folder: Path, optimizer: bool) -> str:
+    saved = _saved(folder)
+    if lacking := [name for name in STATE_FILES if name not in saved]:
+        return f"its {MANIFEST} does not know {lacking[0]}"
+    read = saved.keys() - (set() if optimizer else {OPTIMIZER})
+    return manifests.difference(folder, saved, without=BESIDE, reading=read)
+
+
+def _saved(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the files in a manifest. Raises OSError, ValueError."""
+    found = read_json(folder / MANIFEST, MAX_STATE)
+    saved = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(saved, dict) or not manifests.is_saved(saved):
+        raise ValueError(f"{MANIFEST} has no list of files")
+    return saved
+
+
+# -- of earlier versions, which have written no manifest ---------------------------------------
+
+
+def _is_sound(folder: Path, progress: dict[str, Any]) -> bool:
+    """Return True if the files have the hashes that were kept, if any were, and those of torch,
+    which are archives, the check values of their parts."""
+    state = read_json(folder / STATE_FILES[1], MAX_STATE)
     steps = isinstance(state, dict) and isinstance(state.get("global_step"), int)
-    return same and steps and all(weights) and all(map(_is_archive, _archives(folder)))
-
-
-def hashes_of(folder: Path) -> dict[str, str]:
-    """Return the sha256 of the files of a checkpoint, by name, but of the last one, in which they
-    are kept, of one that is completed later, and of the optimizer's state, which is as large as two
-    models and has check values of its own."""
-    skipped = (LAST_FILE, GENERATION_CONFIG, OPTIMIZER)
-    names = (path for path in folder.iterdir() if path.is_file() and path.name not in skipped)
-    return {path.name: files.sha256_of(path) for path in sorted(names)}
-
-
-def _as_saved(folder: Path, progress: Any) -> bool:
-    """Return True if the files have the hashes that were kept; an earlier version kept none."""
-    if not isinstance(progress, dict) or "trained_tokens" not in progress:
-        return False
     kept = progress.get("files", {})
-    return isinstance(kept, dict) and all(
+    same = isinstance(kept, dict) and all(
         files.sha256_of(folder / name) == digest for name, digest in kept.items()
     )
+    weights = [read_header(path) for path in folder.glob("*.safetensors")]
+    archives = [folder / name for name in STATE_FILES if not name.endswith(".json")]
+    known = "trained_tokens" in progress and steps and same
+    return known and all(weights) and all(map(_is_archive, archives))
 
 
 def _is_archive(path: Path) -> bool:
@@ -82,9 +204,7 @@ def _is_archive(path: Path) -> bool:
         return False
 
 
-def _archives(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint that torch has written: they are zip archives."""
-    return [folder / name for name in STATE_FILES if not name.endswith(".json")]
+# -- which are kept ----------------------------------------------------------------------------
 
 
 def keep(folder: Path) -> None:
@@ -108,11 +228,18 @@ def whole(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda one: one.step)
 
 
+def sync(folder: Path) -> None:
+    """Put a checkpoint on the disk. Raises OSError."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    for path in (*paths, folder, folder.parent):
+        files.sync(path)
+
+
 def remove(points: Sequence[Checkpoint]) -> None:
     """Delete checkpoints. First none of them is whole any more: a kill leaves nothing that looks
     so."""
     for point in points:
-        (Path(point.model) / LAST_FILE).unlink()
+        begin(Path(point.model))
     for point in points:
         shutil.rmtree(point.model)
 
@@ -120,7 +247,7 @@ def remove(points: Sequence[Checkpoint]) -> None:
 def copy_model(checkpoint: Path, target: Path) -> None:
     """Copy the model of a checkpoint, without the state of its training: the very files that a
     trainer would save at that step."""
-    others = {*STATE_FILES, BASE_OF_OTHERS, "scaler.pt", "training_args.bin"}
+    others = {*STATE_FILES, *BESIDE, "scaler.pt", "training_args.bin"}
     for path in checkpoint.rglob("*"):
         copy = target / path.relative_to(checkpoint)
         if path.is_dir():
@@ -143,12 +270,18 @@ def kind_of(spec: TrainingSpec) -> Literal["adapter", "merged", "reward"]:
 
 def result_of(run: Path, folder: Path) -> Result:
     """Return a checkpoint as a result of its run, whose folder is ``run``. Raises NotFoundError for
-    one that is gone, GatewayError if the run does not say any more what its base was."""
+    one that is gone, GatewayError for one that is not as it was saved, and if the run does not say
+    any more what its base was."""
     if not is_whole(folder):
         raise NotFoundError(
             f"There is no whole checkpoint in {folder}.",
             hint="A run keeps its last two, and the best on its held-out rows. 'ftg prune' deletes "
             "them.",
+        )
+    if reason := defect(folder, optimizer=False):
+        raise GatewayError(
+            f"{folder} is not as it was saved: {reason}.",
+            hint=f"Name another checkpoint of the job: ftg checkpoints {run.name}",
         )
     try:
         file = RunFile.model_validate_json((run / RUN_FILE).read_bytes())
@@ -179,7 +312,8 @@ def _add_stops(folder: Path, model: Path) -> None:
     """Copy what says which tokens end an answer into a checkpoint of an earlier version, which has
     saved none. The run has ended where there is a model: nothing deletes the folder meanwhile."""
     source = model / GENERATION_CONFIG
-    if (folder / GENERATION_CONFIG).exists() or not (model / MANIFEST).exists():
+    there = any((folder / name).exists() for name in (GENERATION_CONFIG, MANIFEST))
+    if there or not (model / MANIFEST).exists():
         return
     with files.storing(f"{folder} cannot be completed", folder):
         files.write_atomic(folder / GENERATION_CONFIG, source.read_text("utf-8"), private=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune_gateway.backends.local import checkpoints, models
 from finetune_gateway.backends.local.inference import answer_warning, first_answer
-from finetune_gateway.backends.local.loading import Base, free_memory, newest_checkpoint
+from finetune_gateway.backends.local.loading import Base, free_memory
 from finetune_gateway.backends.local.progress import Progress, metrics_at
 from finetune_gateway.backends.local.rewards import first_scores
 from finetune_gateway.backends.local.run import Cancelled, Run
@@ -22,13 +22,23 @@ from finetune_gateway.events import Result
 from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.files import write_atomic
 
+TRIES = 3  # to make a result of checkpoints that are as they were saved
+
 
 def train(run: Run) -> tuple[Result, int | None]:
     """Train one run by the file of its method; return the result and the number of trained tokens
     (in pairs: of compared ones)."""
     # A worker may have died after it saved the model, before it stored the status.
-    if manifest_of(run.model) is None:
-        load_trainer(run.spec.method).train_and_save(run)
+    tries = 0
+    while manifest_of(run.model) is None:
+        tries += 1
+        try:
+            load_trainer(run.spec.method).train_and_save(run)
+        except checkpoints.Damaged as exc:
+            if tries == TRIES:
+                raise
+            # Trained again from the one before it; or the next best one is the result.
+            tell_set_aside(run, checkpoints.set_aside(exc.folder, exc.reason))
         free_memory()  # result_of loads the model again
     return result_of(run)
 
@@ -48,7 +58,7 @@ def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
     """Train, from the newest complete checkpoint if an earlier worker has left one. Raises
     Cancelled if the run was stopped, GatewayError if training ended early for another reason than
     evaluations that get no better."""
-    checkpoint = newest_checkpoint(run.checkpoints)
+    checkpoint = newest_checkpoint(run)
     progress = trainer.progress
     if checkpoint is not None:
         trainer.state = progress.resume(checkpoint)
@@ -64,9 +74,24 @@ def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
         )
 
 
+def newest_checkpoint(run: Run) -> Path | None:
+    """Return the newest checkpoint that is as it was saved, and say which are not."""
+    found, aside = checkpoints.newest(run.checkpoints)
+    for one in aside:
+        tell_set_aside(run, one)
+    if aside and found is None:
+        run.event("No checkpoint is left: training begins anew.", level="warn")
+    return found
+
+
+def tell_set_aside(run: Run, one: checkpoints.SetAside) -> None:
+    run.event(one.text, level="warn", data={"checkpoint": one.name, "kept": one.kept})
+
+
 def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str]) -> None:
     """Save the adapter, or the whole model, of the best step with its tokenizer and template.
-    ``warnings``: told with the result, beside those of the losses."""
+    ``warnings``: told with the result, beside those of the losses. Raises Damaged if the checkpoint
+    of that step is not as it was saved."""
     let_go(trainer)
     # As it was before.
     small = models.small_hashes(run.spec.model, base.folder)
@@ -75,11 +100,8 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
     full = run.spec.training_type == "full"
     step = trainer.progress.result_step(trainer.state)
     checkpoint = run.checkpoints / f"checkpoint-{step}"
-    if not checkpoints.is_sound(checkpoint):
-        raise GatewayError(
-            f"{checkpoint} was changed since it was saved, so it is no result.",
-            hint="Submit it again. Is the disk sound?",
-        )
+    if reason := checkpoints.defect(checkpoint, optimizer=False):
+        raise checkpoints.Damaged(checkpoint, reason)
 
     def write(target: Path) -> None:
         checkpoints.copy_model(checkpoint, target)

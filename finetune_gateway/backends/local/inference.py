@@ -58,6 +58,8 @@ class LocalModel:
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
+        if handle.job_id is not None:  # the gateway has saved it
+            models.require_as_saved(folder, settings)
         of_base = models.base_of(handle, settings, _quietly) if handle.kind == "adapter" else None
         # An adapter that a host has made may be its weights alone.
         words = folder if of_base is None or has_tokenizer(folder) else of_base

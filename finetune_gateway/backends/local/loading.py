@@ -9,7 +9,6 @@ import ctypes
 import gc
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import Mxfp4Config
 
-from finetune_gateway.backends.local import bases, checkpoints, fourbit, models
+from finetune_gateway.backends.local import bases, fourbit, models
 from finetune_gateway.backends.local.precision import (
     bf16_of,
     gpu_has_bf16,
@@ -357,16 +356,3 @@ def max_length_for(run: Run, model: PreTrainedModel) -> int:
     """Return the tokens per row at which rows are cut, as in previews."""
     context = getattr(model.config, "max_position_embeddings", None)
     return row_limit(run.spec.max_length, context)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint. A kill while saving leaves half a checkpoint, which
-    ``resume_from_checkpoint=True`` would pick and fail on, a power cut one that cannot be read:
-    remove them."""
-    complete: list[Path] = []
-    for path in folder.glob("checkpoint-*"):
-        if checkpoints.is_whole(path) and checkpoints.is_sound(path):
-            complete.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(complete, key=lambda path: int(checkpoints.step_of(path)), default=None)

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.backend import HandleData
-from finetune_gateway.backends.local import bases, builtin, hub
+from finetune_gateway.backends.local import bases, builtin, hub, manifests
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
 from finetune_gateway.estimation import weights
+from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings.files import locking, sha256_of
+from finetune_gateway.settings.hashing import sha256_of_all
 from finetune_gateway.settings.home import Settings
 
+MAX_MANIFEST = 1 << 26  # bytes
 # Files beside the weights that decide what a model is shown and makes of it.
 MEANING = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
@@ -176,6 +179,39 @@ def base_of(handle: HandleData, settings: Settings, report: Callable[[str], None
             "ftg chat MODEL --allow-changed-base.",
         )
     return folder
+
+
+def require_as_saved(folder: Path, settings: Settings) -> None:
+    """Raise GatewayError unless the model in a folder is as it was saved, by its manifest; one
+    without has none. Weights of gigabytes are hashed again only if they have changed."""
+    try:
+        about = weights.read_json(folder / MANIFEST, MAX_MANIFEST)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as exc:
+        raise _not_as_saved(folder, f"{MANIFEST} cannot be read ({exc})") from None
+    named = about.get("files") if isinstance(about, dict) else None
+    if not isinstance(named, dict):
+        return  # of somebody else
+    found = {name: one["sha256"] if isinstance(one, dict) else one for name, one in named.items()}
+    saved: dict[str, str] = found
+    whole = not (folder / bases.ADAPTER).exists()
+    large = {*weights.weight_files(folder)} & saved.keys() if whole else set[str]()
+    names = sorted(saved.keys() - large - {*manifests.TORCH_STATE})
+    if missing := [name for name in (*names, *large) if not (folder / name).is_file()]:
+        raise _not_as_saved(folder, f"{missing[0]} is missing")
+    for name, digest in zip(names, sha256_of_all([folder / name for name in names]), strict=True):
+        if digest != saved[name]:
+            raise _not_as_saved(folder, manifests.changed(name, saved[name], digest))
+    if large and weights.hash_by(folder, saved) != content_hash(folder, settings):
+        raise _not_as_saved(folder, "its weights have another content")
+
+
+def _not_as_saved(folder: Path, reason: str) -> GatewayError:
+    return GatewayError(
+        f"The model in {folder} is not as it was saved: {reason}.",
+        hint="Train again, restore the folder from a copy, or ask another checkpoint of the job.",
+    )
 
 
 def _names(model: str, folder: Path) -> set[str]:

@@ -121,15 +121,21 @@ def _copied(spec: TrainingSpec, runs: Path, target: Path) -> tuple[Origin, str |
 def _saved(folder: Path, step: results.StepName | None) -> dict[str, str]:
     """Return the sha256 of the files of a model or a checkpoint as they were saved; none of a
     checkpoint of an earlier version."""
-    about = _json(folder / (MANIFEST if step is None else checkpoints.LAST_FILE))
-    found: dict[str, str] = about.get("files", {})
-    return found
+    if step is None:
+        found: dict[str, str] = _json(folder / MANIFEST).get("files", {})
+        return found
+    try:
+        return checkpoints.hashes(folder)
+    except (OSError, ValueError) as exc:
+        raise GatewayError(
+            f"{folder} cannot be read: {exc}.", hint="Train that job again."
+        ) from None
 
 
 def _base(run: Path, folder: Path) -> dict[str, Any]:
     """Return what the base of a run was recognised by.
     An earlier version's prune has deleted all of that except what the result says of it."""
-    if (run / BASE_FILE).exists() or not (folder / MANIFEST).exists():
+    if (run / BASE_FILE).exists() or folder != run / "model":
         return _json(run / BASE_FILE)
     about = _json(folder / MANIFEST)
     return {"revision": about.get("base_revision"), "sha256": about.get("base_sha256")}

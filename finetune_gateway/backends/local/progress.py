@@ -28,9 +28,11 @@ from transformers import (
 from finetune_gateway.backends.local import checkpoints
 from finetune_gateway.backends.local.divergence import Diverged, LossHistory, NotFinite
 from finetune_gateway.backends.local.event_log import LOSSES
-from finetune_gateway.backends.local.run import Run, write_json
+from finetune_gateway.backends.local.run import Run
 from finetune_gateway.jobs import overfitting
+from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.overfitting import Loss, Overfitting, figure
+from finetune_gateway.settings import files
 from finetune_gateway.spec import TrainingSpec
 
 # The trainer's names, and ours (those of OpenAI's metrics events).
@@ -104,7 +106,7 @@ class Progress(TrainerCallback):
     def resume(self, checkpoint: Path) -> TrainerState:
         """Continue the count and the losses from this checkpoint; return the trainer's state
         there."""
-        saved = json.loads((checkpoint / "progress.json").read_text("utf-8"))
+        saved = json.loads((checkpoint / checkpoints.PROGRESS).read_text("utf-8"))
         self.trained_tokens = saved["trained_tokens"]
         self.divergence = saved.get("divergence", "")
         if "losses" in saved:  # not in one that an older version has written
@@ -128,11 +130,12 @@ class Progress(TrainerCallback):
     def warnings(self, state: TrainerState) -> list[str]:
         """Return what to say with the result about the losses of the whole training."""
         found = overfitting_of(state)
+        lost = self._lost_best_text(state)
         turned = f"{self._overfitting_text(found)} {self._result_text(state)}" if found else ""
         ended = self.losses.warning()
         if ended and not found and self.result_step(state) < state.global_step:
             ended = f"{ended} {self._result_text(state)}"  # of another step
-        return [text for text in (self.divergence, ended, turned) if text]
+        return [text for text in (self.divergence, ended, turned, lost) if text]
 
     # -- what the trainer calls
 
@@ -255,9 +258,11 @@ class Progress(TrainerCallback):
             "trained_tokens": self.trained_tokens,
             "losses": self.losses.dump(),
             "divergence": self.divergence,
-            "files": checkpoints.hashes_of(path),
+            "files": MANIFEST,  # where they are: one without is damaged, not of an earlier version
         }
-        write_json(path / "progress.json", progress)
+        text = json.dumps(progress, indent=2)
+        files.write_atomic(path / checkpoints.PROGRESS, text, private=True, fsync=False)
+        checkpoints.finish(path, {})
         self.run.event(
             f"Saved {name}.",
             type="checkpoint",
@@ -272,8 +277,12 @@ class Progress(TrainerCallback):
         steps = [one.step for one in there]
         known = [one for one in losses_of(state, "eval_loss") if one[0] in steps]
         kept = {*steps[-KEPT:], *([overfitting.best(known)[0]] if known else [])}
-        others = [one for one in there if one.step not in kept]
-        checkpoints.remove([one for one in others if not checkpoints.is_kept(one)])
+        others = [one for one in there if one.step not in kept and not checkpoints.is_kept(one)]
+        if others:
+            # Before those that a power cut would leave are gone. It is older than the newest, so
+            # most of it is on the disk already.
+            checkpoints.sync(Path(there[-KEPT].model))
+        checkpoints.remove(others)
 
     def _overfitting_text(self, found: Overfitting) -> str:
         return (
@@ -285,6 +294,20 @@ class Progress(TrainerCallback):
     def _result_text(self, state: TrainerState) -> str:
         text = overfitting.result_step_text(metrics_at(state, self.result_step(state)))
         return f"Result: {text}." if text else ""
+
+    def _lost_best_text(self, state: TrainerState) -> str:
+        """Return that the result is not of the best step, whose checkpoint was damaged."""
+        valid = losses_of(state, "eval_loss")
+        if not (self.keeps_best and valid):
+            return ""
+        best, found = overfitting.best(valid), self.result_step(state)
+        if best[0] == found:
+            return ""
+        return (
+            f"The best model, that of step {best[0]:,} ({figure(best[1])} on the held-out rows), "
+            f"is not there any more as it was saved. The result is that of step {found:,}, the "
+            "best that is."
+        )
 
     def _look_for_divergence(self, loss: float, args: TrainingArguments, step: int) -> None:
         """Raise Diverged if this step shows that training has diverged; warn once if the job was

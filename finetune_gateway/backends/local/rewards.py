@@ -42,6 +42,8 @@ class RewardModel:
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
+        if handle.job_id is not None:  # the gateway has saved it
+            models.require_as_saved(folder, settings)
         template = ChatTemplate.load(folder, chat_template_kwargs=handle.chat_template_kwargs)
         if not (folder / ADAPTER).is_file():
             return cls(load_scoring_model(folder, new_head=False), template)

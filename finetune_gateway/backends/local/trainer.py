@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Trainer
 from transformers.integrations.liger import apply_liger_kernel
 
+from finetune_gateway.backends.local import checkpoints
 from finetune_gateway.backends.local.precision import autocast
 from finetune_gateway.backends.local.progress import Progress
 from finetune_gateway.backends.local.row_table import RowTable
@@ -48,6 +49,12 @@ class WatchedTrainer(Trainer):
             factors = [one_step_on(factor) for factor in scheduler.lr_lambdas]
             self.lr_scheduler = scheduler = LambdaLR(scheduler.optimizer, factors)
         return scheduler
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Mark the folder first: what a kill leaves of it is no checkpoint."""
+        run = self.progress.run
+        checkpoints.begin(run.checkpoints / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log speed, memory and time left beside the loss."""
