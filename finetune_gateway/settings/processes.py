@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+# What ends a process from outside: Ctrl-C, a shutdown, a logout, a container that stops.
+OUTSIDE = [one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 ENDED = ("Z", "X")  # states of one that has ended, and whose parent has not asked for its end
 
 
 @cache
 def boot() -> str:
-    """Return what names this run of the machine; empty where it has no such name."""
-    with suppress(OSError, ValueError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    """Return what names this run of the machine, or of the container: there the first process
+    starts anew. Empty where it has no such name."""
+    with suppress(OSError, ValueError, IndexError):
+        name = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{name}/{_fields(1)[19].decode()}"
     return ""
+
+
+def is_of_earlier_boot(start: str | None) -> bool:
+    """Return True if a process, which had this ``start``, cannot have ended but with its machine or
+    container."""
+    name, _, ticks = (start or "").partition(" ")
+    return "/" in name and bool(ticks) and bool(boot()) and name != boot()
+
+
+def _fields(pid: int) -> list[bytes]:
+    """Return what proc_pid_stat(5) has of a process behind its name in brackets, which may have any
+    characters: state, parent, ..."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
 
 
 def start_of(pid: int) -> str | None:
     """Return when a process has started, and in which run of the machine: no other with its number
     has the same. None if there is none, or if it has ended."""
     try:
-        # Behind the name in brackets, which may have any characters: state, parent, ...; see
-        # proc_pid_stat(5), where the time is field 22, in ticks since the machine has started.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = _fields(pid)  # the time is field 22, in ticks since the machine has started
         return None if fields[0].decode() in ENDED else f"{boot()} {fields[19].decode()}"
     except (FileNotFoundError, ProcessLookupError):
         return None if Path("/proc/self").exists() else _start_elsewhere(pid)
@@ -72,3 +88,33 @@ def _send_by_number(pid: int, start: str | None, number: signal.Signals) -> bool
     except ProcessLookupError:
         return False
     return True
+
+
+# -- signals from outside --------------------------------------------------------------------
+
+
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """Let a process that is started here get signals from outside only once it says so by
+    ``take_signals``: none comes before it can answer it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OUTSIDE)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def take_signals(numbers: Iterable[signal.Signals]) -> int:
+    """Take these signals from now on, and ignore Ctrl-C. Return a descriptor that has a byte, the
+    number, for each: at once, whatever the main thread is doing."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, lambda number, frame: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OUTSIDE)
+    return reading

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 from finetune_gateway.errors import GatewayError, SpecError
-from finetune_gateway.settings import interpreter
+from finetune_gateway.settings import interpreter, processes
 from finetune_gateway.tokens import jinja_sandbox
 from finetune_gateway.tokens.jinja_sandbox import Span
 
@@ -104,14 +104,16 @@ class TemplateProcess:
         return reply
 
     def _start(self) -> None:
-        process = subprocess.Popen(
-            interpreter.call(jinja_sandbox.__name__, "serve"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the process that asks
-            env={name: os.environ[name] for name in LEAST if name in os.environ},
-        )
+        # It ends with the process that asks, for which Ctrl-C and a shutdown are.
+        with processes.holding_signals():
+            process = subprocess.Popen(
+                interpreter.call(jinja_sandbox.__name__, "serve"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={name: os.environ[name] for name in LEAST if name in os.environ},
+            )
         self._process, self._pid = process, os.getpid()
         weakref.finalize(self, _end, process, self._pid)
 

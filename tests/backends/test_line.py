@@ -217,8 +217,8 @@ def test_a_pause_of_a_run_whose_worker_died_leaves_nothing_of_it(in_line: Line) 
 
 
 def test_what_was_interrupted_has_not_died(in_line: Line) -> None:
-    """However often a machine is shut down, a job goes on, at once; an end before the attempt began
-    takes back none of the earlier ones."""
+    """However often a machine is shut down, a job goes on, once somebody looks; an end before the
+    attempt began takes back none of the earlier ones."""
     in_line.add("a")
     settings = in_line.queue.settings
     spec = TrainingSpec.build(model="builtin/tiny")
@@ -228,13 +228,14 @@ def test_what_was_interrupted_has_not_died(in_line: Line) -> None:
         assert in_line.look() == ["a"]
         run = Run(settings, "a", number)
         if number > 2:
-            run.begin()
-            run.claim(attempts=in_line.queue.get("a").attempts + 1)
+            run.begin_attempt("gpu-0")
         else:
             in_line.queue.claim("a", number, attempts=1)  # as of one that has died
-        worker.leave(run, JobStatus.QUEUED, worker.INTERRUPTED)
+        worker.leave(run, JobStatus.QUEUED, line.INTERRUPTED)
         in_line.kill("a")
         assert in_line.queue.get("a").attempts == 1
+        assert in_line.look() == []  # it would be started in the midst of a shutdown
+        in_line.dispatcher.hear({})
     assert in_line.look() == ["a"]
 
 

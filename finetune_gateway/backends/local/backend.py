@@ -306,8 +306,7 @@ class LocalBackend(Backend):
         """Return the queue row and the new events. A run that has lost its worker gets another one
         from the dispatcher, which continues from the last checkpoint."""
         row = self.queue.get(provider_id)
-        if row.status in (JobStatus.QUEUED, JobStatus.RUNNING):
-            self.queue.ensure_dispatcher()
+        self.queue.see_to([row])
         folder = self.queue.folder(provider_id)
         part = read_events(folder / EVENTS, cursor)
         news = {
@@ -327,8 +326,7 @@ class LocalBackend(Backend):
     def statuses(self, provider_ids: Collection[str]) -> dict[str, Snapshot]:
         """Return the status of runs, by a few queries."""
         rows = self.queue.find_all(provider_ids)
-        if any(row.status in (JobStatus.QUEUED, JobStatus.RUNNING) for row in rows):
-            self.queue.ensure_dispatcher()
+        self.queue.see_to(rows)
         states = States(self.queue, rows)
         return {row.id: states.snapshot(row) for row in rows}
 

@@ -9,6 +9,7 @@ locks: that of the run, which says that the worker lives, and that of a slot. Im
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -25,9 +26,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.backends.local import line, messages
-from finetune_gateway.backends.local.line import MAX_STARTS
+from finetune_gateway.backends.local.line import INTERRUPTED, MAX_STARTS
 from finetune_gateway.backends.local.slots import slots
-from finetune_gateway.backends.local.spawning import LOCK, WORKER, worker_environment
+from finetune_gateway.backends.local.spawning import (
+    BY_USER,
+    LOCK,
+    REST_SECONDS,
+    WORKER,
+    note_shutdown,
+    worker_environment,
+)
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import schema
 from finetune_gateway.settings import files, interpreter, processes
@@ -42,6 +50,7 @@ ASK_SECONDS = 30.0  # the slots of this machine are asked for again
 CANCEL_SECONDS = 60.0  # from a cancel or a pause to SIGKILL; the last checkpoint stays usable
 LONGEST_PAUSE = 30.0  # before a worker that always dies at once is started again
 FAULT_SECONDS = 5.0  # before the next look at a store that could not be used
+SHUTDOWN = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,10 @@ class Submit:
 class Dispatcher:
     """Looks at the runs that wait or run, starts workers, and sees to those that have ended."""
 
-    def __init__(self, home: Path, database: Path, locks: Path, runs: Path) -> None:
+    def __init__(
+        self, home: Path, database: Path, locks: Path, runs: Path, *, by_user: bool = True
+    ) -> None:
+        """``by_user``: it is started because somebody looks, not by a worker."""
         self.home, self.database, self.locks, self.runs = home, database, locks, runs
         self.db = schema.connect(database)
         self.file = self._identity()
@@ -66,6 +78,10 @@ class Dispatcher:
         # What a run had done when it was started last, and how often it was started with no more.
         self.starts: dict[str, tuple[tuple[int, int], int]] = {}
         self.not_before: dict[str, float] = {}  # when one that died at once is started again
+        # Since when a run may be interrupted, by its worker; and when somebody looked.
+        self.interrupted: dict[tuple[str, int], float] = {}
+        self.looked_at = math.inf if by_user else -math.inf
+        self._last_look = time.monotonic()
         self._found: list[sqlite3.Row] = []
         self._version = -1
         self._slots: list[str] = []
@@ -79,6 +95,8 @@ class Dispatcher:
         rows = self._rows()
         waiting = [row for row in rows if line.is_readable(row) and not self._has_worker(row)]
         self._start(waiting)
+        self._last_look = time.monotonic()
+        self.looked_at = min(self.looked_at, self._last_look)
         return bool(rows)
 
     def _rows(self) -> list[sqlite3.Row]:
@@ -99,7 +117,9 @@ class Dispatcher:
             del self.submits[name]
 
     def hear(self, message: Mapping[str, Any]) -> None:
-        """Take a message: perhaps how the worker of a run is to be started."""
+        """Take a message, which says that somebody looks; perhaps how the worker of a run is to be
+        started."""
+        self.looked_at = time.monotonic()
         run_id, command, given = (message.get(name) for name in ("run", "command", "environment"))
         if isinstance(run_id, str) and isinstance(command, list) and isinstance(given, dict):
             environment = {str(name): str(one) for name, one in given.items()}
@@ -151,7 +171,15 @@ class Dispatcher:
             return self.queue.needs_worker(row["id"])
         if line.unmet(after, statuses) or (row["start_at"] or 0.0) > time.time():
             return False
+        if row["phase"] == INTERRUPTED and self._rests(row):
+            return False
         return self.not_before.get(row["id"], 0.0) <= time.monotonic()
+
+    def _rests(self, row: sqlite3.Row) -> bool:
+        """Return True for a run that was interrupted a moment ago, unless somebody has looked
+        since: started again in a shutdown, it would only be killed."""
+        began = self.interrupted.setdefault((row["id"], row["fence"]), self._last_look)
+        return self.looked_at <= began and time.monotonic() - began < REST_SECONDS
 
     def _start_on_a_free_slot(self, row: sqlite3.Row, busy: set[str]) -> None:
         own = json.loads(row["devices"]) if row["devices"] else self._all_slots()
@@ -187,8 +215,12 @@ class Dispatcher:
         return True
 
     def _next_fence(self, run_id: str, slot: str) -> int | None:
-        """Count a worker of a live run and return its number."""
+        """Count a worker of a live run and return its number. The end of the one before it does not
+        count if the machine, or the container, ended with it."""
         with self._transaction():
+            row = self.db.execute("SELECT pid_start FROM runs WHERE id = ?", (run_id,)).fetchone()
+            if row and processes.is_of_earlier_boot(row["pid_start"]):
+                self.db.execute(line.TAKE_BACK, (run_id,))
             row = self.db.execute(
                 "UPDATE runs SET fence = fence + 1, pid = NULL, pid_start = NULL, slot = ?"
                 f" WHERE id = ? AND {line.LIVE} RETURNING fence, attempts, first_fence",
@@ -212,7 +244,8 @@ class Dispatcher:
         path = folder / "worker.log"
         submit = self.submits.get(run_id)
         command = submit.command if submit else interpreter.module(WORKER)
-        with open(files.open_private(path, os.O_WRONLY | os.O_APPEND), "ab") as log:
+        written = files.open_private(path, os.O_WRONLY | os.O_APPEND)
+        with open(written, "ab") as log, processes.holding_signals():
             self.workers[run_id] = subprocess.Popen(
                 [*command, *words],
                 stdin=subprocess.DEVNULL,
@@ -276,51 +309,47 @@ def _has_often_died(row: sqlite3.Row) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Dispatch in a forked process until nothing is left; arguments: home, database, locks, runs,
-    and the descriptor of the lock."""
-    *paths, lock = arguments
+    the descriptor of the lock, and who has started it. SIGTERM and SIGHUP end it: its workers,
+    which get them too in a shutdown, do without."""
+    *paths, lock, by = arguments
     if os.fork() > 0:
         os._exit(0)
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its workers inherit that, from their first line
+    # Its workers inherit that Ctrl-C is ignored, from their first line.
+    signals = processes.take_signals([*SHUTDOWN, signal.SIGCHLD])
+    os.set_blocking(signals, False)
     files.adopt(int(lock))
     home, database, locks, runs = map(Path, paths)
-    dispatcher = Dispatcher(home, database, locks, runs)
-    ended = _wake_on_ended_workers()
+    dispatcher = Dispatcher(home, database, locks, runs, by_user=by == BY_USER)
     held: int | None = int(lock)
     while held is not None:
-        dispatch(dispatcher, ended, messages.Listener(held))
+        if not dispatch(dispatcher, signals, messages.Listener(held)):
+            note_shutdown(held)
+            return
         files.unlock(held)
         # A run that was added just now has seen the lock, and started no other dispatcher.
         again = dispatcher.is_there() and dispatcher.has_runs()
         held = files.try_lock(locks / LOCK) if again else None
 
 
-def dispatch(dispatcher: Dispatcher, ended: int, listener: messages.Listener) -> None:
-    """Look again and again, until no run is left or the home is gone."""
-    awaited = [ended] if listener.socket is None else [ended, listener.socket.fileno()]
+def dispatch(dispatcher: Dispatcher, signals: int, listener: messages.Listener) -> bool:
+    """Look again and again, until no run is left or the home is gone; return False if it was shut
+    down before. ``signals``: a descriptor with the numbers of those that came."""
+    awaited = [signals] if listener.socket is None else [signals, listener.socket.fileno()]
     while dispatcher.is_there():
         pause = LOOK_SECONDS
         try:
             if not dispatcher.look():
-                return
+                return True
         except (GatewayError, sqlite3.Error, OSError):  # a full disk, a store that is busy
             traceback.print_exc()
             pause = FAULT_SECONDS
         ready = select.select(awaited, [], [], pause)[0]
-        if ended in ready:
-            os.read(ended, 4096)
+        if signals in ready and not {*SHUTDOWN}.isdisjoint(os.read(signals, 4096)):
+            return False
         for message in listener.messages():
             dispatcher.hear(message)
-
-
-def _wake_on_ended_workers() -> int:
-    """Return a descriptor that can be read once a worker has ended."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    return reading
+    return True
 
 
 if __name__ == "__main__":

@@ -16,6 +16,11 @@ from typing import Any
 
 LIVE = "status IN ('queued', 'running')"  # as the index of the table has it
 MAX_STARTS = 30  # workers of a run in all, those that died before they started to train included
+# What ends a worker from outside is no death of it: neither its start nor its attempt counts.
+TAKE_BACK = (
+    "UPDATE runs SET first_fence = first_fence + 1, attempts = max(0, attempts - 1) WHERE id = ?"
+)
+INTERRUPTED = "interrupted; goes on by itself"  # the phase of a run whose worker was shut down
 IN_LINE = "ORDER BY priority DESC, seq"
 # Of runs by their ids (a JSON list): how each has ended, also of one whose texts were removed.
 STATUSES = (

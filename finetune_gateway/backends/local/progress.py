@@ -220,6 +220,9 @@ class Progress(TrainerCallback):
     ) -> None:
         """Save the best model so far, end a training that gets no better, name overfitting."""
         valid = losses_of(state, "eval_loss")
+        if self.run.stop.is_set():  # not after another step
+            control.should_save = True
+            control.should_training_stop = True
         if self.keeps_best and overfitting.best(valid)[0] == state.global_step:
             control.should_save = True
         found = overfitting_of(state)

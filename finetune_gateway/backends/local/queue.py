@@ -141,10 +141,21 @@ class Queue:
         this process."""
         spawning.tell(self.settings.locks, run_id)
 
-    def ensure_dispatcher(self, environment: Mapping[str, str] = os.environ) -> None:
-        """Start the dispatcher of this home unless it lives."""
+    def ensure_dispatcher(
+        self, environment: Mapping[str, str] = os.environ, *, by_user: bool = True
+    ) -> None:
+        """Start the dispatcher of this home unless it lives; ``by_user``: somebody looks."""
         home = self.settings
-        spawning.ensure(home.home, home.database, home.locks, home.runs, environment)
+        paths = home.home, home.database, home.locks, home.runs
+        spawning.ensure(*paths, environment, by_user=by_user)
+
+    def see_to(self, rows: Collection[RunRow]) -> None:
+        """Let these runs go on: somebody looks at them."""
+        live = [row for row in rows if row.status in (JobStatus.QUEUED, JobStatus.RUNNING)]
+        if live:
+            self.ensure_dispatcher()
+        if any(row.phase == line.INTERRUPTED for row in live):
+            spawning.wake(self.settings.locks)
 
     def needs_worker(self, run_id: str) -> bool:
         """Return True for a run that has no worker and needs one. One that was asked to stop, or

@@ -33,7 +33,7 @@ from finetune_gateway.backends.local import event_log
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import GatewayError, StoreError
-from finetune_gateway.events import Event
+from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -115,6 +115,8 @@ class Run:
         self.seconds_left: float | None = None  # of training, as the trainer's pace says
         self._earlier = 0.0  # seconds of work of the attempts before this one
         self._began: float | None = None  # monotonic; when we got the slot
+        self._counting = threading.Lock()  # of what the row counts of this attempt
+        self._counted, self._taken_back = False, False
         self.queue.sweep(run_id)
 
     @property
@@ -281,6 +283,38 @@ class Run:
         self._began = time.monotonic()
         self._tell_what_was_lost()
 
+    def begin_attempt(self, slot: str) -> int:
+        """Count an attempt, on this slot, and return its number."""
+        with self._counting:
+            attempts = self.queue.get(self.id).attempts + 1
+            self.claim(status=JobStatus.RUNNING, slot=slot, phase="starting", attempts=attempts)
+            self._counted = True
+        return attempts
+
+    def take_back_attempt(self) -> None:
+        """Let neither the attempt nor the start of its worker count: what ends it comes from
+        outside. One that ends before it has begun is no attempt yet."""
+        with self._counting:
+            if self._taken_back:
+                return
+            row = self.queue.get(self.id)
+            self.claim(
+                attempts=row.attempts - self._counted,
+                first_fence=row.first_fence + 1,
+            )
+            self._taken_back = True
+
+    def interrupt(self) -> None:
+        """Stop, as a signal asks: with a checkpoint, if one can be made before SIGKILL comes. That
+        is no death of the worker either, so its attempt is taken back at once."""
+        self.stop.set()
+        try:
+            self.take_back_attempt()
+        except Fenced:  # it has ended, or another worker has it
+            return
+        except StoreError as exc:  # a full disk: the end of the worker counts
+            print(f"interrupted, and not stored: {exc}", file=sys.stderr)
+
     @property
     def seconds(self) -> float:
         """Seconds of work so far, including earlier attempts."""
@@ -318,7 +352,7 @@ class Run:
         if self.lost or row.cancel_at is not None or row.pause_at is not None:
             self.stop.set()
         if not self.stop.is_set():
-            self.queue.ensure_dispatcher(self.environment)
+            self.queue.ensure_dispatcher(self.environment, by_user=False)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

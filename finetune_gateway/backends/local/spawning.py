@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from finetune_gateway.backends.local import messages
 from finetune_gateway.errors import BackendError
-from finetune_gateway.settings import files, interpreter
+from finetune_gateway.settings import files, interpreter, processes
 
 LOCK = "dispatcher"  # in the folder of locks; who holds it is the dispatcher
 DISPATCHER = "finetune_gateway.backends.local.dispatcher"
 WORKER = "finetune_gateway.backends.local.worker"
+BY_USER = "look"  # why a dispatcher was started
+REST_SECONDS = 30.0  # after a shutdown nothing starts by itself, only if somebody looks
+STOPPED = "stopped"
 
 
-def ensure(home: Path, database: Path, locks: Path, runs: Path, env: Mapping[str, str]) -> None:
+def ensure(
+    home: Path,
+    database: Path,
+    locks: Path,
+    runs: Path,
+    env: Mapping[str, str],
+    *,
+    by_user: bool = True,
+) -> None:
     """Start the dispatcher of a home unless it lives. ``env``: its environment, and its workers'.
+    ``by_user``: somebody looks; else a worker, which lets one that was just shut down rest.
 
     It inherits the lock that is taken here, so at no moment can a second one start. Raises
     BackendError if it cannot be started.
@@ -26,20 +40,21 @@ def ensure(home: Path, database: Path, locks: Path, runs: Path, env: Mapping[str
     if lock is None:
         return
     try:
-        _spawn(home, database, locks, runs, lock, env)
+        if by_user or not _rests(lock):
+            words = [*map(str, (home, database, locks, runs, lock)), BY_USER if by_user else ""]
+            _spawn(words, locks, lock, env)
     finally:
         files.unlock(lock)
 
 
-def _spawn(
-    home: Path, database: Path, locks: Path, runs: Path, lock: int, env: Mapping[str, str]
-) -> None:
-    words = str(home), str(database), str(locks), str(runs), str(lock)
+def _spawn(words: list[str], locks: Path, lock: int, env: Mapping[str, str]) -> None:
     path = locks / f"{LOCK}.log"
-    with open(files.open_private(path, os.O_WRONLY | os.O_TRUNC), "ab") as log:
+    written = files.open_private(path, os.O_WRONLY | os.O_TRUNC)
+    with open(written, "ab") as log, processes.holding_signals():
         # The process started here forks, starts a session of its own and ends at once: the
-        # dispatcher outlives us, and leaves no zombie in a long-lived parent.
-        started = subprocess.run(
+        # dispatcher outlives us, and leaves no zombie in a long-lived parent. If we are interrupted
+        # (Ctrl-C), it does so all the same.
+        started = subprocess.Popen(
             interpreter.module(DISPATCHER, *words),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -49,14 +64,33 @@ def _spawn(
             env={name: value for name, value in env.items() if name != "CUDA_VISIBLE_DEVICES"},
             cwd="/",
             start_new_session=True,  # Ctrl-C reaches only the caller
-            check=False,
         )
+    started.wait()
     if started.returncode != 0:
         raise BackendError(
             f"The dispatcher of local jobs could not be started (exit {started.returncode}).",
             hint=f"See {path}",
             backend="local",
         )
+
+
+def note_shutdown(lock: int) -> None:
+    """Say in the lock file of the dispatcher that it was shut down, and when: on the clock of this
+    run of the machine, which nobody can set."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{STOPPED} {processes.boot()} {time.monotonic()}".encode(), 0)
+
+
+def _rests(lock: int) -> bool:
+    """Return True if the last dispatcher was shut down a moment ago, and in this run of the
+    machine."""
+    word, _, rest = os.pread(lock, 200, 0).decode("ascii", "replace").partition(" ")
+    boot, _, moment = rest.rpartition(" ")
+    if word != STOPPED or boot != processes.boot():
+        return False
+    with suppress(ValueError):
+        return 0 <= time.monotonic() - float(moment) < REST_SECONDS
+    return False
 
 
 def tell(locks: Path, run_id: str) -> bool:

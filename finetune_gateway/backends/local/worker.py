@@ -13,11 +13,12 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
+from threading import Thread
 
 from finetune_gateway.backends.local import out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
+from finetune_gateway.backends.local.line import INTERRUPTED
 from finetune_gateway.backends.local.read_ahead import read_ahead
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.backends.local.umask import make_process_private
@@ -28,7 +29,6 @@ from finetune_gateway.settings import processes
 from finetune_gateway.settings.files import adopt
 from finetune_gateway.settings.home import Settings
 
-INTERRUPTED = "interrupted; goes on by itself"
 # Words in the errors of Python, safetensors (Rust) and torch's writer when a write fails.
 DISK_FULL = ("No space left", "Disk quota", "File too large", "inline_container", "StreamWriter")
 
@@ -43,11 +43,7 @@ def main(arguments: list[str]) -> None:
         adopt(int(descriptor))
     run = Run(Settings(home=Path(home)), run_id, int(fence), environment)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        run.stop.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the watcher
+    stop_on_signals(run)
     try:
         died = run.queue.get(run.id).phase
         pid = os.getpid()
@@ -56,6 +52,18 @@ def main(arguments: list[str]) -> None:
             work(run, slot, died)
     except Fenced:
         print("A newer worker has this run; stopping.", file=sys.stderr)
+
+
+def stop_on_signals(run: Run) -> None:
+    """Let SIGTERM and SIGHUP stop the run, from a thread of its own: the main thread may be in a
+    step of minutes. Those that came while we were imported have waited."""
+    signals = processes.take_signals([signal.SIGTERM, signal.SIGHUP])
+
+    def read() -> None:
+        while os.read(signals, 64):
+            run.interrupt()
+
+    Thread(target=read, name="signals", daemon=True).start()
 
 
 def work(run: Run, slot: str, died: str = "") -> None:
@@ -68,11 +76,14 @@ def work(run: Run, slot: str, died: str = "") -> None:
         stopped(run)
     except Fenced:
         raise
-    except GatewayError as exc:
-        fail(run, str(exc), DIVERGED if isinstance(exc, Diverged) else "")
     except Exception as exc:
         # The edge of the process: whatever a library raises becomes the job's error, and the
         # traceback goes to worker.log.
+        if run.stop.is_set():  # what has failed may have been ended by the same signal
+            traceback.print_exc()
+            return stopped(run)
+        if isinstance(exc, GatewayError):
+            return fail(run, str(exc), DIVERGED if isinstance(exc, Diverged) else "")
         traceback.print_exc()
         row = run.queue.get(run.id)
         on_gpu = row.slot not in (None, "cpu")
@@ -100,12 +111,11 @@ def stopped(run: Run) -> None:
 
 def leave(run: Run, status: JobStatus, phase: str) -> None:
     """Give the run back, to be gone on with: this attempt did not die."""
-    row = run.queue.get(run.id)
-    # Nor is its start counted. One that ends before it has begun is no attempt yet.
-    began = {"seconds": run.seconds, "attempts": row.attempts - 1} if run.seconds else {}
+    run.take_back_attempt()
+    began = {"seconds": run.seconds} if run.seconds else {}
     run.claim(
         status=status, phase=phase, pause_at=None, pid=None, pid_start=None, slot=None,
-        first_fence=row.first_fence + 1, seconds_left=None, **began,
+        seconds_left=None, **began,
     )  # fmt: skip
 
 
@@ -115,13 +125,11 @@ def begin(run: Run, slot: str, died: str) -> None:
     if slot != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.partition("-")[2]
     run.begin()
-    row = run.queue.get(run.id)
-    attempts = row.attempts + 1
-    run.claim(status=JobStatus.RUNNING, slot=slot, phase="starting", attempts=attempts)
+    attempts = run.begin_attempt(slot)
     if attempts > 1:
         text = f"The worker died; attempt {attempts} starts. {why_it_died(run, died, slot)}"
         run.event(text.strip(), level="warn")
-    elif row.resumes:
+    elif run.queue.get(run.id).resumes:
         run.event("The job was resumed.")
     out_of_memory.begin_attempt(run.folder)
 
