@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.rows import chat_rows
 from support.rule_sets import LOCAL
 
 from finetune_gateway import Dataset, Gateway, TrainingSpec, cli
@@ -878,3 +879,20 @@ def test_a_dataset_is_read_without_jobs_and_prices(tmp_path: Path) -> None:
     assert "data.dataset" in mine
     others = {"estimation", "backend", "backends", "preparation", "jobs", "gateway", "validation"}
     assert not {name.partition(".")[0] for name in mine} & others
+
+
+def test_forks_compile_nothing_again(tmp_path: Path) -> None:
+    """What the first process of a large file prepares is all that plain rows are searched with."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in chat_rows(40)))
+    code = (
+        "import sys; from pathlib import Path; from finetune_gateway.text.regex import searcher;"
+        "from finetune_gateway.validation import run;"
+        "task = run.Task(Path(sys.argv[1]), 'sft', None, None, '', first_format='openai-chat');"
+        "run._prepare_searches(task); before = searcher.cache_info().misses;"
+        "scan, _ = run._scan_part(task); print(scan.rows, searcher.cache_info().misses - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(rows)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "40 0\n"
