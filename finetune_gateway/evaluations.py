@@ -15,6 +15,7 @@ from finetune_gateway.jobs.planning import Option
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.keywords import Money, listed, require_bool, verb
 from finetune_gateway.model import exact_methods
+from finetune_gateway.settings.arguments import list_of, mapping_of, several
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 
@@ -188,13 +189,14 @@ class HomeEvaluations(ABC):
         is sent; BackendError if a host ends it early: what was answered is kept.
         """
         # Imported here: it brings the SDK of hosts.
+        from finetune_gateway.backends.openai.backend import OpenAIBackend
         from finetune_gateway.evaluation import comparing
 
         request = comparing.Request(
-            models=tuple(models) if not isinstance(models, str) else (models,),
+            models=several(models, "models"),
             data=data if columns is None or data is None else self.open(data, columns),
             checks=checks,
-            code=tuple(code),
+            code=several(code, "code"),
             judge=judge,
             by=by,
             rows=rows,
@@ -205,8 +207,8 @@ class HomeEvaluations(ABC):
             max_cost_usd=max_cost_usd,
             monthly_requests=monthly_requests,
             examples=examples,
-            backends=tuple(backends) or self._own_hosts(),
-            key_envs=dict(key_envs or {}),
+            backends=tuple(list_of(backends, OpenAIBackend, "backends")) or self._own_hosts(),
+            key_envs=mapping_of(key_envs, "key_envs"),
             allow_http=allow_http,
             allow_pii=allow_pii,
             allow_secrets=allow_secrets,
@@ -276,6 +278,7 @@ class HomeEvaluations(ABC):
         Raises what ``submit`` and ``compare`` raise; SpecError without a threshold.
         """
         # Imported here: it brings the SDK of hosts.
+        from finetune_gateway.backends.openai.backend import OpenAIBackend
         from finetune_gateway.evaluation.thresholds import thresholds_of
         from finetune_gateway.migration import running
 
@@ -293,10 +296,10 @@ class HomeEvaluations(ABC):
             thresholds=thresholds_of(at_least, at_most, max_drop),
             against=against,
             data=data,
-            to_options=to_options or {},
-            backends=tuple(backends),
+            to_options=mapping_of(to_options, "to_options"),
+            backends=tuple(list_of(backends, OpenAIBackend, "backends")),
             checks=checks,
-            code=tuple(code),
+            code=several(code, "code"),
             max_tokens=max_tokens,
             max_cost_usd=limit,
             allowed=allowed,

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -18,6 +17,7 @@ from finetune_gateway.data.dataset import Dataset, Kind, Rows
 from finetune_gateway.errors import DataError
 from finetune_gateway.model import Given, exact_methods
 from finetune_gateway.renderers import Shown, renderer
+from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.text.quoting import MASKED, ascii_safe, hidden, json_type, shortened
 
 Severity = Literal["error", "warning", "note"]
@@ -126,8 +126,9 @@ class Report(Shown, Given):
         written.
         """
         write = renderer("Report.to_html")
+        to = as_path(path, "path")
         dataset = Dataset.open(data)
-        write(self, Path(path), dataset, model=model, limit=limit, no_rows=no_rows, force=force)
+        write(self, to, dataset, model=model, limit=limit, no_rows=no_rows, force=force)
 
     def raise_for_errors(self) -> None:
         """Raise DataError with this report if there is an error."""

@@ -38,7 +38,17 @@ Money = Decimal | float | str  # USD; a text may begin with $
 # OpenAI's specification: 16 pairs, of which one is our tag.
 MAX_PAIRS, MAX_KEY, MAX_VALUE = 15, 64, 512
 
-FUNCTIONS = ("confirm", "on_progress", "on_wait")  # keywords whose value is called
+# Keywords whose value is called, and with what.
+FUNCTIONS = {
+    "confirm": ("the plan",),
+    "on_progress": ("what is done", "all of it"),
+    "wait": ("the job",),
+}
+# The same of verbs that ask models.
+OF_MODELS = FUNCTIONS | {
+    "on_progress": ("the requests done", "all of them", "the model"),
+    "on_wait": ("the seconds", "the reason"),
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -204,7 +214,10 @@ def listed(value: Any, one: Any, name: str) -> list[Any]:
         return [value]
     if isinstance(value, bytes) or not isinstance(value, Iterable):
         raise SpecError(f"{name} must be a name or a list of names, not {shown(value)}.")
-    return list(value)
+    found = list(value)
+    for wrong in (each for each in found if not isinstance(each, one)):
+        raise SpecError(f"{name} is a list of names: {shown(wrong)} is none.")
+    return found
 
 
 def check_metadata(metadata: object) -> dict[str, str]:
@@ -288,23 +301,24 @@ def like(method: Callable[..., Any]) -> Callable[[F], F]:
 
 def _checked(function: F, signature: inspect.Signature, doc: str | None) -> F:
     """Return the function with this signature and docstring, closed to other keywords."""
-    called = not {*FUNCTIONS}.isdisjoint(signature.parameters)
-    asking = _with_functions(function) if called else function
+    table = OF_MODELS if "on_wait" in signature.parameters else FUNCTIONS
+    called = not table.keys().isdisjoint(signature.parameters)
+    asking = _with_functions(function, table) if called else function
     checked = exact_keywords(asking, frozenset(signature.parameters) - {"self"})
     vars(checked)["__signature__"] = signature
     checked.__doc__ = doc
     return checked
 
 
-def _with_functions(function: F) -> F:
-    """Return the function with arguments that must be functions, and a ``confirm`` that may be no
-    coroutine: one is true, whatever it would say."""
+def _with_functions(function: F, table: Mapping[str, tuple[str, ...]]) -> F:
+    """Return the function with arguments that must be functions, of what they are called with, and
+    a ``confirm`` that may be no coroutine: one is true, whatever it would say."""
 
     @wraps(function)
     def asking(*args: Any, **given: Any) -> Any:
-        for name in FUNCTIONS:
+        for name, called_with in table.items():
             if given.get(name) is not None:
-                require_function(given[name], name)
+                require_function(given[name], name, *called_with)
         if given.get("confirm") is not None:
             given["confirm"] = refusing_coroutines(given["confirm"])
         return function(*args, **given)

@@ -4,6 +4,7 @@ in words, and functions that refuse keywords they do not have."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, wraps
 from inspect import CO_COROUTINE, CO_VARKEYWORDS
 from types import FunctionType, NoneType
@@ -21,10 +22,10 @@ from typing import (
     overload,
 )
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from finetune_gateway.errors import SpecError, shown, unknown
+from finetune_gateway.errors import SpecError, shown, unknown, validation_error_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -91,6 +92,21 @@ class GivenOrStored(Given):
         model = read(known)
         model._later = {name: value for name, value in values.items() if name not in known}
         return model
+
+
+@contextmanager
+def reading_document(document: object, what: str) -> Iterator[None]:
+    """Raise SpecError for what is no JSON of this, where the block reads it. ``what``: ``a
+    preview``."""
+    if not isinstance(document, Mapping):
+        raise SpecError(f"{shown(document)} is no JSON of {what}.")
+    try:
+        yield
+    except ValidationError as exc:
+        raise SpecError(f"This is no JSON of {what}: {validation_error_text(exc)}.") from None
+    except (TypeError, AttributeError, LookupError) as exc:
+        wrong = f"it has no {exc}" if isinstance(exc, KeyError) else str(exc)
+        raise SpecError(f"This is no JSON of {what}: {wrong}.") from None
 
 
 @cache

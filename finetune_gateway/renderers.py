@@ -84,7 +84,7 @@ class Pictured(Shown):
         written.
         """
         write = renderer(f"{self._shown_as()}.to_html")
-        write(self, Path(path), force=force, no_rows=no_rows)
+        write(self, path, force=force, no_rows=no_rows)
 
     def report(
         self,
@@ -95,7 +95,7 @@ class Pictured(Shown):
     ) -> Path:
         """Write its page as ``to_html`` does, and return where it is: by default ``ID.html`` in the
         current folder, for this user alone."""
-        to = Path(path or f"{self.id}.html")
+        to = path or f"{self.id}.html"
         write = renderer(f"{self._shown_as()}.to_html")
-        write(self, to, force=force, no_rows=no_rows, private=path is None)
-        return to
+        written: Path = write(self, to, force=force, no_rows=no_rows, private=path is None)
+        return written

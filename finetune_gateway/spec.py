@@ -306,6 +306,8 @@ class TrainingSpec(GivenOrStored):
                 "".join(value if isinstance(value, tuple) else [str(value)]).encode()
             except UnicodeEncodeError:
                 raise ValueError(f"{name} holds what is no text in UTF-8") from None
+            except Exception:  # an object of others that cannot even be shown
+                raise ValueError(f"{name} holds what cannot be shown") from None
         return self
 
     @property

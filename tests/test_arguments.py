@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import finetune_gateway as ftg
 from finetune_gateway import (
@@ -135,3 +138,125 @@ def test_the_path_of_a_template_that_no_file_has(home: Path, train_file: Path) -
     """Is one of a file that is not there."""
     with pytest.raises(NotFoundError, match="cannot be read: embedded null byte"):
         Gateway(home).submit(train_file, model="m", backend="fake", chat_template="\0")
+
+
+# -- all arguments, by their signatures ----------------------------------------------------
+
+
+class Unspeakable:
+    """An object that nobody can show, compare or hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
+# What is given for an argument; each call has its own.
+ODD: dict[str, Callable[[], Any]] = {
+    "unspeakable": Unspeakable,
+    "list": lambda: [Unspeakable()],
+    "none": lambda: None,
+    "true": lambda: True,
+    "negative": lambda: -1.5,
+    "nan": lambda: NAN,
+    "huge": lambda: 10**400,
+    "bytes": lambda: b"x",
+    "null byte": lambda: "\0",
+    "half of a character": lambda: "\ud800",
+    "nones": lambda: [None],
+    "mapping": lambda: {1: Unspeakable()},
+    "names": lambda: {"x": Unspeakable()},
+    "function": lambda: lambda: None,
+    "set": lambda: {3},
+    "pair": lambda: (1, 2),
+    "iterator": lambda: iter([None]),
+}
+FEW = ("list", "function")
+SLOW = (
+    "gateway.advise",
+    "gateway.compare",
+    "job.report",
+    "job.to_html",
+)  # they do much, then say it
+# Called by rooms of ours, which give what they were given after a look at it.
+OTHER_ROOMS = {"model_to_train", "settle_latest", "result_by", "wait_until"}
+OTHER_ROOMS |= {"copied", "rewritten", "parse", "by_content", "at"}
+
+
+@pytest.fixture
+def given(home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Usual values by the name of a parameter: what has to be given."""
+    monkeypatch.chdir(home.parent)  # some write a file where they are
+    own, data = Gateway(home), train_file
+    done = own.submit(data, model="m", backend="fake").wait(30)
+    common = {"data": data, "model": "m", "home": home, "script": None, "name": done.id}
+    common |= {"jobs": [done], "job": done, "models": [done.result()], "pairs": [("m", "fake")]}
+    common |= {"to": "openai", "backend": "fake", "plan": own.plan(data, model="m", backend="fake")}
+    common |= {"out": home / "out.jsonl", "folder": home / "parts", "ratio": 0.5, "source": data}
+    common |= {"messages": "Hi", "conversations": ["Hi"], "path": home / "a file", "text": "Hi"}
+    return common | {"document": {}, "created": None, "prompts": ["Hi"], "timeout": 1}
+
+
+def public_calls(given: dict[str, Any]) -> dict[str, Callable[..., object]]:
+    """The methods of what a user holds, and what is built, by their names."""
+    job = given["job"]
+    held = {"gateway": Gateway(given["home"]), "job": job, "handle": job.handle()}
+    held |= {"dataset": ftg.Dataset.open(given["data"])}
+    calls: dict[str, Callable[..., object]] = {
+        f"{of}.{name}": getattr(one, name)
+        for of, one in held.items()
+        for name in dir(type(one))
+        if not name.startswith(("_", "model_"))
+        and callable(getattr(type(one), name))
+        and not hasattr(BaseModel, name)
+        and name not in {"close", "push", *OTHER_ROOMS}
+    }
+    calls |= {cls.__name__: cls for cls in (Gateway, FakeBackend, LocalBackend)}
+    for cls in (ftg.Option, ftg.Preview, ftg.Sequence):
+        calls |= {
+            f"{cls.__name__}.{name}": getattr(cls, name) for name in vars(cls) if "from" in name
+        }
+    return calls | {"TrainingSpec.build": ftg.TrainingSpec.build}
+
+
+def raw_errors(
+    given: dict[str, Any], odd: dict[str, Callable[[], Any]], without: tuple[str, ...] = ()
+) -> list[str]:
+    """The calls that raise an error that is not ours, with one odd value each."""
+    found = []
+    calls = public_calls(given)
+    for call, function in ((name, calls[name]) for name in calls if name not in without):
+        parameters = inspect.signature(function).parameters.values()
+        needed = {one.name for one in parameters if one.default is one.empty}
+        needed |= {"backend"} & {one.name for one in parameters}
+        needed -= {one.name for one in parameters if one.kind is one.VAR_KEYWORD}
+        for one, (word, make) in product(parameters, odd.items()):
+            values = {name: given.get(name, "x") for name in sorted(needed)} | {one.name: make()}
+            try:
+                answer = function(**values)
+                if inspect.isgenerator(answer):
+                    list(answer)
+            except ftg.GatewayError as exc:
+                assert exc.message
+            except Exception as exc:
+                found.append(f"{call}({one.name}) raises {type(exc).__name__} for {word}")
+    return found
+
+
+def test_no_argument_of_the_public_face_raises_an_error_that_is_not_ours(
+    given: dict[str, Any],
+) -> None:
+    """Whatever is given for it: a list of objects that cannot be shown, a function that takes
+    nothing."""
+    few = {word: ODD[word] for word in FEW}
+    assert raw_errors(given, few, without=SLOW) == []
+
+
+@pytest.mark.chaos
+def test_whatever_is_given_for_an_argument(given: dict[str, Any]) -> None:
+    """All odd values for all arguments."""
+    assert raw_errors(given, ODD) == []

@@ -100,6 +100,7 @@ def _for_thread(name: str, value: Any, loop: asyncio.AbstractEventLoop) -> Any:
     if not callable(value) or not (name in ("confirm", "report", "wait") or name.startswith("on_")):
         return blocking(value)
 
+    @wraps(value)  # so that it is known what it can be called with
     def call(*args: Any) -> Any:
         returned = value(*args)
         return _awaited_in(loop, returned) if inspect.isawaitable(returned) else returned

@@ -216,7 +216,7 @@ class Hook:
     def __init__(
         self, function: OnEvent | None, on_change: Callable[[Job], object] | None = None
     ) -> None:
-        require_function(function, "on_event")
+        require_function(function, "on_event", "the job", "the event")
         self.function = function
         self.on_change = on_change
         self.last: dict[str, int] = {}  # the number of the last event, by job

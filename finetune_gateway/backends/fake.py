@@ -28,6 +28,7 @@ from finetune_gateway.errors import BackendError, SpecError, shown, validation_e
 from finetune_gateway.estimation.estimate import Estimate, Range, epochs_of
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot
 from finetune_gateway.model import exact_methods
+from finetune_gateway.settings.arguments import list_of, mapping_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import HostedCounter
 
@@ -67,7 +68,10 @@ class FakeBackend(Backend):
         self.started: list[tuple[str, TrainingSpec, DataFile, DataFile | None]] = []
         self.metadata: dict[str, dict[str, str]] = {}
         self.uploaded: list[DataFile] = []
-        self._faults = {call: list(errors) for call, errors in (faults or {}).items()}
+        self._faults = {
+            call: list_of(errors, Exception, f"faults[{call!r}]")
+            for call, errors in mapping_of(faults, "faults").items()
+        }
         self._cancelled: set[str] = set()
         self._paused: set[str] = set()
         self._ended: set[str] = set()  # of which a poll has said so

@@ -259,13 +259,24 @@ class Places:
     def thing(self, given: Any) -> EvaluatedModel:
         """Return an object of the user's that answers: nobody else knows which model it is, so its
         answers are not kept, and no other object's comparison is taken for its own."""
-        said = getattr(given, "model", None) or getattr(given, "name", None)
-        name = visible(said) if isinstance(said, str) else type(given).__name__
+        name = visible(_own_name(given)) or type(given).__name__
         return replace(
             EvaluatedModel(NEW, name, NEW, "object", "other", name, name),
             answers_to=given,
             base_content=secrets.token_hex(16),
         )
+
+
+def _own_name(given: Any) -> str:
+    """Return what an object of the user's says that it is called, "" for nothing."""
+    for attribute in ("model", "name"):
+        try:
+            said = getattr(given, attribute, None)
+        except Exception:  # a property of others
+            continue
+        if isinstance(said, str) and said:
+            return said
+    return ""
 
 
 def _require_bound(backend: OpenAIBackend) -> None:

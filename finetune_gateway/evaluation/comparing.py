@@ -33,6 +33,7 @@ from finetune_gateway.evaluation.prompts import drawn, fingerprint, read_prompts
 from finetune_gateway.evaluation.questions import QuestionPlan, Questions
 from finetune_gateway.evaluation.results import ComparedRow, DataFacts
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.text.cleaning import visible
 
@@ -78,9 +79,11 @@ class Request:
         bounds = {"rows": (1, 10**9), "max_tokens": (1, 10**6), "seed": (0, 2**31 - 1)}
         bounds["monthly_requests"] = (1, 10**12)
         require_whole(self, bounds, optional=True)
+        require_whole(self, {"seed": bounds["seed"]})
         warmth = self.temperature
-        known = isinstance(warmth, int | float) and not isinstance(warmth, bool)
-        if warmth not in (None, "host") and not (known and 0 <= float(warmth or 0) <= 2):
+        number = isinstance(warmth, int | float) and not isinstance(warmth, bool)
+        known = warmth is None or (isinstance(warmth, str) and warmth == "host")
+        if not known and not (number and 0 <= warmth <= 2):  # type: ignore[operator]
             raise SpecError(
                 f"temperature cannot be {shown(warmth)}.",
                 hint="Give a number from 0 to 2, or 'host' for the host's own.",
@@ -167,7 +170,7 @@ def _guide(request: Request) -> Guide | None:
     if checks is None or isinstance(checks, Guide):
         guide = checks
     else:
-        guide = Guide.load(checks, code=request.code)
+        guide = Guide.load(as_path(checks, "checks"), code=request.code)
     if guide is None:
         return None
     guide.require()

@@ -18,7 +18,13 @@ from typing import Any, Self, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from finetune_gateway.errors import NotFoundError, StoreError, validation_error_text
+from finetune_gateway.errors import (
+    NotFoundError,
+    SpecError,
+    StoreError,
+    shown,
+    validation_error_text,
+)
 from finetune_gateway.evaluation.recording import read_line
 from finetune_gateway.evaluation.results import (
     ComparedAnswer,
@@ -106,6 +112,8 @@ class Comparison(Pictured):
     @classmethod
     def at(cls, settings: Settings, name: str) -> Self:
         """Return a comparison of a home folder, by its id or the beginning of it."""
+        if not isinstance(name, str):
+            raise SpecError(f"A comparison is named by its id, not by {shown(name)}.")
         known = ids(settings)
         found = known[-1:] if name == "latest" else [one for one in known if one.startswith(name)]
         if name in known:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.evaluation import assessing, costs, judging, measures, missing_scores
 from finetune_gateway.evaluation.answers.recorded import NOT_RECORDED
 from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
@@ -305,7 +305,7 @@ def require_measure(by: str | None, questions: Questions) -> None:
         rubrics = questions.guide.rubrics if questions.guide is not None else []
         known += [judging.WINS.name, *(f"judge:{rubric.name}" for rubric in rubrics)]
     if by is not None and by not in known:
-        raise SpecError(f"There is no measure {by!r}.", hint=f"There are: {', '.join(known)}.")
+        raise SpecError(f"There is no measure {shown(by)}.", hint=f"There are: {', '.join(known)}.")
 
 
 def _deciding(table: _Table, by: str | None) -> Measure:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.evaluation.missing_scores import UNANSWERED, UNJUDGED, Unjudged
 from finetune_gateway.evaluation.results import ComparisonData, Interval, Measure
+from finetune_gateway.settings.arguments import mapping_of
 
 Json = dict[str, Any]
 Kind = Literal["min", "max", "max-drop"]
@@ -65,9 +67,9 @@ def thresholds_of(
         ("min", at_least), ("max", at_most), ("max-drop", max_drop),
     )  # fmt: skip
     return tuple(
-        Threshold.read(kind, f"{measure}={value}")
+        Threshold.read(kind, f"{measure}={value if isinstance(value, Real) else shown(value)}")
         for kind, limits in given
-        for measure, value in (limits or {}).items()
+        for measure, value in mapping_of(limits, f"the limits of {kind}").items()
     )
 
 

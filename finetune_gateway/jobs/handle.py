@@ -37,7 +37,7 @@ from finetune_gateway.errors import (
 from finetune_gateway.jobs import downloads
 from finetune_gateway.model import exact_methods
 from finetune_gateway.renderers import Shown
-from finetune_gateway.settings.arguments import as_path
+from finetune_gateway.settings.arguments import as_path, require_function
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
@@ -260,7 +260,9 @@ class ModelHandle(Shown, HandleData):
 
     def attach(self, backend: Backend, settings: Settings | None = None) -> None:
         """Use this backend object rather than one built from the stored options; ``settings``: of
-        the home that the model is of."""
+        the home that the model is of. Raises SpecError for what is no backend."""
+        if not isinstance(backend, Backend):
+            raise SpecError(f"{shown(backend)} is no backend.")
         self._backend, self._model = backend, backend.open(self)
         self._settings = settings or self._settings
 
@@ -283,6 +285,7 @@ class ModelHandle(Shown, HandleData):
         Raises UnsupportedError for a model that its host gives no files of, SpecError for a folder
         that holds something else, BackendError, StoreError.
         """
+        require_function(report, "report", "what is being done")
         settings = self._settings or Settings.load()
         backend = self._backend
         if backend is None:

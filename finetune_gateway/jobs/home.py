@@ -105,7 +105,8 @@ class HomeJobs(OpenHome, ABC):
         """If the newest job is what an equal submit has made of ``latest``, name in ``options`` the
         job that was the newest then: else a submit that is repeated would train on from its own
         job. ``again``: that is wanted. Return the data, as a Dataset where they had to be read."""
-        if again or options.get("continue_from") not in model_names.LATEST:
+        named = options.get("continue_from")
+        if again or not isinstance(named, str) or named not in model_names.LATEST:
             return data  # and leave no home behind, should the rest be refused
         newest = continuing.may_have_made(options, self.store)
         if newest is None:
@@ -123,6 +124,8 @@ class HomeJobs(OpenHome, ABC):
     def equal_job(self, plan: Plan) -> Job | None:
         """Return the job that is running or has succeeded with the same data, spec and backend: a
         submit returns it, and sends nothing. ``plan``: as ``submit`` gives it to ``confirm``."""
+        if not isinstance(plan, planning.Plan):
+            raise SpecError(f"{shown(plan)} is no Plan.", hint="Give that of plan or of confirm.")
         intent = planning.intent(plan, self.settings.files)
         record = self._submitter.equal(intent, plan.backend)
         return self._job(record, plan.backend) if record else None
@@ -180,7 +183,7 @@ class HomeJobs(OpenHome, ABC):
         sent. ``on_change`` is called with each job that has moved, ``on_event`` with the job and
         each of its events, as by ``Job.wait``.
         """
-        require_function(on_change, "on_change")
+        require_function(on_change, "on_change", "the job")
         return many.wait(list_of(jobs, Job, "jobs"), timeout, on_change, stop, on_event)
 
     def remove(self, jobs: Iterable[Job]) -> list[Removed]:
@@ -219,7 +222,7 @@ class HomeJobs(OpenHome, ABC):
 
         Raises StoreError for what cannot be removed here; what a host refuses is in the result.
         """
-        require_function(confirm, "confirm")
+        require_function(confirm, "confirm", "what would go")
         days = self.retention_days(older_than_days)
         named = self._retention(older_than_days).amount is not None
         pruner = pruning.Pruner(self.store, self._submitter.load, days, with_fetched=named)

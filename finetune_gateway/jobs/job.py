@@ -175,7 +175,7 @@ class Job(Pictured):
         for such a job. ``on_poll`` is called with the job after each poll, also when there is no
         event. If the provider cannot be reached, keep trying for 10 minutes.
         """
-        require_function(on_poll, "on_poll")
+        require_function(on_poll, "on_poll", "the job")
         last = whole_number(after, "after")
         return self._watch(Deadline(timeout, stop), send, last, on_poll)
 
@@ -293,6 +293,7 @@ class Job(Pictured):
         is not there. Raises JobNotFinished while that cannot be known yet. One that its host has
         just refused is looked for up to ten seconds; ``on_wait`` is called with the reason first.
         """
+        require_function(on_wait, "on_wait", "the reason")
         self.record = self._store.get(self.id)
         if self.record.unsent:
             self.record = withdraw(self._submitter, self.id, lambda: self.backend, on_wait)

@@ -43,6 +43,7 @@ from finetune_gateway.jobs.job_files import Files
 from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.methods import HOLD_OUT_SHARE
+from finetune_gateway.model import reading_document
 from finetune_gateway.preparation import hold_out
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings import files as disk
@@ -127,12 +128,13 @@ class Option(Shown):
     def from_document(cls, document: dict[str, Any]) -> Option:
         """Return the option of its document, of this version or another. An error is a
         GatewayError with its words, and is written again as what it was."""
-        if "error" not in document:
-            estimate = Estimate.model_validate(document)
-            return cls(estimate.backend, estimate.model, estimate)
-        later = {k: v for k, v in document.items() if k not in ("backend", "model")}
-        error = GatewayError(document["error"]["message"], hint=document["error"]["hint"])
-        return cls(document["backend"], document["model"], error=error, later=later)
+        with reading_document(document, "an option"):
+            if "error" not in document:
+                estimate = Estimate.model_validate(document)
+                return cls(estimate.backend, estimate.model, estimate)
+            later = {k: v for k, v in document.items() if k not in ("backend", "model")}
+            error = GatewayError(document["error"]["message"], hint=document["error"]["hint"])
+            return cls(document["backend"], document["model"], error=error, later=later)
 
 
 def plan(

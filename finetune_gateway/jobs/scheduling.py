@@ -93,9 +93,9 @@ def _start_at(value: object) -> float | None:
 
 def _moment(value: object) -> float | None:
     """Return seconds since the epoch; without a zone a time is that of this machine."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
     try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
         if isinstance(value, datetime):
             return value.timestamp()
         return _read(value.strip()) if isinstance(value, str) else None

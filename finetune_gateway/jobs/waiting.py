@@ -141,7 +141,7 @@ class Hook(Generic[J]):
     """Calls a function of the caller with each event of jobs, once and in order."""
 
     def __init__(self, function: Callable[[J, Event], object] | None) -> None:
-        require_function(function, "on_event")
+        require_function(function, "on_event", "the job", "the event")
         self.function = function
         self.last: dict[str, int] = {}  # the number of the last event, by job
 

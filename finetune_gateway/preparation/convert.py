@@ -21,7 +21,8 @@ from finetune_gateway.data.dataset import BOM, Dataset
 from finetune_gateway.data.formats import format_of, is_label
 from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.data.sharegpt import ConversionError, as_object, as_string
-from finetune_gateway.errors import DataError, SpecError, StoreError
+from finetune_gateway.errors import DataError, SpecError, StoreError, shown
+from finetune_gateway.settings.arguments import as_path, list_of
 from finetune_gateway.settings.files import atomic_file
 from finetune_gateway.text.quoting import hidden, quoted, shortened
 from finetune_gateway.validation.rows.formats import unknown_format
@@ -74,17 +75,18 @@ def convert(
     exists (``force`` replaces it) or is the input; DataError with the lines and fields of rows
     that the target cannot hold. Nothing is written in these cases.
     """
-    if to not in TARGETS:
+    if not isinstance(to, str) or to not in TARGETS:
         raise SpecError(
-            f"There is no format {to!r} to write.", hint=f"One of: {', '.join(TARGETS)}."
+            f"There is no format {shown(to)} to write.", hint=f"One of: {', '.join(TARGETS)}."
         )
-    path, counts = Path(out), _Counts()
+    path, counts = as_path(out, "out"), _Counts()
+    dropped = frozenset(list_of([drop] if isinstance(drop, str) else drop, str, "drop"))
     raise_if_taken(path, dataset, force)
     require_text(dataset)
     with whole_file(path) as file:
         if to == "openai-bom":
             file.write(BOM)
-        for line in _converted(dataset, to, frozenset(drop), counts):
+        for line in _converted(dataset, to, dropped, counts):
             file.write(line.encode() + b"\n")
         _raise_refused(counts, dataset, to)
     return Conversion(path, to, counts.rows, tuple(counts.formats), tuple(_notes(counts, to)))

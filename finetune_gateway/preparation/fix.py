@@ -32,6 +32,7 @@ from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.preparation.fix_report import FixReport, left, unsafe
 from finetune_gateway.preparation.fix_row import Change, Formats, fix_row, unwrapped
 from finetune_gateway.preparation.line_table import LineTable
+from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.text.quoting import hidden, shortened
 from finetune_gateway.text.windows_1252 import read_windows_1252
 from finetune_gateway.validation import run as validation_run
@@ -68,7 +69,7 @@ def fix(
     check: Callable[[Dataset], Report] = validation_run.validate,
 ) -> FixReport:  # fmt: skip
     """Write a fixed copy and a log of the changes, ``check`` the copy; see ``Dataset.fix``."""
-    path = Path(out)
+    path = as_path(out, "out")
     log = path.with_name(f"{path.name}.changes.jsonl")
     raise_if_taken(path, dataset, force)
     raise_if_taken(log, dataset, force)

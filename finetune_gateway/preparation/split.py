@@ -29,6 +29,8 @@ from finetune_gateway.data.row_access import as_dict, as_list
 from finetune_gateway.data.row_content import LONG, folded_text
 from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
+from finetune_gateway.settings.arguments import as_path
+from finetune_gateway.settings.files import storing
 from finetune_gateway.validation.dataset import near_duplicates
 from finetune_gateway.validation.dataset.row_text import FEW_WORDS, content_hash, iter_row_texts
 from finetune_gateway.validation.duplicates import same_lines
@@ -65,8 +67,12 @@ def split(
     for this user alone, whatever the umask."""
     if not is_share(ratio):
         raise SpecError(f"A split of {shown(ratio)} is not between 0 and 1.", hint="Use e.g. 0.1.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise SpecError(f"seed cannot be {shown(seed)}.", hint="Give a whole number.")
+    folder = as_path(folder, "folder")
     assignment = assign(dataset, (1 - ratio, ratio), seed=seed, stratify=stratify, near=near)
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing("The parts cannot be written", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{dataset.path.stem}.part{number}" for number in range(2)]
     parts = []
     digests = _write_parts(dataset, assignment, paths, private=private)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,7 @@ from finetune_gateway.reports.layout import environment, raise_if_foreign, rende
 from finetune_gateway.reports.loss_chart import loss_chart
 from finetune_gateway.reports.output import format_count, format_timestamp
 from finetune_gateway.reports.serving_page import ServingView, serving_view
+from finetune_gateway.settings.arguments import as_path
 
 if TYPE_CHECKING:
     from finetune_gateway.evaluation.comparison import Comparison
@@ -154,21 +156,23 @@ class ComparisonPage:
 
 def write(
     comparison: Comparison,
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     force: bool = False,
     no_rows: bool = False,
     private: bool = False,
-) -> None:
-    """Write the page; ``no_rows``: without any text of the rows and the answers; ``private``: for
-    this user alone.
+) -> Path:
+    """Write the page and return where it is; ``no_rows``: without any text of the rows and the
+    answers; ``private``: for this user alone.
 
     Raises SpecError when the file exists, is not a page of ours, and ``force`` is not set,
     StoreError when it cannot be written.
     """
-    raise_if_foreign(path, force=force)
-    with whole_file(path, private=private) as file:
+    to = as_path(path, "path")
+    raise_if_foreign(to, force=force)
+    with whole_file(to, private=private) as file:
         file.write(page(comparison, no_rows=no_rows).encode())
+    return to
 
 
 def page(comparison: Comparison, *, no_rows: bool = False) -> str:

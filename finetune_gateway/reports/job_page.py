@@ -4,6 +4,7 @@ are folded."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from finetune_gateway.reports.output import (
     format_duration,
     format_timestamp,
 )
+from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.settings.money import format_usd
 
 Pairs = list[tuple[str, str]]
@@ -95,18 +97,25 @@ class JobPage:
 
 
 def write(
-    job: Job, path: Path, *, force: bool = False, no_rows: bool = False, private: bool = False
-) -> None:
-    """Write the page; ``no_rows``: without any text of the rows and the answers; ``private``: for
-    this user alone.
+    job: Job,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    no_rows: bool = False,
+    private: bool = False,
+) -> Path:
+    """Write the page and return where it is; ``no_rows``: without any text of the rows and the
+    answers; ``private``: for this user alone.
 
     Raises SpecError when the file exists, is not a page of ours, and ``force`` is not set,
     StoreError when it cannot be written, JobRemoved.
     """
     require_kept(job.record)
-    raise_if_foreign(path, force=force)
-    with whole_file(path, private=private) as file:
+    to = as_path(path, "path")
+    raise_if_foreign(to, force=force)
+    with whole_file(to, private=private) as file:
         file.write(page(job, no_rows=no_rows).encode())
+    return to
 
 
 def page(job: Job, *, no_rows: bool = False) -> str:

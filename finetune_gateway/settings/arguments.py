@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.model import MOST
@@ -23,10 +24,24 @@ def whole_number(value: object, name: str) -> int:
     return min(int(value), MOST)
 
 
-def require_function(value: object, name: str) -> None:
-    """Raise SpecError for what is neither a function nor None."""
-    if value is not None and not callable(value):
+def require_function(value: object, name: str, *given: str) -> None:
+    """Raise SpecError for what is neither None nor a function that can be called with what is
+    ``given``, in words: now, not when it is called for the first time."""
+    if value is None:
+        return
+    if not callable(value):
         raise SpecError(f"{name} cannot be {shown(value)}.", hint="Give a function.")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # some of those that are written in C have none
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as exc:
+        raise SpecError(
+            f"{name} cannot be called with {' and '.join(given)}: {exc}.",
+            hint=f"Give a function of {len(given)} argument{'s'[: len(given) != 1]}.",
+        ) from None
 
 
 def as_path(value: object, name: str) -> Path:
@@ -38,6 +53,24 @@ def as_path(value: object, name: str) -> Path:
     except (TypeError, ValueError):  # half of a character in it, too
         pass
     raise SpecError(f"{name} cannot be {shown(value)}.", hint="Give the path of a file or folder.")
+
+
+def several(values: object, name: str) -> tuple[Any, ...]:
+    """Return some values, or one text or path, as a tuple. Raises SpecError for what is no list."""
+    if isinstance(values, str | os.PathLike):
+        return (values,)
+    if isinstance(values, bytes) or not isinstance(values, Iterable):
+        raise SpecError(f"{name} cannot be {shown(values)}.", hint="Give a list.")
+    return tuple(values)
+
+
+def mapping_of(values: object, name: str) -> dict[str, Any]:
+    """Return values by name; none for None. Raises SpecError for what has no names."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping) or not all(isinstance(one, str) for one in values):
+        raise SpecError(f"{name} cannot be {shown(values)}.", hint="Give names with their values.")
+    return dict(values)
 
 
 def list_of(values: object, kind: type[T], name: str) -> list[T]:

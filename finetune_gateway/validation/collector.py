@@ -138,7 +138,10 @@ def ignorable(codes: str | Iterable[str]) -> frozenset[str]:
     listed = [codes] if isinstance(codes, str) else codes
     if not isinstance(listed, Iterable):
         raise SpecError(f"ignore must be codes of rules, not {shown(codes)}.")
-    names = [name.strip() for text in listed for name in str(text).split(",") if name.strip()]
+    texts = list(listed)
+    for wrong in (one for one in texts if not isinstance(one, str)):
+        raise SpecError(f"ignore is a list of codes: {shown(wrong)} is none.")
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     return frozenset(_ignorable(name) for name in names)
 
 

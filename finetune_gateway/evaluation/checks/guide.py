@@ -36,6 +36,7 @@ from finetune_gateway.evaluation.checks.conversations import (
 from finetune_gateway.evaluation.checks.reading import Keys
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint, prompt_of
 from finetune_gateway.evaluation.results import ComparedRow, Score
+from finetune_gateway.settings.arguments import as_path, several
 from finetune_gateway.text.quoting import shortened
 
 Json = dict[str, Any]
@@ -77,8 +78,8 @@ class Guide:
     ) -> Self:
         """Read a guide. ``code``: files of Python whose functions it may run. Raises SpecError that
         names the line, and NotFoundError."""
-        file = Path(path).expanduser()
-        return cls._of(reading.read(file), [Path(one) for one in code])
+        file = as_path(path, "a guide").expanduser()
+        return cls._of(reading.read(file), [as_path(one, "code") for one in several(code, "code")])
 
     @classmethod
     def loads(cls, text: str, name: str = "behaviour.yaml") -> Self:

@@ -15,6 +15,7 @@ from finetune_gateway.data import formats, row_access
 from finetune_gateway.data.canonical import as_sent
 from finetune_gateway.data.row_access import Json
 from finetune_gateway.findings import Finding
+from finetune_gateway.model import reading_document
 from finetune_gateway.renderers import Shown
 from finetune_gateway.tokens import token_text
 from finetune_gateway.tokens.template_rows import Message, row_of_unpaired, rows_of_pair
@@ -110,13 +111,14 @@ class Sequence(Shown):
     def from_json(cls, document: Json) -> Self:
         """Return the sequence of its JSON, of this version or another."""
         names = cls.__dataclass_fields__.keys() - {"later", "later_of_tokens"}
-        given = {name: document[name] for name in names & document.keys()}
-        given["tokens"] = [
-            Token(*(token[name] for name in Token._fields)) for token in document["tokens"]
-        ]
-        rest = (_without(token, {*Token._fields, "visible"}) for token in document["tokens"])
-        given["later_of_tokens"] = {index: later for index, later in enumerate(rest) if later}
-        return cls(**given, later=_without(document, {*names, "left_out"}))
+        with reading_document(document, "a sequence of a preview"):
+            given = {name: document[name] for name in names & document.keys()}
+            given["tokens"] = [
+                Token(*(token[name] for name in Token._fields)) for token in document["tokens"]
+            ]
+            rest = (_without(token, {*Token._fields, "visible"}) for token in document["tokens"])
+            given["later_of_tokens"] = {index: later for index, later in enumerate(rest) if later}
+            return cls(**given, later=_without(document, {*names, "left_out"}))
 
 
 @dataclass(repr=False)
@@ -176,11 +178,12 @@ class Preview(Shown):
     def from_json(cls, document: Json) -> Self:
         """Return the preview of its JSON, of this version or another."""
         names = cls.__dataclass_fields__.keys() - {"later"}
-        given = {name: document[name] for name in names & document.keys()}
-        given["sequences"] = [Sequence.from_json(one) for one in document["sequences"]]
-        given["findings"] = [Finding.model_validate(one) for one in document["findings"]]
         known = {*names, "ok", "total", "trained", "truncated"}
-        return cls(**given, later=_without(document, known))
+        with reading_document(document, "a preview"):
+            given = {name: document[name] for name in names & document.keys()}
+            given["sequences"] = [Sequence.from_json(one) for one in document["sequences"]]
+            given["findings"] = [Finding.model_validate(one) for one in document["findings"]]
+            return cls(**given, later=_without(document, known))
 
 
 def _without(document: Json, known: set[str]) -> Json:
