@@ -169,25 +169,30 @@ def _tensors(header: dict[str, Any]) -> tuple[dict[str, Tensor], int]:
 # -- what they are recognised by -------------------------------------------------------------
 
 
-def content_hash(folder: Path, cache: Path) -> str:
+def content_hash(folder: Path, cache: Path, *, anew: bool = False) -> str:
     """Return the hash of the weights of a folder: sha256 over the names and contents of its files.
 
     ``cache``: a JSON file with the hashes of earlier calls, used for a file that has the same size
-    and time stamps; a model of 100 GB takes minutes. Raises SpecError, StoreError.
+    and time stamps; a model of 100 GB takes minutes. ``anew``: read all of it, since a disk that
+    loses a bit changes no time stamp. Raises SpecError, StoreError.
     """
     known = _read_cache(cache)
-    found = dict(known)
-    digest = hashlib.sha256()
-    for name in weight_files(folder):
-        path = (folder / name).resolve()
-        try:
-            digest.update(f"{name} {_file_hash(path, found)}\n".encode())
-        except OSError as exc:
-            raise _unreadable(path, exc) from None
+    found = {} if anew else dict(known)
+    names = weight_files(folder)
+    paths = [(folder / name).resolve() for name in names]
+    # Imported here: threads take milliseconds, and an estimate hashes nothing.
+    from finetune_gateway.settings.hashing import hashed
+
+    try:
+        hashes = hashed(paths, lambda path: _file_hash(path, found))
+    except OSError as exc:
+        raise _unreadable(Path(str(exc.filename or folder)), exc) from None
+    found = {**known, **found}
     if found != known:
         with suppress(OSError):  # a full disk, or another user's home: it is hashed again
             files.write_atomic(cache, json.dumps(found, indent=1), private=True)
-    return digest.hexdigest()
+    by_name = dict(zip(names, hashes, strict=True))
+    return str(hash_by(folder, by_name))
 
 
 def hash_by(folder: Path, hashes: Mapping[str, str]) -> str | None:

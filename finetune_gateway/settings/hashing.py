@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +13,17 @@ AT_ONCE = 4  # files
 
 
 def sha256_of_all(paths: Sequence[Path]) -> list[str]:
-    """Return the sha256 of the content of each file, in this order. A hash takes a core, and
-    Python's lock is free meanwhile. Raises OSError."""
+    """Return the sha256 of the content of each file, in this order. Raises OSError."""
+    return hashed(paths, sha256_of)
+
+
+def hashed(paths: Sequence[Path], hash_of: Callable[[Path], str]) -> list[str]:
+    """Return the hash of each file, in this order, by ``hash_of``. It takes a core, and Python's
+    lock is free meanwhile. Raises what that raises."""
     if len(paths) < 2:
-        return [sha256_of(path) for path in paths]
+        return [hash_of(path) for path in paths]
     # The largest first, so that no thread is left alone with it at the end.
     ordered = sorted(paths, key=lambda path: os.stat(path).st_size, reverse=True)
     with ThreadPoolExecutor(min(AT_ONCE, len(paths))) as threads:
-        found = dict(zip(ordered, threads.map(sha256_of, ordered), strict=True))
+        found = dict(zip(ordered, threads.map(hash_of, ordered), strict=True))
     return [found[path] for path in paths]

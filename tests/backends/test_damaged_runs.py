@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,12 @@ from support.method_rows import small_rows
 from support.training import a_run, events_of, losses_of, metrics_of, train_run
 
 from finetune_gateway import GatewayError
-from finetune_gateway.backends.local import checkpoints
+from finetune_gateway.backends.local import checkpoints, models
+from finetune_gateway.backends.local.encoding import encode_rows
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.settings.files import sha256_of
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.chat_template import ChatTemplate
 
 Prepare = Callable[..., Run]
 
@@ -134,3 +138,91 @@ def test_a_log_of_a_checkpoint_that_is_not_as_it_was_is_an_error_in_words(prepar
     with pytest.raises(GatewayError, match="not as it was saved: trainer_state.json") as cut:
         checkpoints.result_of(run.folder, checkpoint)
     assert "ftg checkpoints" in cut.value.hint
+
+
+def flipped(path: Path) -> bytes:
+    """Change one bit in the middle of a file, and return what it was."""
+    kept = path.read_bytes()
+    middle = len(kept) // 2
+    path.write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
+    return kept
+
+
+def test_rows_that_are_not_those_of_the_submit_are_not_trained(
+    home: Path, tiny_folder: Path
+) -> None:
+    """Changed or gone, the training rows and the held-out ones, between two attempts: the error
+    has both hashes and what to do. Put back, the job goes on."""
+    rows = small_rows("sft", 8)
+    spec = TrainingSpec.build(model=str(tiny_folder), batch_size=4, max_steps=2, lora_r=4)
+    run = train_run(a_run(home, spec, rows, validation=rows[:2]))
+    weights = (run.model / "adapter_model.safetensors").read_bytes()
+    for name in ("train", "validation"):
+        shutil.rmtree(run.model)
+        path = run.folder / "data" / f"{name}.jsonl"
+        then, kept = sha256_of(path)[:12], flipped(path)
+        now = sha256_of(path)[:12]
+        with pytest.raises(GatewayError, match=f"{then} then, {now} now") as changed:
+            train_run(run)
+        assert "was changed since the job was submitted" in changed.value.message
+        assert changed.value.hint == (
+            f"Put the old file back and run: ftg resume {run.id}. Or submit it again."
+        )
+        path.unlink()
+        with pytest.raises(GatewayError, match="submitted: it cannot be read"):
+            train_run(run)
+        path.write_bytes(kept)
+        assert not run.model.exists()
+        train_run(run)
+        assert (run.model / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_rows_that_change_while_they_are_read_are_not_trained(prepare: Prepare) -> None:
+    """Their tokens are not kept for the next job either."""
+    run = prepare("sft")
+    path = run.folder / "data" / "train.jsonl"
+
+    class EditedRun(Run):
+        def check(self) -> None:  # called for each row
+            super().check()
+            if not kept:
+                kept.append(flipped(path))
+
+    kept: list[bytes] = []
+    template = ChatTemplate.load(Path(run.spec.model))
+    edited = EditedRun(run.settings, run.id, run.fence)
+    with pytest.raises(GatewayError, match="was changed since the job was submitted"):
+        encode_rows(edited, edited.train, template, 512)
+    assert kept and not [*run.settings.encoded.glob("*.arrow")]
+
+
+def test_a_base_is_read_anew_at_each_attempt(
+    prepare: Prepare, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A disk that loses a bit changes no time stamp; the weights, and each file that decides what a
+    text means. The words have both hashes."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    run = train_run(prepare("sft", model=str(base)))
+    settings, path = run.settings, base / "model.safetensors"
+    stat = path.stat()
+    then, raw = models.content_hash(base, settings), flipped(path)
+    now = models.content_hash(base, settings, anew=True)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    cache = settings.models / "weights.json"
+    changed = path.stat()
+    stamp = [changed.st_size, changed.st_mtime_ns, changed.st_ctime_ns]
+    cache.write_text(
+        json.dumps({str(path.resolve()): [*stamp, sha256_of(tiny_folder / path.name)]})
+    )
+    assert models.content_hash(base, settings) == then, "by its stamps it is the same"
+    shutil.rmtree(run.model)
+    with pytest.raises(GatewayError, match=f"sha256 {then[:12]} then, sha256 {now[:12]} now"):
+        train_run(run)
+    path.write_bytes(raw)
+    for name in ("tokenizer.json", "config.json"):
+        kept = flipped(base / name)
+        with pytest.raises(GatewayError):
+            train_run(run)
+        (base / name).write_bytes(kept)
+    assert not run.model.exists()

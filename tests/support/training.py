@@ -20,6 +20,7 @@ from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.row_table import RowTable
 from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
 from finetune_gateway.methods import load_trainer
+from finetune_gateway.settings.files import sha256_of
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -56,17 +57,25 @@ def a_run(
     name = f"run-{len(list(settings.runs.glob('*')))}"
     folder = settings.runs / name
     (folder / "data").mkdir(parents=True)
+    hashes = {"train_sha256": ""}
     for file, some in (("train", rows), ("validation", validation)):
         if some:
-            lines = "".join(json.dumps(row) + "\n" for row in some)
-            (folder / "data" / f"{file}.jsonl").write_text(lines, "utf-8")
+            path = folder / "data" / f"{file}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in some), "utf-8")
+            hashes[f"{file}_sha256"] = sha256_of(path)
     made = created_at or time.time()
     begun = None
     if spec.continue_from is not None:
         spec = origin.resolved(spec, settings.runs)
         begun, _ = origin.copy(spec, settings.runs, folder)
     about = RunFile(
-        job_id=name, spec=spec, origin=begun, train_sha256="", versions={}, created_at=made
+        job_id=name,
+        spec=spec,
+        origin=begun,
+        train_sha256=hashes["train_sha256"],
+        validation_sha256=hashes.get("validation_sha256"),
+        versions={},
+        created_at=made,
     )
     write_json(folder / "run.json", about.model_dump(mode="json"))
     Queue(settings).add(name)

@@ -76,12 +76,13 @@ def encode_rows(
     counts and previews use too. Those that are left out are counted, and their lines named.
 
     What was encoded before is read from the home folder: ids and counts are the same. Raises
-    DataError with the line that the template refuses, or if no row is left.
+    GatewayError for rows that are not those of the submit, DataError with the line that the
+    template refuses, or if no row is left.
     """
     spec = run.spec
     settings = {"method": spec.method, "train_on": spec.train_on, "max_length": max_length}
     key = key_of(source, run.file.created_at, settings)
-    kept = EncodedCache(run.settings, dataset.fingerprint, key)
+    kept = EncodedCache(run.settings, run.content_of(dataset), key)
     found = kept.read()
     if found is None:
         counts = Counts()
@@ -89,6 +90,7 @@ def encode_rows(
             table = _packed(run, dataset, source, max_length, counts)
         else:
             table = _table(_rows(run, dataset, source, max_length, counts), _columns(spec.method))
+        run.content_of(dataset)  # nor was it changed while it was read
         if table.num_rows:
             kept.write(table, asdict(counts))
     else:

@@ -94,8 +94,9 @@ def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str])
     of that step is not as it was saved."""
     let_go(trainer)
     # As it was before.
-    small = models.small_hashes(run.spec.model, base.folder)
-    run.pin_base(*models.identity(run.spec.model, base.folder, run.settings), small)
+    weights = models.content_hash(base.folder, run.settings)
+    small = models.small_hashes(base.folder)
+    run.pin_base(base.revision, weights if base.sha256 else None, small, weights)
     run.phase("saving")
     full = run.spec.training_type == "full"
     step = trainer.progress.result_step(trainer.state)

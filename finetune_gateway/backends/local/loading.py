@@ -91,8 +91,10 @@ def load_base(run: Run) -> Base:
     folder = models.with_weights(spec.model, run.settings, run.phase, run.base_revision)
     models.require_whole(spec.model, folder, spec.training_type)
     run.phase("hashing the weights of the base")
-    revision, sha256 = models.identity(spec.model, folder, run.settings)
-    run.pin_base(revision, sha256, models.small_hashes(spec.model, folder))
+    weights = models.content_hash(folder, run.settings, anew=True)
+    revision = models.revision_of(spec.model, folder)
+    sha256 = None if revision else weights
+    run.pin_base(revision, sha256, models.small_hashes(folder), weights)
     run.phase("loading the model")
     source = row_source(run, folder)
     source.check()

@@ -148,20 +148,18 @@ def identity(model: str, folder: Path, settings: Settings) -> tuple[str | None, 
     return revision, None if revision else content_hash(folder, settings)
 
 
-def small_hashes(model: str, folder: Path) -> dict[str, str]:
+def small_hashes(folder: Path) -> dict[str, str]:
     """Return the sha256 of the files of a base that say what its weights compute, and which ids a
-    text has; none of a model of the hub, which has a commit, and of one that is built in."""
-    if model == builtin.NAME or _is_at_hub(model):
-        return {}
+    text has."""
     there = [name for name in MEANING if (folder / name).is_file()]
     return {name: sha256_of(folder / name) for name in there}
 
 
-def content_hash(folder: Path, settings: Settings) -> str:
+def content_hash(folder: Path, settings: Settings, *, anew: bool = False) -> str:
     """Return what the weights in a folder are recognised by; see ``weights.content_hash``."""
     with suppress(StoreError):  # a home of another user: it is hashed each time
         settings.create()
-    return weights.content_hash(folder, settings.models / "weights.json")
+    return weights.content_hash(folder, settings.models / "weights.json", anew=anew)
 
 
 def base_of(handle: HandleData, settings: Settings, report: Callable[[str], None]) -> Path:

@@ -125,8 +125,30 @@ class Run:
 
     @property
     def validation(self) -> Dataset | None:
+        """The held-out rows, if the job has any."""
         path = self.folder / "data" / "validation.jsonl"
-        return Dataset(path) if path.exists() else None
+        return Dataset(path) if path.exists() or self.file.validation_sha256 else None
+
+    def content_of(self, dataset: Dataset) -> str:
+        """Return the sha256 of the training or held-out rows, as their file is now. Raises
+        GatewayError if it is not what was submitted."""
+        known = {"train": self.file.train_sha256, "validation": self.file.validation_sha256}
+        expected = known.get(dataset.path.stem)  # of an earlier version, or a trial: none
+        try:
+            found = files.sha256_of(dataset.path)
+        except OSError as exc:
+            raise self._changed(
+                dataset.path, f"it cannot be read ({exc.strerror or exc})"
+            ) from None
+        if expected and found != expected:
+            raise self._changed(dataset.path, f"sha256 {expected[:12]} then, {found[:12]} now")
+        return found
+
+    def _changed(self, path: Path, how: str) -> GatewayError:
+        return GatewayError(
+            f"{path} was changed since the job was submitted: {how}.",
+            hint=f"Put the old file back and run: ftg resume {self.id}. Or submit it again.",
+        )
 
     @property
     def checkpoints(self) -> Path:
@@ -146,12 +168,15 @@ class Run:
         if given is None or self.file.chat_template_sha256 is None:  # an earlier version made none
             return Path(given) if given else None
         path = self.folder / CHAT_TEMPLATE
-        if not path.is_file() or files.sha256_of(path) != self.file.chat_template_sha256:
-            raise GatewayError(
-                f"The chat template {path} was changed since the job was submitted.",
-                hint="Submit it again.",
-            )
+        self._require_content(path, self.file.chat_template_sha256)
         return path
+
+    def _require_content(self, path: Path, expected: str) -> None:
+        if not path.is_file():
+            raise self._changed(path, "it is gone")
+        found = files.sha256_of(path)
+        if found != expected:
+            raise self._changed(path, f"sha256 {expected[:12]} then, {found[:12]} now")
 
     @property
     def start_adapter(self) -> Path | None:
@@ -162,11 +187,7 @@ class Run:
             return None
         folder = self.folder / START
         for name, digest in origin.adapter.items():
-            if not (folder / name).is_file() or files.sha256_of(folder / name) != digest:
-                raise GatewayError(
-                    f"{folder / name} is missing or was changed since the job was submitted.",
-                    hint="Submit it again.",
-                )
+            self._require_content(folder / name, digest)
         return folder
 
     @property
@@ -175,33 +196,51 @@ class Run:
         return self.file.base_revision or self._base().get("revision")
 
     def pin_base(
-        self, revision: str | None, sha256: str | None, small: Mapping[str, str] | None = None
+        self,
+        revision: str | None,
+        sha256: str | None,
+        small: Mapping[str, str] | None = None,
+        weights: str | None = None,
     ) -> None:
         """Keep which weights the base has, and the sha256 of its ``small`` files. Raises
         GatewayError if an earlier call, in this attempt or one before it, or the job that is
         continued, has seen others: an adapter fits the base it was trained on alone, and the ids
-        that it was trained with."""
+        that it was trained with.
+
+        ``weights``: their hash, that of a model of the hub too, whose ``sha256`` is None.
+        """
         base = {"revision": revision, "sha256": sha256}
         kept = self._base()
         if not kept:
-            return write_json(self.folder / BASE_FILE, {**base, "files": dict(small or {})})
+            about = {**base, "weights": weights, "files": dict(small or {})}
+            return write_json(self.folder / BASE_FILE, about)
         first = self.spec.continue_from or "this job"
-        if {name: kept.get(name) for name in base} != base:
+        back = "Put the old {} back and run: ftg resume {}. Or submit a new job."
+        before_all = weights and (kept.get("weights") or weights)  # none of an earlier version
+        known = (kept.get("revision"), kept.get("sha256"), before_all)
+        if known != (revision, sha256, weights):
+            then, now = (_named(*one) for one in (known, (revision, sha256, weights)))
             raise GatewayError(
-                f"The weights of the base {self.spec.model} have changed since {first} began.",
-                hint="Put the old weights back and run: ftg resume. Or submit a new job.",
+                f"The weights of the base {self.spec.model} have changed since {first} began: "
+                f"{then} then, {now} now.",
+                hint=_FETCH if revision else back.format("weights", self.id),
             )
         before: dict[str, str] | None = kept.get("files")  # none of an earlier version
-        if before is None or small is None:
+        if not before or small is None:
             return None
-        changed = {name for name in {*before, *small} if before.get(name) != small.get(name)}
+        # Another program may have fetched more of the same commit.
+        changed = {
+            name
+            for name in {*before, *(() if revision else small)}
+            if before.get(name) != small.get(name)
+        }
         if self.chat_template is not None:
             changed -= {CHAT_TEMPLATE}  # it has one of its own
         if changed:
             raise GatewayError(
                 f"{' and '.join(sorted(changed))} of the base {self.spec.model} changed since "
                 f"{first} began: the same text would be other tokens, or mean something else.",
-                hint="Put the old files back and run: ftg resume. Or submit a new job.",
+                hint=_FETCH if revision else back.format("files", self.id),
             )
 
     def _base(self) -> dict[str, Any]:
@@ -353,6 +392,19 @@ class Run:
             self.stop.set()
         if not self.stop.is_set():
             self.queue.ensure_dispatcher(self.environment, by_user=False)
+
+
+_FETCH = (
+    "Delete its folder in the cache of Hugging Face, so that it is fetched anew, and let the job "
+    "go on: ftg resume."
+)
+
+
+def _named(revision: str | None, sha256: str | None, weights: str | None) -> str:
+    """Return which weights a base has, in words."""
+    digest = sha256 or weights or ""
+    commit = f"commit {revision[:12]}, " if revision else ""
+    return f"{commit}sha256 {digest[:12] or 'unknown'}"
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
