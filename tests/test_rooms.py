@@ -58,7 +58,7 @@ TRAINING = {
         *("loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
         *("engine", "head", "lean"),
-        *("progress", "saving", "calibrate", "encoding"),
+        *("progress", "resuming", "saving", "calibrate", "encoding"),
         *("methods.dpo", "methods.orpo", "methods.pretrain", "pairs", "reference", "trl_orpo"),
     )
 }

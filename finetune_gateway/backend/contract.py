@@ -307,6 +307,13 @@ class Backend(ABC):
             option="resume",
         )
 
+    def allow_changed_versions(self, provider_id: str, attempt: int) -> None:
+        """Let the resume of this number go on with other versions of what trains than before.
+        Raises UnsupportedError where they decide nothing."""
+        why = f"Versions of packages here change nothing for {self.display_name}."
+        option = "allow_changed_versions"
+        raise UnsupportedError(why, hint="Leave it out.", backend=self.name, option=option)
+
     def rewind(self, provider_id: str, point: Checkpoint) -> None:
         """Forget what an ended job has saved after a checkpoint: ``resume`` then goes on from that
         one. Raises UnsupportedError, and then nothing is forgotten."""

@@ -198,6 +198,14 @@ def resume(
         str,
         typer.Argument(metavar="JOB[@STEP]", help="Job id, a unique start of one, or 'latest'."),
     ],
+    allow_changed_versions: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed-versions",
+            help="Go on though torch, another package, the device or its threads changed: the rest "
+            "is not equal, bit for bit, to a job without a break.",
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -220,7 +228,7 @@ def resume(
         _require_yes(opened, "Resume", "resumed")
     if step is not None and not yes:
         _require_rewind(opened, step)
-    opened.resume(step=step)
+    opened.resume(step=step, allow_changed_versions=allow_changed_versions)
     if json:
         print_json(job_document(opened))
     else:

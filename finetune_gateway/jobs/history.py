@@ -43,6 +43,17 @@ def last_events(store: Store, job_id: str, count: int) -> list[Event]:
     return [_event(row) for row in reversed(rows)]
 
 
+def changed_versions(store: Store, job_id: str) -> str:
+    """Return what a job has said last of versions that have changed since its submit; empty if
+    nothing has."""
+    row = store.query(
+        "SELECT message FROM events WHERE job_id = ? AND type = 'message' AND level = 'warn'"
+        " AND instr(data, '\"changed_versions\"') ORDER BY seq DESC LIMIT 1",
+        (job_id,),
+    ).fetchone()
+    return row["message"] if row else ""
+
+
 def read_metrics(store: Store, job_id: str) -> list[Metric]:
     """Return all metrics by step."""
     return metrics_by_step(each_event(store, job_id))

@@ -323,11 +323,15 @@ class Job(Pictured):
         except GatewayError:  # its plug-in is gone
             return False
 
-    def resume(self, *, step: results.StepName | None = None) -> Job:
+    def resume(
+        self, *, step: results.StepName | None = None, allow_changed_versions: bool = False
+    ) -> Job:
         """Let the job go on as the same job, and return self.
 
         ``step``: of the checkpoint that a local job goes on from, or "best"; by default its last.
         Later checkpoints are deleted, and their steps are trained again.
+        ``allow_changed_versions``: a local job goes on although torch, another package that decides
+        the bits, the device or its threads changed since its checkpoint was saved.
 
         A job that was not sent is looked for, and sent if it is not there; a paused one is resumed
         at its host; a local one that has failed or was cancelled goes on from its last complete
@@ -336,13 +340,19 @@ class Job(Pictured):
         """
         removal.require_kept(self.reload().record)
         if self.record.unsent:
-            if step is not None:
-                results.chosen(self.record, step, self._store)  # there is none
+            resumption.require_default(self.record, self._store, step, allow_changed_versions)
             self.record = self._submitter.advance(self.record, self.backend)
             return self
         self.refresh()
         reserve = self._submitter.reserve
-        self.record = resumption.resume(self.record, self._store, self.backend, reserve, step)
+        self.record = resumption.resume(
+            self.record,
+            self._store,
+            self.backend,
+            reserve,
+            step,
+            allow_changed_versions=allow_changed_versions,
+        )
         try:
             return self.refresh()
         except BackendError:  # it goes on, whatever can be read of it now

@@ -26,13 +26,15 @@ def resume(
     backend: Backend,
     reserve: Callable[[JobRecord], None],
     step: StepName | None = None,
+    *,
+    allow_changed_versions: bool = False,
 ) -> JobRecord:
     """Let a paused or ended job go on and return it. Raises SpecError for a job that cannot, with
     what to do instead, and BudgetError if its month has no room for it.
 
     ``reserve``: raises if the budget has no room; called inside the transaction. ``step``: of the
     checkpoint to go on from, in place of the last; later ones are deleted. Raises NotFoundError for
-    one that is not there.
+    one that is not there. ``allow_changed_versions``: go on although the rest is not equal.
     """
     if not can_resume(record, backend):
         raise _refusal(record)
@@ -43,6 +45,8 @@ def resume(
                 f"{record.id} is {record.status}: it goes on from where it is.",
                 hint="Leave the step out.",
             )
+        if allow_changed_versions:
+            backend.allow_changed_versions(record.provider_id, record.resumes)
         backend.resume(record.provider_id, record.resumes)
         return _queued(record, store, backend)
     with store.lock(record.id) as mine:
@@ -54,12 +58,28 @@ def resume(
             )
         reopened = _reopen(store, record, reserve)
         try:
+            if allow_changed_versions:
+                backend.allow_changed_versions(record.provider_id or "", reopened.resumes)
             if point is not None:
                 backend.rewind(record.provider_id or "", point)
             return go_on(reopened, store, backend)
         except UnsupportedError:
             _close(store, record)
             raise
+
+
+def require_default(
+    record: JobRecord, store: Store, step: StepName | None, allow_changed_versions: bool
+) -> None:
+    """Raise NotFoundError, or SpecError, for a choice of what a job goes on from that was not sent,
+    and has nothing to go on from."""
+    if step is not None:
+        results.chosen(record, step, store)
+    if allow_changed_versions:
+        raise SpecError(
+            f"{record.id} was not sent yet: there are no versions that have changed since.",
+            hint="Leave allow_changed_versions out.",
+        )
 
 
 def pause(record: JobRecord, backend: Backend) -> JobRecord:

@@ -188,6 +188,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "status": f"{record.status}{_not_deployed(record)}{raw}{phase}",
         "error": record.error or "",
         "warnings": " ".join(result_warnings(job)),
+        "changed": "" if record.hosted else history.changed_versions(job.store, record.id),
         "backend": _backend(record),
         "provider id": record.provider_id or "",
         "model": f"{record.spec.model}, {record.spec.method}",

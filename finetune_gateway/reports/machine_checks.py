@@ -23,8 +23,9 @@ from finetune_gateway import registry
 from finetune_gateway.backend import Health
 from finetune_gateway.backend.seam import within_time
 from finetune_gateway.backends.local import fourbit, nvidia
-from finetune_gateway.backends.local.backend import NO_QLORA, STACK
+from finetune_gateway.backends.local.backend import NO_QLORA
 from finetune_gateway.backends.local.slots import find_slots
+from finetune_gateway.backends.local.versions import STACK
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.assumptions import cores

@@ -273,7 +273,7 @@ def follow(g: Gateway, job: Job, stop: threading.Event) -> None:
 def end(job: Job, stop: threading.Event) -> None:
     assert_type(job.cancel(on_wait=print), Job)
     assert_type(job.pause(), Job)
-    assert_type(job.resume(step="best"), Job)
+    assert_type(job.resume(step="best", allow_changed_versions=True), Job)
     assert_type(job.settle(created=None), Job)
     assert_type(job.result(60, stop=stop, on_event=tell, model="m", step=3), gateway.ModelHandle)
     assert_type(job.report("page.html", force=True, no_rows=True), Path)

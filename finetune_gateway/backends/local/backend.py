@@ -4,11 +4,9 @@ a process of its own."""
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,15 @@ import psutil
 
 from finetune_gateway.backend import Backend, Capabilities, ChatModel, DataFile, HandleData, Intent
 from finetune_gateway.backend.capabilities import AT_ONCE, Schedule
-from finetune_gateway.backends.local import builtin, checkpoints, fourbit, models, origin, trackers
+from finetune_gateway.backends.local import (
+    builtin,
+    checkpoints,
+    fourbit,
+    models,
+    origin,
+    trackers,
+    versions,
+)
 from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
 from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.local_chat import LocalChat
@@ -59,8 +65,6 @@ from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.stats import TokenStats
 
-# The packages that the worker needs; the error names those that are missing.
-STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
 NO_QLORA = "qlora needs bitsandbytes, which is not installed: pip install 'finetune-gateway[local]'"
 
 OPTIONS = frozenset(TrainingSpec.model_fields) - {"learning_rate_multiplier"}
@@ -152,7 +156,7 @@ class LocalBackend(Backend):
                 "A GPU by name and its price are for estimates; a job trains on this machine.",
                 hint="Leave gpu and usd_per_gpu_hour out.",
             )
-        missing = [name for name in STACK if find_spec(name) is None]
+        missing = [name for name in versions.STACK if find_spec(name) is None]
         if missing:
             raise MissingDependency(f"Local training (missing: {', '.join(missing)})", "local")
         if spec.training_type == "qlora":
@@ -294,7 +298,7 @@ class LocalBackend(Backend):
             system_prompt=Dataset(train.path).system_prompt(),
             metadata=dict(metadata or {}),
             tracker=trackers.chosen_variables(spec.report_to, os.environ),
-            versions=_versions(),
+            versions=versions.installed(),
             created_at=time.time(),
         )
         write_json(folder / RUN_FILE, run.model_dump(mode="json"))
@@ -349,6 +353,11 @@ class LocalBackend(Backend):
                 option="resume",
             )
         self.queue.resume(provider_id, attempt)
+
+    def allow_changed_versions(self, provider_id: str, attempt: int) -> None:
+        folder = self.queue.folder(provider_id)
+        with files.storing("What is allowed cannot be kept", folder):
+            versions.allow(folder, attempt)
 
     def rewind(self, provider_id: str, point: Checkpoint) -> None:
         there = checkpoints.whole(self.queue.folder(provider_id) / "checkpoints")
@@ -427,13 +436,3 @@ def _ways_of_training(spec: TrainingSpec, tokens: TokenStats) -> list[str]:
         f"That makes {tokens.rows:,} sequences."
     )
     return [apart, *notes]
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0]}
-    for name in ("finetune-gateway", *STACK, fourbit.PACKAGE, "tokenizers"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "missing"
-    return versions

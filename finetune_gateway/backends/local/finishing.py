@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_gateway.backends.local import checkpoints, models
+from finetune_gateway.backends.local import checkpoints, models, resuming
 from finetune_gateway.backends.local.inference import answer_warning, first_answer
 from finetune_gateway.backends.local.loading import Base, free_memory
 from finetune_gateway.backends.local.progress import Progress, metrics_at
@@ -38,7 +38,7 @@ def train(run: Run) -> tuple[Result, int | None]:
             if tries == TRIES:
                 raise
             # Trained again from the one before it; or the next best one is the result.
-            tell_set_aside(run, checkpoints.set_aside(exc.folder, exc.reason))
+            resuming.tell_set_aside(run, checkpoints.set_aside(exc.folder, exc.reason))
         free_memory()  # result_of loads the model again
     return result_of(run)
 
@@ -56,12 +56,14 @@ def progress_of(run: Run, base: Base, *, neutral: float | None = None) -> Progre
 
 def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
     """Train, from the newest complete checkpoint if an earlier worker has left one. Raises
-    Cancelled if the run was stopped, GatewayError if training ended early for another reason than
-    evaluations that get no better."""
-    checkpoint = newest_checkpoint(run)
+    Cancelled if the run was stopped, GatewayError if versions have changed since that was saved, or
+    if training ended early for another reason than evaluations that get no better."""
+    checkpoint = resuming.newest_checkpoint(run)
     progress = trainer.progress
     if checkpoint is not None:
+        changed = resuming.require_equal(run, checkpoint)
         trainer.state = progress.resume(checkpoint)
+        progress.changed += [changed] if changed else []
         run.event(f"Continuing from {checkpoint.name}.", level="warn")
         progress.tell_lost(trainer.state)
     if checkpoint is None or not progress.stops(trainer.state):
@@ -72,20 +74,6 @@ def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
         raise GatewayError(
             f"Training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}."
         )
-
-
-def newest_checkpoint(run: Run) -> Path | None:
-    """Return the newest checkpoint that is as it was saved, and say which are not."""
-    found, aside = checkpoints.newest(run.checkpoints)
-    for one in aside:
-        tell_set_aside(run, one)
-    if aside and found is None:
-        run.event("No checkpoint is left: training begins anew.", level="warn")
-    return found
-
-
-def tell_set_aside(run: Run, one: checkpoints.SetAside) -> None:
-    run.event(one.text, level="warn", data={"checkpoint": one.name, "kept": one.kept})
 
 
 def save(run: Run, trainer: WatchedTrainer, base: Base, warnings: Sequence[str]) -> None:

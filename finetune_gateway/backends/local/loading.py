@@ -35,7 +35,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import Mxfp4Config
 
-from finetune_gateway.backends.local import bases, fourbit, models
+from finetune_gateway.backends.local import bases, fourbit, models, resuming
 from finetune_gateway.backends.local.precision import (
     bf16_of,
     gpu_has_bf16,
@@ -87,6 +87,7 @@ def load_base(run: Run) -> Base:
     what is trained."""
     spec = run.spec
     run.phase("loading the model")
+    resuming.tell_changed(run)
     free_memory()  # of a try before this one that memory ran out in
     folder = models.with_weights(spec.model, run.settings, run.phase, run.base_revision)
     models.require_whole(spec.model, folder, spec.training_type)
@@ -109,6 +110,7 @@ def load_base(run: Run) -> Base:
     else:
         flash = engine_of(spec) == "fast"
         model = load_model(folder, quantization, dtype=dtype, flash=flash)
+    resuming.keep_threads(run)
     return Base(folder, revision, sha256, quantization, source, tokenizer, model, bf16)
 
 

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from finetune_gateway.backends.local.backend import STACK
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.spawning import worker_environment
+from finetune_gateway.backends.local.versions import STACK
 from finetune_gateway.errors import BackendError, MissingDependency
 from finetune_gateway.estimation import calibration
 from finetune_gateway.estimation.calibration import Calibration

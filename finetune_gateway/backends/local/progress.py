@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from finetune_gateway.backends.local import checkpoints
+from finetune_gateway.backends.local import checkpoints, resuming
 from finetune_gateway.backends.local.divergence import Diverged, LossHistory, NotFinite
 from finetune_gateway.backends.local.event_log import LOSSES
 from finetune_gateway.backends.local.run import Run
@@ -92,6 +92,7 @@ class Progress(TrainerCallback):
         self.patience = patience_of(run.spec, held_out=held_out)
         self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer
         self.losses = LossHistory(vocabulary, neutral=neutral)
+        self.changed: list[str] = []  # versions with which it was gone on with
         self.divergence = ""  # where and how the loss diverged, in a run that goes on all the same
         # Of the step that is being made; tensors are read once a step: to read one waits for a GPU.
         self._step_loss: float | torch.Tensor = 0.0
@@ -109,6 +110,7 @@ class Progress(TrainerCallback):
         saved = json.loads((checkpoint / checkpoints.PROGRESS).read_text("utf-8"))
         self.trained_tokens = saved["trained_tokens"]
         self.divergence = saved.get("divergence", "")
+        self.changed = saved.get("changed", [])
         if "losses" in saved:  # not in one that an older version has written
             self.losses = self.losses.load(saved["losses"])
         return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -135,7 +137,7 @@ class Progress(TrainerCallback):
         ended = self.losses.warning()
         if ended and not found and self.result_step(state) < state.global_step:
             ended = f"{ended} {self._result_text(state)}"  # of another step
-        return [text for text in (self.divergence, ended, turned, lost) if text]
+        return [text for text in (self.divergence, ended, turned, lost, *self.changed) if text]
 
     # -- what the trainer calls
 
@@ -261,11 +263,12 @@ class Progress(TrainerCallback):
             "trained_tokens": self.trained_tokens,
             "losses": self.losses.dump(),
             "divergence": self.divergence,
+            "changed": self.changed,
             "files": MANIFEST,  # where they are: one without is damaged, not of an earlier version
         }
         text = json.dumps(progress, indent=2)
         files.write_atomic(path / checkpoints.PROGRESS, text, private=True, fsync=False)
-        checkpoints.finish(path, {})
+        checkpoints.finish(path, {"environment": resuming.environment()})
         self.run.event(
             f"Saved {name}.",
             type="checkpoint",

@@ -219,7 +219,7 @@ class Run:
         before_all = weights and (kept.get("weights") or weights)  # none of an earlier version
         known = (kept.get("revision"), kept.get("sha256"), before_all)
         if known != (revision, sha256, weights):
-            then, now = (_named(*one) for one in (known, (revision, sha256, weights)))
+            then, now = (_weights_text(*one) for one in (known, (revision, sha256, weights)))
             raise GatewayError(
                 f"The weights of the base {self.spec.model} have changed since {first} began: "
                 f"{then} then, {now} now.",
@@ -400,7 +400,7 @@ _FETCH = (
 )
 
 
-def _named(revision: str | None, sha256: str | None, weights: str | None) -> str:
+def _weights_text(revision: str | None, sha256: str | None, weights: str | None) -> str:
     """Return which weights a base has, in words."""
     digest = sha256 or weights or ""
     commit = f"commit {revision[:12]}, " if revision else ""
