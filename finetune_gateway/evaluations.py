@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_gateway.backend import Backend
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.findings import Report
 from finetune_gateway.jobs.file_checks import OnProgress
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.planning import Option
+from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.keywords import Money, listed, require_bool, verb
 from finetune_gateway.model import exact_methods
@@ -47,6 +50,11 @@ class HomeEvaluations(ABC):
     def store(self) -> Store:
         """Where the jobs are kept."""
 
+    @property
+    @abstractmethod
+    def monthly_usd(self) -> Decimal | None:
+        """What may be spent in a month."""
+
     @abstractmethod
     def open(
         self, data: Source, columns: Mapping[str, str] | None = None, *, required: bool = True
@@ -64,6 +72,10 @@ class HomeEvaluations(ABC):
     @abstractmethod
     def _own_hosts(self) -> tuple[OpenAIBackend, ...]:
         """Return the hosts that this Gateway was given by name."""
+
+    @abstractmethod
+    def _backend_of(self, record: JobRecord) -> Backend:
+        """Return the backend of a stored job, with a key of its account."""
 
     @abstractmethod
     def options(self, *args: Any, **options: Any) -> list[Option]:
@@ -205,9 +217,11 @@ class HomeEvaluations(ABC):
             temperature=temperature,
             max_tokens=max_tokens,
             max_cost_usd=max_cost_usd,
+            monthly_usd=self.monthly_usd,
             monthly_requests=monthly_requests,
             examples=examples,
             backends=tuple(list_of(backends, OpenAIBackend, "backends")) or self._own_hosts(),
+            own=self._backend_of,
             key_envs=mapping_of(key_envs, "key_envs"),
             allow_http=allow_http,
             allow_pii=allow_pii,
@@ -302,6 +316,7 @@ class HomeEvaluations(ABC):
             code=several(code, "code"),
             max_tokens=max_tokens,
             max_cost_usd=limit,
+            monthly_usd=self.monthly_usd,
             allowed=allowed,
             dry_run=dry_run,
             command=command,

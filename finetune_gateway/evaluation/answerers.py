@@ -32,6 +32,7 @@ from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.encodings import base_model
 
 Say = Callable[[str], None]
+BackendOf = Callable[[JobRecord], Backend]
 NEW = ""  # a key or title that is not given yet
 
 
@@ -40,13 +41,15 @@ class Places:
     """Where models are asked, and with which keys.
 
     ``backends``: given by the user, of one host each. ``key_envs``: for a host the name of the
-    variable that holds its key. ``say`` is called with what takes time.
+    variable that holds its key. ``own``: returns the backend of a job as its Gateway asks it, with
+    the keys of that; by default it is built from the store. ``say`` is called with what takes time.
     """
 
     store: Store
     backends: Sequence[OpenAIBackend] = ()
     key_envs: Mapping[str, str] = field(default_factory=dict)
     allow_http: bool = False
+    own: BackendOf | None = None
     say: Say = lambda text: None
 
     def __post_init__(self) -> None:
@@ -72,20 +75,29 @@ class Places:
             return seeing(self.backends, model)
         return self._built({"profile": "openai"})
 
-    def restored(
-        self, name: str, options: dict[str, Any], record: JobRecord | None = None
-    ) -> Backend:
-        """Return the backend of a job or a handle, with the user's key for its host: of several
-        that of the job's account."""
-        backend = registry.restore(name, options, self.store.settings)
+    def of_record(self, record: JobRecord, known: Backend | None = None) -> Backend:
+        """Return the backend of a job, with the user's key for its host: of several that of the
+        job's account. ``known``: one that asks it already."""
+        if known is None and self.own is not None:
+            known = self.own(record)
+        return self._with_key(known or self._restored(record), record)
+
+    def of_stored(self, handle: ModelHandle) -> Backend:
+        """Return the backend of a handle of no job here, with the user's key for its host."""
+        return self._with_key(self._restored(handle))
+
+    def _restored(self, stored: JobRecord | ModelHandle) -> Backend:
+        return registry.restore(stored.backend, stored.backend_options, self.store.settings)
+
+    def _with_key(self, backend: Backend, record: JobRecord | None = None) -> Backend:
         if not isinstance(backend, OpenAIBackend):
             return backend
         there = origin(backend.base_url)
-        given = [one for one in self.backends if origin(one.base_url) == there]
-        if record is not None:
-            given.sort(key=lambda one: not accounts.is_own(self.store, record, one))
         own = self._built(backend.options()) if self._variable(backend.base_url) else backend
-        return given[0] if given else own
+        given = [*(one for one in self.backends if origin(one.base_url) == there), own]
+        if record is not None and len(given) > 1:
+            given.sort(key=lambda one: not accounts.is_own(self.store, record, one))
+        return given[0]
 
     def _built(self, options: dict[str, Any]) -> OpenAIBackend:
         """Return a host with the user's key for it; ``allow_http`` is the user's too."""
@@ -140,7 +152,8 @@ class Places:
         reward model."""
         handle.require_answers()
         job = more.pop("job", None) or self._job(handle.job_id)
-        backend = self.restored(handle.backend, handle.backend_options, job)
+        known = more.pop("known", None)
+        backend = self.of_record(job, known) if job else self.of_stored(handle)
         more |= {"handle": handle, "job": job, "step": handle.step}
         if isinstance(backend, OpenAIBackend):
             more["base_model"] = base_model(handle.base_model)
@@ -151,7 +164,8 @@ class Places:
         more["training_data"] = training_files(handle.model, job, self.store)
         if not isinstance(backend, LocalBackend):  # of a plug-in
             place = backend.display_name if backend.capabilities().hosted else None
-            more |= {"answers_to": handle, "host": place}
+            made = f"{job.id} {handle.model} {handle.step}" if job else ""
+            more |= {"answers_to": handle, "host": place, "base_content": made}
             return EvaluatedModel(NEW, name, NEW, "object", "tuned", handle.model, **more)
         more["base_content"] = contents.content_of(handle, self.store.settings)
         return EvaluatedModel(NEW, name, NEW, "local", "tuned", handle.model, **more)
@@ -160,16 +174,20 @@ class Places:
         found = self.store.select("id = ? AND removed_at IS NULL", (job_id or "",), limit=1)
         return found[0] if found else None
 
-    def of_job(self, name: str, record: JobRecord, step: StepName | None) -> EvaluatedModel:
-        """Return the result of a job, or its checkpoint at a step. Raises JobNotFinished,
-        JobRemoved, NotFoundError, and SpecError for a job that has no model."""
+    def of_job(
+        self, name: str, record: JobRecord, step: StepName | None, known: Backend | None = None
+    ) -> EvaluatedModel:
+        """Return the result of a job, or its checkpoint at a step. ``known``: the backend that asks
+        it already. Raises JobNotFinished, JobRemoved, NotFoundError, and SpecError for a job that
+        has no model."""
         removal.require_kept(record)
-        backend = self.restored(record.backend, record.backend_options, record)
+        backend = self.of_record(record, known)
         record = self._looked_at(record, backend)
         if step is not None:
             _, handle = results.at_step(record, step, self.store, backend)
-            return self.of_handle(name, handle, job=record)
-        return self.of_handle(name, self.handle_of(record, backend), job=record)
+            return self.of_handle(name, handle, job=record, known=backend)
+        handle = self.handle_of(record, backend)
+        return self.of_handle(name, handle, job=record, known=backend)
 
     def handle_of(self, record: JobRecord, backend: Backend) -> ModelHandle:
         """Return the handle of a job that has a result. Raises as ``of_job``."""

@@ -23,6 +23,7 @@ from finetune_gateway.evaluation import (
     resolving,
     statistics,
 )
+from finetune_gateway.evaluation.answerers import BackendOf
 from finetune_gateway.evaluation.asking import MAX_TOKENS
 from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.checks import Guide
@@ -45,7 +46,8 @@ OF_ITS_DATA = "They have the form of the training rows, and the figures hold for
 @dataclass(frozen=True)
 class Request:
     """What is to be compared; the arguments of ``Gateway.compare``. ``seen_by``: names of models
-    whose rows count though they were trained on them: an advantage of theirs, which is said."""
+    whose rows count though they were trained on them: an advantage of theirs, which is said.
+    ``own``: returns the backend of a job with the keys of its Gateway."""
 
     models: tuple[Any, ...]
     data: Source | None = None
@@ -59,10 +61,12 @@ class Request:
     temperature: float | str | None = None
     max_tokens: int | None = None
     max_cost_usd: Decimal | float | str | None = None
+    monthly_usd: Decimal | None = None
     monthly_requests: int | None = None
     examples: Source | None = None
     backends: tuple[OpenAIBackend, ...] = ()
     key_envs: Mapping[str, str] = field(default_factory=dict)
+    own: BackendOf | None = None
     allow_http: bool = False
     allow_pii: bool = False
     allow_secrets: bool = False
@@ -140,6 +144,7 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
             f"compare:{name}",
             None if limit is None else parse_usd(limit, "max_cost_usd"),
         ),
+        monthly_usd=request.monthly_usd,
         at_once=how.at_once,
         allow_pii=request.allow_pii,
         allow_secrets=request.allow_secrets,
@@ -186,6 +191,7 @@ def _models(request: Request, store: Store) -> tuple[list[EvaluatedModel], Evalu
         backends=request.backends,
         key_envs=request.key_envs,
         allow_http=request.allow_http,
+        own=request.own,
         examples=None if request.examples is None else _open(request.examples, store),
     )
 

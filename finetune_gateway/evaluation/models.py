@@ -63,6 +63,11 @@ class EvaluatedModel:
     notes: tuple[str, ...] = ()
 
     @property
+    def at_plugin(self) -> bool:
+        """True for a model at the host of a plug-in, whose prices nobody here knows."""
+        return self.kind == "object" and self.host is not None
+
+    @property
     def fingerprint(self) -> str:
         """What its answers are kept by: two names of one model have the same. A model of this
         machine is known by its content, wherever it lies."""

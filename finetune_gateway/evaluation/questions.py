@@ -87,7 +87,9 @@ class QuestionPlan:
 
     def require_agreed(self, what: str, confirm: Callable[[Self], bool] | None) -> None:
         """Raise BudgetError if the limit, for all of ``what``, is below the low estimate of all
-        rounds together, or if ``confirm`` says no."""
+        rounds together, if a price is not known for a limit, or if ``confirm`` says no."""
+        for _, plan in self.rounds:
+            plan.require_priced()
         if self.left and self.cost is not None:
             spent = self.rounds[0][1].how.limit.spent
             require_within(self.cost, self.limit, None, spent, model="", what=what)
@@ -112,7 +114,7 @@ class QuestionPlan:
     @property
     def sends(self) -> bool:
         """True if something goes to a host."""
-        return any(plan.hosted for _, plan in self.rounds)
+        return any(plan.sends for _, plan in self.rounds)
 
     @property
     def allowed(self) -> dict[str, int]:

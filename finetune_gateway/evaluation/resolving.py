@@ -12,7 +12,7 @@ from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, shown
 from finetune_gateway.estimation import profiles
-from finetune_gateway.evaluation.answerers import Places, Say
+from finetune_gateway.evaluation.answerers import BackendOf, Places, Say
 from finetune_gateway.evaluation.model_titles import named
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.recording import Recording, names
@@ -46,6 +46,7 @@ def resolve(
     allow_http: bool = False,
     examples: Dataset | None = None,
     system_prompt: str | None = None,
+    own: BackendOf | None = None,
     say: Say = lambda text: None,
 ) -> list[EvaluatedModel]:
     """Return the models of these names and objects, each with a key and a title of its own.
@@ -61,11 +62,12 @@ def resolve(
         allow_http: Ask hosts beyond this machine without encryption.
         examples: Rows to show first; by default those that the first model was trained on.
         system_prompt: That ``prompt:`` is asked with; by default of the first training with one.
+        own: Returns the backend of a job with the keys of its Gateway.
         say: Called with what takes time: building or downloading a base.
 
     Raises SpecError, NotFoundError and what the models raise; two names of one model are refused.
     """
-    places = Places(store, backends, key_envs or {}, allow_http, say)
+    places = Places(store, backends, key_envs or {}, allow_http, own, say)
     resolver = _Resolver(places, store, examples, system_prompt)
     found = [resolver.model(one) for one in given]
     models = named([resolver.framed(one) for one in found])
@@ -100,7 +102,7 @@ class _Resolver:
         if isinstance(given, str):
             found = self._of_name(given)
         elif isinstance(given, Job):
-            found = self.places.of_job(given.id, given.reload().record, None)
+            found = self.places.of_job(given.id, given.reload().record, None, given.backend)
         elif isinstance(given, ModelHandle):
             found = self.places.of_handle(given.model, given)
         elif isinstance(given, Recording):

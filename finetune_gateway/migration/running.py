@@ -63,6 +63,7 @@ class Wanted:
     code: tuple[str | Path, ...] = ()
     max_tokens: int | None = None
     max_cost_usd: Decimal | None = None
+    monthly_usd: Decimal | None = None
     allowed: Mapping[str, bool] = field(default_factory=dict)  # allow_pii, allow_longer, ...
     dry_run: bool = False  # ``confirm`` is called whatever is there, and ends it
     command: str = ""
@@ -269,9 +270,11 @@ class _Move:
         spent = job.actual.cost_usd if job.actual else None
         left = None if self.limit is None else max(self.limit - (spent or Decimal(0)), Decimal(0))
         how = comparing.How(on_progress=followed.on_progress, on_wait=followed.on_wait)
-        return comparing.compare(self.store, self._request((job.id, self.old_name), left), how)
+        return comparing.compare(self.store, self._request((job, self.old_name), left), how)
 
-    def _request(self, models: Sequence[str], limit: Decimal | None = None) -> comparing.Request:
+    def _request(
+        self, models: Sequence[Job | str], limit: Decimal | None = None
+    ) -> comparing.Request:
         allowed = self.wanted.allowed
         return comparing.Request(
             models=tuple(models),
@@ -280,6 +283,7 @@ class _Move:
             code=self.wanted.code,
             max_tokens=self.wanted.max_tokens,
             max_cost_usd=limit,
+            monthly_usd=self.wanted.monthly_usd,
             backends=self.hosts,
             allow_pii=allowed.get("allow_pii", False),
             allow_secrets=allowed.get("allow_secrets", False),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from finetune_gateway.errors import SpecError, shown
+from finetune_gateway.errors import BudgetError, SpecError, shown
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.evaluation import gate
@@ -26,6 +26,7 @@ from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.requests import State
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config
+from finetune_gateway.text.cleaning import visible
 
 Json = dict[str, Any]
 OnProgress = Callable[[int, int, str], object]  # requests that are done, all of them, the model
@@ -39,7 +40,8 @@ class AskHow:
     ``name``: of the charges, like ``compare:cmp-3f9a2c1d``; what was refused under another name is
     asked again. ``parameters``: sent with each request, ``max_tokens`` among them; each sample has
     a seed of its own, if they have one. ``words``: where the prompts are from. ``limit``: shared by
-    all calls that have the same. ``at_once``: requests on their way to one host.
+    all calls that have the same. ``monthly_usd``: the cap of the month, by default of the home.
+    ``at_once``: requests on their way to one host.
     """
 
     name: str
@@ -47,6 +49,7 @@ class AskHow:
     samples: int = 1
     words: str = "the rows"
     limit: Limit = field(default_factory=lambda: Limit(None))
+    monthly_usd: Decimal | None = None
     at_once: int = AT_ONCE
     allow_pii: bool = False
     allow_secrets: bool = False
@@ -153,6 +156,16 @@ class AskPlan:
         return [one for one in self.targets if one.costing is not None and one.left]
 
     @property
+    def at_plugins(self) -> list[Target]:
+        """Those at hosts of plug-ins of which something is left: no price is known."""
+        return [one for one in self.targets if one.model.at_plugin and one.left]
+
+    @property
+    def sends(self) -> bool:
+        """True if something goes to a host."""
+        return bool(self.hosted or self.at_plugins)
+
+    @property
     def costs(self) -> dict[str, Range[Decimal] | None]:
         """What is left costs, by the key of each hosted model; None: no price is known."""
         return {
@@ -167,7 +180,7 @@ class AskPlan:
     @property
     def cost(self) -> Range[Decimal] | None:
         """What is left costs in all; None if a price is not known."""
-        return total(target.cost for target in self.hosted)
+        return total(target.cost for target in (*self.hosted, *self.at_plugins))
 
     @property
     def unpriced(self) -> set[str]:
@@ -175,7 +188,7 @@ class AskPlan:
         return {
             model.key
             for target in self.targets
-            if target.costing is not None and not target.costing.prices.known
+            if not (target.costing.prices.known if target.costing else not target.model.at_plugin)
             for model in target.models
         }
 
@@ -189,18 +202,34 @@ class AskPlan:
             for model in target.models
         }
 
+    def require_priced(self) -> None:
+        """Raise BudgetError if there is a limit or a cap and the price of a model is not known."""
+        for target in (*self.hosted, *self.at_plugins):
+            if target.cost is None:
+                require_priced(target.model, self.how.limit.usd, self.cap)
+
     def require_within(self) -> None:
         """Raise BudgetError if the limit is below even the low estimate, or if there is a limit or
         a cap and the price of a model is not known. Where something was asked under the limit
         already, what does not fit is not asked: that is no error."""
         limit = self.how.limit
-        for target in self.hosted:
-            if target.cost is None:
-                require_within(
-                    None, limit.usd, self.cap, ZERO, model=target.model.model, what="all"
-                )
+        self.require_priced()
         if self.hosted and (cost := self.cost) is not None and not limit.begun:
             require_within(cost, limit.usd, self.cap, limit.spent, model="", what="the comparison")
+
+
+def require_priced(model: EvaluatedModel, limit: Decimal | None, cap: Decimal | None) -> None:
+    """Raise BudgetError for a model without a price if there is a limit or a cap."""
+    try:
+        require_within(None, limit, cap, ZERO, model=model.model, what="all")
+    except BudgetError as exc:
+        if model.at_plugin:
+            what = "--max-cost" if limit is not None else "the budget of the month"
+            exc.hint = (
+                f"{visible(model.host or '')} is a plug-in, whose prices for answers nobody here "
+                f"knows. Leave out {what}, or this model."
+            )
+        raise
 
 
 def total(costs: Iterable[Range[Decimal] | None]) -> Range[Decimal] | None:
@@ -230,7 +259,7 @@ def plan(
     BudgetError where there is a limit and a cost that cannot be told. Sends nothing.
     """
     how.check()
-    cap = config.current_value(store.settings, "budget.monthly_usd").usd
+    cap = config.current_value(store.settings, "budget.monthly_usd", how.monthly_usd).usd
     targets = [_target(store, group, prompts, how) for group in _groups(models)]
     allowed: dict[str, int] = {}
     known: gate.Known = {}
@@ -298,6 +327,11 @@ def _notes(targets: Sequence[Target]) -> Iterator[str]:
             yield (
                 f"The price of {target.model.title} is without parts of type {types}: what they "
                 "cost cannot be told."
+            )
+        if target.left and target.model.at_plugin:
+            yield (
+                f"What {target.model.title} costs at {visible(target.model.host or '')} is not "
+                "known: it is the host of a plug-in."
             )
         if target.left and target.kept is None:
             yield (

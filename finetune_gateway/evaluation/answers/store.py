@@ -68,8 +68,10 @@ def key_of(prompt: Prompt, parameters: Json, sample: int) -> str:
 
 
 def is_kept(model: EvaluatedModel) -> bool:
-    """Return True for a model whose content can be told: another one never reads its answers."""
-    return model.kind in ("hosted", "local")
+    """Return True for a model whose content can be told: another one never reads its answers. Of a
+    plug-in that is one of a job here."""
+    of_job = model.handle is not None and bool(model.base_content)
+    return model.kind in ("hosted", "local") or of_job
 
 
 @dataclass(frozen=True)
