@@ -262,6 +262,24 @@ def m019_line(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN expected_start_at REAL")
 
 
+@migration
+def m020_deaths(db: sqlite3.Connection) -> None:
+    # Of a local job. `death`: how its last worker died, as JSON (backends/local/deaths.py);
+    # `saved_step`: of the last checkpoint since the deaths are counted. What its worker says of its
+    # progress: the step, when it made some (on the clock of this run of the machine), how long a
+    # step takes, the most memory it had, and after how long without progress it is killed.
+    for column in (
+        "death TEXT",
+        "saved_step INTEGER NOT NULL DEFAULT -1",
+        "step INTEGER",
+        "progress_at REAL",
+        "step_seconds REAL",
+        "peak_bytes INTEGER",
+        "hang_seconds REAL",
+    ):
+        db.execute(f"ALTER TABLE runs ADD COLUMN {column}")
+
+
 def connect(path: Path) -> Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

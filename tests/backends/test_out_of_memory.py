@@ -15,7 +15,7 @@ from support.chaos import until
 from support.training import a_run, events_of, row_table
 
 from finetune_gateway import Gateway
-from finetune_gateway.backends.local import out_of_memory
+from finetune_gateway.backends.local import deaths, out_of_memory
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.worker import train_within_memory, why_it_died
@@ -94,14 +94,19 @@ def test_what_is_not_of_a_batch_is_not_made_again(
     assert out_of_memory.halve(run.folder, run.spec, "training") is None  # nothing is kept
     assert out_of_memory.micro_batch(run.folder, 8) == 8 == out_of_memory.micro_batch(run.folder, 4)
     assert out_of_memory.halve(run.folder, run.spec, "loading the model") is None
-    out_of_memory.begin_attempt(run.folder)
-    assert why_it_died(run, "training", "cpu") == ""
+    deaths.begin(run.folder)
+    assert "From here on" not in why_it_died(run, death(run), "cpu")
     with (run.folder / "worker.log").open("a") as log:
         log.write("terminate called after throwing an instance of 'std::bad_alloc'\n")
-    assert "From here on 4 rows pass through the model" in why_it_died(run, "training", "cpu")
+    assert "From here on 4 rows pass through the model" in why_it_died(run, death(run), "cpu")
     for rows_left in (2, 1):
         assert out_of_memory.halve(run.folder, run.spec, "training") == rows_left
-    assert "It needs less with" in why_it_died(run, "training", "cpu")
+    assert "It needs less with" in why_it_died(run, death(run), "cpu")
+
+
+def death(run: Run) -> deaths.Death:
+    """How a worker of this run has died while training, as its log has it."""
+    return replace(deaths.find(run.folder), phase="training")
 
 
 def test_rows_at_once_are_those_that_fit() -> None:

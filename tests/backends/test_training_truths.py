@@ -16,29 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.chaos import slots_taken
 from support.cli import Ftg
 from support.training import a_run
 
 from finetune_gateway import (
     FakeBackend,
     Gateway,
-    JobFailed,
     ModelHandle,
     UnsupportedError,
 )
 from finetune_gateway.backend import ChatReply, Usage
-from finetune_gateway.backends.local import out_of_memory
+from finetune_gateway.backends.local import deaths, out_of_memory
 from finetune_gateway.backends.local.counting import template_of
 from finetune_gateway.backends.local.divergence import WINDOW, Diverged, LossHistory
-from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.worker import in_one_line
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.memory import Setup
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.settings.files import write_atomic
-from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate
 
@@ -430,8 +426,8 @@ def test_a_job_without_memory_says_what_needs_less(
      "[Errno 12] Cannot allocate memory", "terminate called after throwing 'std::bad_alloc'"],
 )  # fmt: skip
 def test_words_of_memory_are_recognised(line: str) -> None:
-    assert out_of_memory.is_out_of_memory(line)
-    assert not out_of_memory.is_out_of_memory("CUDA error: device-side assert triggered")
+    assert deaths.is_out_of_memory(line)
+    assert not deaths.is_out_of_memory("CUDA error: device-side assert triggered")
 
 
 def test_the_advice_fits_the_job() -> None:
@@ -449,32 +445,3 @@ def test_the_advice_fits_the_job() -> None:
     assert said("loading the model") == (
         "It needs less with a smaller model; ftg estimate --explain says how much."
     )
-
-
-def test_a_worker_that_the_kernel_killed_is_explained(
-    home: Path, tiny_folder: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It died without a word: the kernel's count has grown, or its log has the words of C++. Where
-    neither is so, nothing is known of it."""
-    counted = tmp_path / "vmstat"
-    counted.write_text("pgfault 9\noom_kill 3\n")
-    monkeypatch.setattr(out_of_memory, "KERNEL", counted)
-    queue = Queue(Settings(home))
-    with slots_taken(home):
-        job = Gateway().submit(rows(12), model=str(tiny_folder), backend="local")
-        folder = home / "runs" / job.id
-        assert out_of_memory.reason_of_death(folder) == ""
-        out_of_memory.begin_attempt(folder)
-        assert out_of_memory.reason_of_death(folder) == ""
-        counted.write_text("pgfault 9\noom_kill 4\n")
-        found = out_of_memory.reason_of_death(folder)
-        assert found.endswith("the kernel has killed processes for that.")
-        with (folder / "worker.log").open("a") as log:
-            log.write("terminate called after throwing an instance of 'std::bad_alloc'\n")
-        with queue.store.transaction() as db:
-            now = "UPDATE runs SET attempts = ?, phase = 'training', slot = 'gpu-0' WHERE id = ?"
-            db.execute(now, (MAX_ATTEMPTS, job.id))
-        with pytest.raises(JobFailed, match=r"of 'std::bad_alloc'\..*qlora.*worker\.log"):
-            job.result(timeout=60)
-    out_of_memory.begin_attempt(folder)  # what an earlier attempt wrote is no reason
-    assert out_of_memory.reason_of_death(folder) == ""

@@ -19,13 +19,13 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.backends.local import line, messages
+from finetune_gateway.backends.local import deaths, line, messages
 from finetune_gateway.backends.local.line import INTERRUPTED, MAX_STARTS
 from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.backends.local.spawning import (
@@ -62,6 +62,15 @@ class Submit:
     at: float  # monotonic
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a worker that was started here has ended."""
+
+    pid: int
+    code: int
+    peak_bytes: int | None = None
+
+
 class Dispatcher:
     """Looks at the runs that wait or run, starts workers, and sees to those that have ended."""
 
@@ -73,6 +82,7 @@ class Dispatcher:
         self.db = schema.connect(database)
         self.file = self._identity()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}  # ours, by run
+        self.ended: dict[str, Ended] = {}  # those that have ended, by run
         self.submits: dict[str, Submit] = {}  # in which environments runs were submitted
         self.stopping: dict[str, float] = {}  # when they were first seen to be asked to stop
         # What a run had done when it was started last, and how often it was started with no more.
@@ -94,6 +104,8 @@ class Dispatcher:
         self._reap()
         rows = self._rows()
         waiting = [row for row in rows if line.is_readable(row) and not self._has_worker(row)]
+        for row in waiting:
+            self._note_death(row)
         self._start(waiting)
         self._last_look = time.monotonic()
         self.looked_at = min(self.looked_at, self._last_look)
@@ -115,6 +127,8 @@ class Dispatcher:
         old = {name for name, one in self.submits.items() if one.at < before} - live
         for name in old:
             del self.submits[name]
+        for name in self.ended.keys() - live:
+            del self.ended[name]
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """Take a message, which says that somebody looks; perhaps how the worker of a run is to be
@@ -135,9 +149,12 @@ class Dispatcher:
         return found.fetchone() is not None
 
     def _reap(self) -> None:
-        """Forget the workers that have ended."""
-        for run_id in [name for name, one in self.workers.items() if one.poll() is not None]:
-            del self.workers[run_id]
+        """Forget the workers that have ended, but not how."""
+        found = {name: _end_of(one) for name, one in self.workers.items()}
+        for run_id, end in found.items():
+            if end is not None:
+                del self.workers[run_id]
+                self.ended[run_id] = end
 
     def _has_worker(self, row: sqlite3.Row) -> bool:
         """Return True if a worker of this run lives; kill one that was asked to stop long ago."""
@@ -150,6 +167,30 @@ class Dispatcher:
             if row["pid"] is not None and time.monotonic() - asked >= CANCEL_SECONDS:
                 processes.send(row["pid"], row["pid_start"], signal.SIGKILL)
         return True
+
+    def _note_death(self, row: sqlite3.Row) -> None:
+        """Keep how the worker of a run has died, if it has: it has not left its row itself."""
+        asked = row["cancel_at"] is not None or row["pause_at"] is not None
+        if row["pid"] is None or asked or processes.is_of_earlier_boot(row["pid_start"]):
+            return
+        end, folder = self.ended.pop(row["id"], None), self.runs / row["id"]
+        if end is not None and end.pid != row["pid"]:
+            end = None
+        found = deaths.find(folder, end.code if end else None, row["pid"])
+        peak = max((end.peak_bytes if end else None) or 0, row["peak_bytes"] or 0)
+        found = replace(found, phase=row["phase"], step=row["step"], peak_bytes=peak or None)
+        with self._transaction():
+            # Of a row as it is now: it may have ended since it was read.
+            noted = self.db.execute(
+                "UPDATE runs SET death = ?, pid = NULL WHERE id = ? AND fence = ? AND pid = ?"
+                f" AND {line.LIVE}",
+                (found.dump(), row["id"], row["fence"], row["pid"]),
+            ).rowcount
+        self._version = -1
+        if noted:
+            text = f"finetune-gateway: the worker died {deaths.sentence(found)}\n"
+            with suppress(OSError):  # of a full disk: the row has it
+                files.append(folder / deaths.LOG, text.encode())
 
     # -- workers -------------------------------------------------------------------------
 
@@ -209,7 +250,9 @@ class Dispatcher:
             fence = self._next_fence(run_id, slot)
             if fence is None:
                 return False
+            deaths.begin(self.runs / run_id)
             self.spawn(run_id, fence, run_lock, slot, slot_lock)
+            self._note_pid(run_id, fence)
         finally:
             files.unlock(run_lock)
         return True
@@ -236,6 +279,18 @@ class Dispatcher:
         self.starts[run_id] = done, starts
         self.not_before[run_id] = time.monotonic() + min(LONGEST_PAUSE, 0.25 * (2.0**starts - 1))
         return int(row["fence"])
+
+    def _note_pid(self, run_id: str, fence: int) -> None:
+        """Store which process the worker is: it may be stopped before it says so itself."""
+        worker = self.workers.get(run_id)
+        start = processes.start_of(worker.pid) if worker else None
+        if worker is not None and start is not None:
+            with self._transaction():
+                self.db.execute(
+                    "UPDATE runs SET pid = ?, pid_start = ? WHERE id = ? AND fence = ?"
+                    f" AND first_fence = ? AND pid IS NULL AND {line.LIVE}",  # it has not left
+                    (worker.pid, start, run_id, fence, self.starts[run_id][0][1]),
+                )
 
     def spawn(self, run_id: str, fence: int, run_lock: int, slot: str, slot_lock: int) -> None:
         """Start a worker, which holds both locks from its first moment."""
@@ -295,6 +350,20 @@ class Dispatcher:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def _end_of(worker: subprocess.Popen[bytes]) -> Ended | None:
+    """Return how a worker that was started here has ended; None if it has not."""
+    if worker.returncode is None:
+        with suppress(ChildProcessError):
+            pid, status, usage = os.wait4(worker.pid, os.WNOHANG)
+            if pid == 0:
+                return None
+            worker.returncode = os.waitstatus_to_exitcode(status)
+            unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
+            return Ended(worker.pid, worker.returncode, usage.ru_maxrss * unit)
+    code = worker.poll()
+    return None if code is None else Ended(worker.pid, code)
 
 
 def _has_often_died(row: sqlite3.Row) -> bool:

@@ -269,6 +269,7 @@ class Progress(TrainerCallback):
         text = json.dumps(progress, indent=2)
         files.write_atomic(path / checkpoints.PROGRESS, text, private=True, fsync=False)
         checkpoints.finish(path, {"environment": resuming.environment()})
+        self.run.saved(state.global_step)
         self.run.event(
             f"Saved {name}.",
             type="checkpoint",

@@ -15,11 +15,11 @@ import sqlite3
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_gateway.backend.capabilities import AT_ONCE, Schedule
-from finetune_gateway.backends.local import line, out_of_memory, spawning
+from finetune_gateway.backends.local import deaths, line, out_of_memory, spawning
 from finetune_gateway.backends.local.line import MAX_STARTS
 from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
@@ -31,7 +31,7 @@ from finetune_gateway.settings.files import is_locked, try_lock, try_locking
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 
-MAX_ATTEMPTS = 5  # times a job may start to train; then a dead worker means that it has failed
+MAX_ATTEMPTS = 3  # of workers that may die without a later step saved; then the job has failed
 LEAVE_SECONDS = 10.0  # from the final status of a run to the end of its worker
 NOT_ENDED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
@@ -65,6 +65,13 @@ class RunRow:
     seconds_left: float | None  # of training, as its worker says
     seconds: float  # of work with a slot, over all attempts; a dead worker counts to its heartbeat
     finished_at: float | None
+    death: str | None  # how its last worker died; see ``deaths``
+    saved_step: int  # of the last checkpoint since deaths are counted
+    step: int | None
+    progress_at: float | None  # monotonic; when its worker made progress
+    step_seconds: float | None  # that a step takes
+    peak_bytes: int | None
+    hang_seconds: float | None
 
 
 class Queue:
@@ -183,25 +190,31 @@ class Queue:
             self.fail(run_id, f"It was to begin after {lost[0]}, which has not succeeded.")
             return False
         saved = (folder / "model" / MANIFEST).exists()  # only its status is missing
-        if row.attempts >= row.max_attempts and not saved:
-            reason = "It was killed, or crashed; too little memory is the usual reason."
-            if known := out_of_memory.reason_of_death(folder):
-                reason = f"{known} {out_of_memory.advice_for_dead(folder, row.phase, row.slot)}"
-            self.fail(
-                run_id,
-                f"Its worker died {row.attempts} times (the last time while {row.phase}). "
-                f"{reason} See the end of {folder / 'worker.log'}.",
-            )
-            return False
         starts = row.fence - row.first_fence
+        if row.attempts >= row.max_attempts and not saved:
+            self._fail_of_deaths(row, f"died {row.attempts} times without a later step saved")
+            return False
         if starts >= MAX_STARTS:
-            self.fail(
-                run_id,
-                f"Its worker died {starts} times, most of them before it started to train. "
-                f"The reason is in {folder / 'worker.log'}.",
-            )
+            self._fail_of_deaths(row, f"died {starts} times")
             return False
         return True
+
+    def _fail_of_deaths(self, row: RunRow, often: str) -> None:
+        """End a run whose workers died too often, with all that is known of the last one."""
+        folder = self.folder(row.id)
+        # Imported here: few runs end so.
+        from finetune_gateway.text.quoting import hidden
+
+        found = deaths.load(row.death) or replace(deaths.find(folder), phase=row.phase)
+        lines = " | ".join(hidden(line) for line in deaths.last_lines(folder, found))
+        helps = deaths.advice(found)
+        if found.memory:
+            helps = out_of_memory.advice_for_dead(folder, found.phase, row.slot)
+        self.fail(
+            row.id,
+            f"Its worker {often}, the last time {deaths.sentence(found)} {helps} "
+            f"{f'Its log ends with: {lines} ' if lines else ''}See {folder / deaths.LOG}.",
+        )
 
     def statuses(self, run_ids: Collection[str]) -> dict[str, str]:
         """Return how runs are doing, or have ended."""
@@ -257,7 +270,8 @@ class Queue:
                 " fence = fence + 1, first_fence = fence + 1, resumes = ?1, pid = NULL,"
                 " pid_start = NULL, slot = NULL, heartbeat_at = NULL, cancel_at = NULL,"
                 " pause_at = NULL, after = '[]', start_at = NULL, seconds_left = NULL,"
-                " error = NULL, finished_at = NULL"
+                " error = NULL, finished_at = NULL, death = NULL, saved_step = -1,"
+                " step = NULL, progress_at = NULL, step_seconds = NULL, peak_bytes = NULL"
                 " WHERE id = ?2 AND resumes < ?1 AND status IN ('failed', 'cancelled')",
                 (attempt, run_id),
             )
@@ -357,4 +371,11 @@ def _run(row: sqlite3.Row) -> RunRow:
         seconds_left=row["seconds_left"],
         seconds=row["seconds"],
         finished_at=row["finished_at"],
+        death=row["death"],
+        saved_step=row["saved_step"],
+        step=row["step"],
+        progress_at=row["progress_at"],
+        step_seconds=row["step_seconds"],
+        peak_bytes=row["peak_bytes"],
+        hang_seconds=row["hang_seconds"],
     )

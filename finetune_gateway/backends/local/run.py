@@ -6,7 +6,7 @@ chat_template.jinja  a copy of the file that the spec names, if it names one
 base.json       which weights, tokenizer and template the base had when the run began
 start/          a copy of the adapter that it trains on from, if it continues another job
 events.jsonl    the worker's events, one per line
-attempt.json    where its newest attempt began (``out_of_memory``)
+attempt.json    how things stood before its newest worker began (``deaths``)
 worker.log      the output of the libraries
 checkpoints/    from which training can continue
 model/          the result, complete with manifest.json; it appears whole or not at all
@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from finetune_gateway.backends.local import event_log
+from finetune_gateway.backends.local import event_log, line
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import GatewayError, StoreError
@@ -315,6 +315,16 @@ class Run:
         """Write to the run's row. Raises Fenced if a newer worker has the run."""
         if not self.queue.claim(self.id, self.fence, **values):
             raise Fenced
+
+    def saved(self, step: int) -> None:
+        """Keep that a checkpoint of this step was saved: after a later one than before, deaths are
+        counted from here on."""
+        with self.queue.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET saved_step = ?, attempts = min(attempts, 1)"
+                f" WHERE id = ? AND fence = ? AND saved_step < ? AND {line.LIVE}",
+                (step, self.id, self.fence, step),
+            )
 
     def begin(self) -> None:
         """Start to count the time: the slot is ours."""

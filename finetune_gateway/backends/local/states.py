@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from finetune_gateway.backends.local import line
+from finetune_gateway.backends.local import deaths, line
 from finetune_gateway.backends.local.line import Place, Waiting
 from finetune_gateway.backends.local.queue import Queue, RunRow
 from finetune_gateway.backends.local.slots import slots
@@ -16,7 +16,7 @@ from finetune_gateway.events import JobStatus, Result, Snapshot
 
 SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
 WAITING = "waiting for a free slot"
-DIED = "its worker died; goes on when a slot is free"
+DIED = "its worker died{how}; goes on when a slot is free"
 EXPECTED = "json_extract(jobs.estimate, '$.seconds.expected')"
 
 
@@ -59,7 +59,9 @@ class States:
         if row.pause_at is not None:
             return "pausing"
         if row.id in self.dead:
-            return DIED
+            death = deaths.load(row.death)
+            how = f" {deaths.where(death)} ({deaths.how(death)})" if death else ""
+            return DIED.format(how=how)
         if row.status is JobStatus.RUNNING or row.pid is not None:
             return _with_silence(row)
         if (row.start_at or 0.0) > self.now:

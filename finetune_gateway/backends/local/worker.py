@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-from finetune_gateway.backends.local import out_of_memory, trackers
+from finetune_gateway.backends.local import deaths, out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.line import INTERRUPTED
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> None:
     and the descriptor of that."""
     home, run_id, fence, run_lock, slot, slot_lock = arguments
     environment = dict(os.environ)  # as it was given; what we set is for this job alone
+    faulthandler.enable()  # a crash of a library says in worker.log where it was
     make_process_private()
     for descriptor in (run_lock, slot_lock):  # no child may hold the locks that mean we live
         adopt(int(descriptor))
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
     stop_on_signals(run)
     try:
-        died = run.queue.get(run.id).phase
+        died = deaths.load(run.queue.get(run.id).death)
         pid = os.getpid()
         run.claim(pid=pid, pid_start=processes.start_of(pid), phase="starting")
         with run.heartbeat():
@@ -66,9 +68,9 @@ def stop_on_signals(run: Run) -> None:
     Thread(target=read, name="signals", daemon=True).start()
 
 
-def work(run: Run, slot: str, died: str = "") -> None:
-    """Take the run from its slot to its final status. ``died``: the phase in which the worker
-    before this one did."""
+def work(run: Run, slot: str, died: deaths.Death | None = None) -> None:
+    """Take the run from its slot to its final status. ``died``: how the worker before this one
+    did."""
     try:
         begin(run, slot, died)
         result, trained_tokens = train(run)
@@ -119,31 +121,32 @@ def leave(run: Run, status: JobStatus, phase: str) -> None:
     )  # fmt: skip
 
 
-def begin(run: Run, slot: str, died: str) -> None:
+def begin(run: Run, slot: str, died: deaths.Death | None) -> None:
     """Start an attempt at the run on this slot, which is ours until the process ends."""
     run.check()
     if slot != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.partition("-")[2]
     run.begin()
     attempts = run.begin_attempt(slot)
-    if attempts > 1:
-        text = f"The worker died; attempt {attempts} starts. {why_it_died(run, died, slot)}"
-        run.event(text.strip(), level="warn")
+    if died is not None:
+        text = f"The worker died {why_it_died(run, died, slot)} Attempt {attempts} starts."
+        data = {"code": died.code, "phase": died.phase, "step": died.step, "attempt": attempts}
+        run.event(text, level="warn", data=data)
+        run.claim(death=None)
     elif run.queue.get(run.id).resumes:
         run.event("The job was resumed.")
-    out_of_memory.begin_attempt(run.folder)
 
 
-def why_it_died(run: Run, phase: str, slot: str | None) -> str:
-    """Return why the attempt before this one died in this ``phase``, if memory ran out, and what
-    follows; an empty string if it is not known."""
-    reason = out_of_memory.reason_of_death(run.folder)
-    if not reason:
-        return ""
-    rows = out_of_memory.halve(run.folder, run.spec, phase)
+def why_it_died(run: Run, died: deaths.Death, slot: str | None) -> str:
+    """Return how the worker before this one died, and what follows where memory ran out."""
+    text = deaths.sentence(died)
+    if not died.memory:
+        return text
+    rows = out_of_memory.halve(run.folder, run.spec, died.phase)
     if rows is None:
-        return f"{reason} {out_of_memory.advice_for_dead(run.folder, phase, slot)}"
-    return f"{reason} {out_of_memory.again_in_words(rows, run.spec)}"
+        return f"{text} {out_of_memory.advice_for_dead(run.folder, died.phase, slot)}"
+    run.claim(attempts=1)  # something is tried that was not before
+    return f"{text} {out_of_memory.again_in_words(rows, run.spec)}"
 
 
 def train(run: Run) -> tuple[Result, int | None]:
