@@ -20,11 +20,11 @@ from pathlib import Path
 from traceback import clear_frames, extract_tb
 from typing import Any, TypeVar
 
+from finetune_gateway.backend import answer_texts
 from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
 from finetune_gateway.backend.stored_options import require_given
 from finetune_gateway.errors import BackendError, GatewayError, raise_alone
-from finetune_gateway.events import Snapshot
-from finetune_gateway.text.redaction import redact, without, without_in
+from finetune_gateway.text.redaction import redact
 
 # Calls that may have taken effect, and cost money, when they broke.
 BUYS = frozenset({"start", "upload", "deploy"})
@@ -109,7 +109,12 @@ def _call(
             answer = ask()
         finally:
             _running.objects, _running.keys = objects - {id(backend)}, earlier
-        return _without_keys(_checked(backend, name, answer, args, kwargs), keys)
+        answer = _checked(backend, name, answer, args, kwargs)
+        if not is_plugin(type(backend)):
+            return answer
+        if answer_texts.holds_key(name, answer, keys):
+            raise refused(backend, name, "returned a key or password, which would be stored")
+        return answer_texts.cleaned(name, answer, keys)
 
     seconds = limit_of(backend, name, args)
     try:
@@ -118,11 +123,12 @@ def _call(
         )
     except GatewayError as exc:
         if is_plugin(type(backend)):
-            _clean(exc, keys)
+            answer_texts.clean_error(exc, keys)
             _without_requests(exc, keys)
         raise
     except Exception as exc:  # whatever a plug-in raises
-        raise_alone(_clean(_broken(backend, name, exc), keys), in_words(exc, keys))
+        error = answer_texts.clean_error(_broken(backend, name, exc), keys)
+        raise_alone(error, in_words(exc, keys))
     return answer
 
 
@@ -298,42 +304,6 @@ def note_key(value: str) -> None:
         keys.add(value)
 
 
-def _without_keys(answer: Any, keys: set[str]) -> Any:
-    """Return an answer without the keys of its call in the texts that are stored of it."""
-    if not keys or not isinstance(answer, Snapshot):
-        return answer
-    texts = {"error": answer.error, "raw_status": answer.raw_status}
-    events = [
-        one.model_copy(
-            update={"message": _text_without(one.message, keys), "data": _data(one.data, keys)}
-        )
-        for one in answer.events
-    ]
-    changes = {name: text and _text_without(text, keys) for name, text in texts.items()}
-    return answer.model_copy(update={**changes, "events": events})
-
-
-def _data(value: Any, keys: set[str]) -> Any:
-    for key in keys:
-        value = without_in(value, key)
-    return value
-
-
-def _text_without(text: str, keys: Set[str]) -> str:
-    for key in keys:
-        text = without(text, key)
-    return text
-
-
-def _clean(exc: GatewayError, keys: set[str]) -> GatewayError:
-    """Return an error of a plug-in without the keys of its call, and without what looks like one:
-    errors are stored and shown."""
-    exc.message = redact(_text_without(exc.message, keys))
-    exc.hint = redact(_text_without(exc.hint, keys))
-    exc.args = (exc.message, *exc.args[1:])
-    return exc
-
-
 # -- errors ------------------------------------------------------------------------------
 
 
@@ -379,9 +349,10 @@ def _hint(backend: Any, name: str, where: str = "") -> str:
 def words_of(exc: BaseException) -> str:
     """Return an exception of others in words, in one line, without what looks like a key."""
     if isinstance(exc, TooSlow | _Ended | Wrong):
-        return redact(str(exc))
+        return redact(answer_texts.text_of(str(exc)))
     try:
-        text = redact(" ".join(str(exc).split()))[:LONGEST_TEXT].rstrip(".")
+        said = answer_texts.text_of(" ".join(str(exc).split()))
+        text = redact(said)[:LONGEST_TEXT].rstrip(".")
     except Exception:  # its own text is broken too
         text = "it cannot be shown"
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
@@ -391,7 +362,8 @@ def in_words(exc: BaseException, keys: Set[str] = frozenset()) -> PluginExceptio
     """Return what stands for an exception of others as the cause of ours: its words and its lines,
     without what it holds and leads to, and without these keys."""
     clear_frames(exc.__traceback__)
-    return PluginException(_text_without(words_of(exc), keys)).with_traceback(exc.__traceback__)
+    words = answer_texts.text_of(words_of(exc), keys)
+    return PluginException(words).with_traceback(exc.__traceback__)
 
 
 def _without_requests(error: GatewayError, keys: Set[str] = frozenset()) -> None:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from finetune_gateway.text import pii, redaction
+
+# Variables that hold a key by their name, and what of their values is none: a path, a number, a
+# word that may be a part of others.
+_NAME = re.compile(r"(?i)(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
+_VALUE = re.compile(r"(?![\d.]*\Z)[^\s/~][^\s]{15,}")
+
+
+def of_environment() -> set[str]:
+    """Return the keys in the environment: a plug-in may have read one there by itself."""
+    return {
+        value
+        for name, value in os.environ.items()
+        if _NAME.search(name) and _VALUE.fullmatch(value)
+    }
 
 
 def texts(path: str, value: object) -> Iterator[tuple[str, str]]:

@@ -56,7 +56,7 @@ def _require_settle_seconds(
 def _require_no_secret(backend: Backend, options: dict[str, Any]) -> None:
     """Refuse options with the value of a variable that they name, or with what looks like a key:
     they are stored and shown."""
-    shown_of = {"options()": options, "identity()": backend.identity()}
+    shown_of = {"options()": options, "identity()": backend.identity(), "place()": backend.place()}
     found = [pair for where, value in shown_of.items() for pair in texts(where, value)]
     keys = [os.environ.get(name) for _, name in found if name.isidentifier()]
     for path, text in found:
