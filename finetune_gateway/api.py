@@ -155,6 +155,12 @@ def refresh_jobs(jobs: Iterable[Job] | None = None) -> list[Failure]:
     return default().refresh(jobs)
 
 
+@like(Gateway.resume_all)
+def resume_all() -> list[Failure]:
+    """Let every job of this machine go on that waits or has ended with it, in their order."""
+    return default().resume_all()
+
+
 @like(Gateway.wait)
 def wait_for_jobs(
     jobs: Iterable[Job],

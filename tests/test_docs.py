@@ -31,7 +31,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Lines with options of other programs, or of the shell's completion.
 THEIRS = re.compile(
     r"\baz (account|group|cognitiveservices)|get-access-token|nvidia-smi|tensorboard --"
-    r"|trackio show|mlflow ui|inspect view|--tool-call-parser|-completion"
+    r"|systemctl|trackio show|mlflow ui|inspect view|--tool-call-parser|-completion"
 )
 EVERYWHERE = {"--home", "--no-color", "--debug", "--json", "--help", "--version"}
 

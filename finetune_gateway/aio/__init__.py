@@ -40,6 +40,7 @@ __all__ = [
     "prune",
     "refresh_jobs",
     "remove_jobs",
+    "resume_all",
     "submit",
     "validate",
     "wait_for_jobs",
@@ -92,6 +93,7 @@ migrate = _on_default(Gateway.migrate)
 get_job = _on_default(Gateway.job)
 list_jobs = _on_default(Gateway.jobs)
 refresh_jobs = _on_default(Gateway.refresh)
+resume_all = _on_default(Gateway.resume_all)
 wait_for_jobs = _on_default(Gateway.wait)
 remove_jobs = _on_default(Gateway.remove)
 prune = _on_default(Gateway.prune)

@@ -155,6 +155,11 @@ class Gateway(Face[BlockingGateway]):
         failures = await self._calls.run(self.blocking.refresh, asked)
         return self._failures(failures, given or [])
 
+    async def resume_all(self) -> list[Failure]:
+        """Let every job of this machine go on that waits or has ended with it, in their order;
+        return those that cannot, and why."""
+        return self._failures(await self._calls.run(self.blocking.resume_all), [])
+
     async def wait(
         self,
         jobs: Iterable[Job],

@@ -9,6 +9,7 @@ import typer
 from finetune_gateway import registry
 from finetune_gateway.backends.local import measure
 from finetune_gateway.cli.options import AllowHttp, BaseUrl, Json, KeyName, Quiet
+from finetune_gateway.errors import SpecError
 from finetune_gateway.reports.doctor_text import (
     calibration_document,
     calibration_text,
@@ -18,6 +19,7 @@ from finetune_gateway.reports.doctor_text import (
 from finetune_gateway.reports.leaving import point_out_leaving
 from finetune_gateway.reports.machine_checks import check_backend, check_machine
 from finetune_gateway.reports.output import print_json, print_message, print_result
+from finetune_gateway.reports.service_unit import service_of
 from finetune_gateway.settings.home import Settings
 
 
@@ -32,6 +34,10 @@ def doctor(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure and store how fast this machine trains.")
     ] = False,
+    service: Annotated[
+        bool,
+        typer.Option("--service", help="Print a unit that brings local jobs back after a restart."),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -41,16 +47,23 @@ def doctor(
 
     Asks a host only with --backend; a proxy that is set is connected to. --calibrate trains small
     models for about a minute instead, so that 'ftg estimate' knows how long a job takes here.
+    --service prints a file for systemd (launchd on macOS) instead, which runs 'ftg resume --all'
+    at the start of the machine; it has no secrets, and says where keys come from.
 
     Examples:
       ftg doctor
       ftg doctor --backend openai
       ftg doctor --calibrate
+      ftg doctor --service > ~/.config/systemd/user/finetune-gateway.service
       ftg doctor --json
     """
     if backend is not None:
         registry.require_known(backend)
     settings = Settings.load()
+    if calibrate and service:
+        raise SpecError("--calibrate and --service are two commands.", hint="Give one of them.")
+    if service:
+        return _print_service(settings, json, quiet)
     if calibrate:
         return _calibrate(settings, json, quiet)
     checks = [*check_machine(settings, backend)]
@@ -76,4 +89,19 @@ def _calibrate(settings: Settings, json: bool, quiet: bool) -> int:
         print_json(calibration_document(calibration))
     else:
         print_result(calibration_text(calibration))
+    return 0
+
+
+def _print_service(settings: Settings, json: bool, quiet: bool) -> int:
+    service = service_of(settings)
+    if json:
+        found = {"system": service.system, "path": str(service.path), "text": service.text}
+        print_json(found)
+        return 0
+    print_result(service.text.rstrip("\n"))
+    begin = {
+        "systemd": "systemctl --user daemon-reload; systemctl --user enable --now finetune-gateway",
+        "launchd": f"launchctl bootstrap gui/$(id -u) {service.path}",
+    }
+    print_message(f"Write it to {service.path}, then: {begin[service.system]}", quiet=quiet)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from finetune_gateway.jobs.charges import CHECK, COMPARE
 from finetune_gateway.jobs.conditions import wanted
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.recordings import PREFIX
+from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.reports.job_text import (
     as_last_seen,
     job_costs_text,
@@ -195,9 +197,12 @@ def pause(job: JobName, json: Json = False, quiet: Quiet = False) -> None:
 
 def resume(
     job: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="JOB[@STEP]", help="Job id, a unique start of one, or 'latest'."),
-    ],
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="All jobs of this machine that wait or were interrupted.")
+    ] = False,
     allow_changed_versions: Annotated[
         bool,
         typer.Option(
@@ -209,7 +214,7 @@ def resume(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> int:
     """Let a job that has stopped go on, as the same job. One that was not sent is looked for, and
     sent if it is not there. One that is paused here waits in line again; at a host it is resumed
     after a yes: it costs again; without a terminal, --yes is required. A local one that has failed
@@ -217,11 +222,25 @@ def resume(
     that one, after a yes: later ones are deleted, and their steps are trained again. Any other is
     refused (exit 2).
 
+    --all brings the line of local jobs back after a restart of the machine, in its order, as
+    any look such as 'ftg list' does. Paused and failed jobs stay as they are, hosted ones are not
+    asked. 'ftg doctor --service' prints a unit that runs it at the start of the machine.
+
     Examples:
       ftg resume latest
+      ftg resume --all
       ftg resume ftg-7kq3@200
       ftg resume ftg-7kq3 --yes --json
     """
+    if (job is None) is not all_:
+        raise SpecError("Say which job is to go on.", hint="Give its id or 'latest', or --all.")
+    if all_ and allow_changed_versions:
+        raise SpecError(
+            "What has changed is allowed job by job.",
+            hint="Name one: ftg resume JOB --allow-changed-versions",
+        )
+    if job is None:
+        return _resume_all(json=json, quiet=quiet)
     name, step = results.split(job)
     opened = open_job(name, quiet=quiet)
     if opened.status is JobStatus.PAUSED and opened.record.hosted and not yes:
@@ -235,6 +254,37 @@ def resume(
         print_result(str(opened.status) if quiet else f"{opened.id} {opened.status}")
     if hint := next_step(opened):
         print_message(hint, quiet=quiet)
+    return 0
+
+
+def _resume_all(*, json: bool, quiet: bool) -> int:
+    gateway = Gateway()
+    failures = gateway.resume_all()
+    for failure in failures:
+        names = ", ".join(job.id for job in failure.jobs)
+        print_warning(f"{names}: {failure.error.message}", quiet=quiet)
+    local = [job.record for job in gateway.jobs() if not job.record.hosted]
+    live = [one for one in local if not one.status.final and one.status is not JobStatus.PAUSED]
+    in_line = sorted(live[::-1], key=_turn)
+    if json:
+        print_json([record_document(record) for record in in_line])
+    elif quiet:
+        for record in in_line:
+            print_result(record.id)
+    elif in_line:
+        print_result(job_list_text(in_line))
+    else:
+        print_message("No job of this machine waits.")
+    paused = [one.id for one in local if one.status is JobStatus.PAUSED]
+    if paused:
+        print_message(f"Still paused: {', '.join(paused)}. ftg resume JOB", quiet=quiet)
+    return 1 if failures else 0
+
+
+def _turn(record: JobRecord) -> tuple[bool, float]:
+    """Return what sorts jobs by their turn: those that run, those in line, the others."""
+    place = record.place_in_line
+    return record.status is not JobStatus.RUNNING, math.inf if place is None else place
 
 
 def _require_rewind(job: Job, step: results.StepName) -> None:

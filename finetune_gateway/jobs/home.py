@@ -18,6 +18,7 @@ from finetune_gateway.jobs import (
     charges,
     continuing,
     deployments,
+    groups,
     home_backends,
     ledger,
     many,
@@ -167,6 +168,24 @@ class HomeJobs(OpenHome, ABC):
         if jobs is None:
             return many.refresh(map(self._job, self.store.readable(LIVE, ())))
         return many.refresh(list_of(jobs, Job, "jobs"))
+
+    def resume_all(self) -> list[Failure]:
+        """Let every job of this machine go on that waits, or that has ended with the machine, in
+        their order; return those that cannot, and why.
+
+        Paused jobs stay paused, failed ones failed; hosted ones are not asked. Any look does it
+        too, such as ``refresh``; this also sends what was not sent.
+        """
+        live = [self._job(one) for one in self.store.readable(LIVE, ())[::-1] if not one.hosted]
+        failed: list[tuple[Job, GatewayError]] = []
+        for job in live:
+            try:
+                if job.record.unsent:
+                    job.resume()
+            except GatewayError as exc:
+                failed.append((job, exc))
+        sent = [job for job in live if not job.record.unsent]
+        return [*groups.failures_of(failed), *many.refresh(sent)]
 
     def wait(
         self,

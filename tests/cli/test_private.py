@@ -49,7 +49,7 @@ CALLS = {
         f"prices set --backend openai --model {GPT} --unit train_mtok --usd 5 --source ours"
     ],
     "config": ["config set budget.monthly_usd 500"],
-    "doctor": ["doctor"],
+    "doctor": ["doctor", "doctor --service"],
     "backends": ["backends"],
     "models": ["models"],
     "rules": ["rules"],
@@ -68,7 +68,7 @@ CALLS = {
     "costs": ["costs"],
     "cancel": ["cancel latest --yes"],
     "pause": ["pause latest"],
-    "resume": ["resume latest --yes"],
+    "resume": ["resume latest --yes", "resume --all"],
     "settle": ["settle latest --not-created"],
     "chat": ["chat latest Hello"],
     "compare": ["compare latest --data train.jsonl --rows 2 --yes"],

@@ -104,6 +104,7 @@ async def home(keys: dict[str, str]) -> None:
         assert_type(await g.end_deployment("latest"), bool)
         assert_type(await g.budget(), blocking.Budget)
         assert_type(await aio.budget(), blocking.Budget)
+        assert_type(await g.resume_all() + await aio.resume_all(), list[aio.Failure])
         assert_type(await aio.costs(since=date(2026, 11, 1)), blocking.Ledger)
         assert_type(await aio.prune(30, remote=True), blocking.Pruned)
         assert_type(await g.retention_days(), float)

@@ -244,6 +244,7 @@ def follow(g: Gateway, job: Job, stop: threading.Event) -> None:
     assert_type(newest, list[Job])
     assert_type(g.jobs(status=JobStatus.RUNNING), list[Job])
     assert_type(gateway.refresh_jobs(newest), list[Failure])
+    assert_type(gateway.resume_all() + g.resume_all(), list[Failure])
     failures = gateway.wait_for_jobs(newest, 60, on_change=print, on_event=tell, stop=stop)
     assert_type(failures[0].error, gateway.GatewayError)
     assert_type(failures[0].jobs, list[Job])
