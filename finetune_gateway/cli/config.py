@@ -49,7 +49,9 @@ def config(
     for jobs, with which it may be asked. pii.regions (FTG_PII_REGIONS) are countries, such as
     DE,US, whose national telephone numbers count as personal data; international ones always do.
     retention.days (FTG_RETENTION_DAYS) is how old data must be for 'ftg prune' to remove them; the
-    default is 30, and nothing is removed before you run it.
+    default is 30, and nothing is removed before you run it. retention.checkpoints
+    (FTG_RETENTION_CHECKPOINTS) is how many of its last checkpoints a local job keeps when it has
+    succeeded, beside the best; the default is 1. While it trains it keeps as many, and at least 2.
 
     Examples:
       ftg config set budget.monthly_usd 50

@@ -162,8 +162,18 @@ def keep(
         for name, lines in ((ROWS, rows), (ANSWERS, answers), (JUDGEMENTS, judgements)):
             text = "".join(line.model_dump_json() + "\n" for line in lines)
             files.write_atomic(folder / name, text, private=True)
+        _date(folder / BEGUN, settings)
         os.replace(folder / BEGUN, folder / DATA)
     return Comparison(folder, data, [*rows], [*answers])
+
+
+def _date(path: Path, settings: Settings) -> None:
+    """Let a file be later than the comparisons that are kept, whatever the clock says: by this time
+    ``ids`` orders them."""
+    times = [one.stat().st_mtime_ns for one in settings.comparisons.glob(f"{PREFIX}*/{DATA}")]
+    latest = max(times, default=0)
+    if path.stat().st_mtime_ns <= latest:
+        os.utime(path, ns=(latest + 1, latest + 1))
 
 
 def ids(settings: Settings) -> list[str]:

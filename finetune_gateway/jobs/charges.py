@@ -153,7 +153,7 @@ def of_period(store: Store, start: float, end: float | None = None) -> list[Char
     rows = store.query(
         "SELECT * FROM charges WHERE (?2 IS NULL OR created_at < ?2) AND (created_at >= ?1"
         " OR (substr(name, 1, ?3) = ?4 AND (ended_at IS NULL OR ended_at > ?1)))"
-        " ORDER BY created_at, id",
+        " ORDER BY rowid",
         (start, end, len(DEPLOYMENT), DEPLOYMENT),
     )
     found = (_within(_charge(row), start, end) for row in rows)
@@ -163,8 +163,7 @@ def of_period(store: Store, start: float, end: float | None = None) -> list[Char
 def unsettled(store: Store, name: str | None = None) -> list[Charge]:
     """Return the charges that have not ended, oldest first: all, or those of this name."""
     rows = store.query(
-        "SELECT * FROM charges WHERE ended_at IS NULL AND (?1 IS NULL OR name = ?1)"
-        " ORDER BY created_at, id",
+        "SELECT * FROM charges WHERE ended_at IS NULL AND (?1 IS NULL OR name = ?1) ORDER BY rowid",
         (name,),
     )
     return [_charge(row) for row in rows]
@@ -181,7 +180,7 @@ def of_name(store: Store, name: str, ids: Collection[str] = ()) -> list[Charge]:
     """Return all charges of this name, and those with these ids, oldest first."""
     rows = store.query(
         "SELECT * FROM charges WHERE name = ?1 OR id IN (SELECT value FROM json_each(?2))"
-        " ORDER BY created_at, id",
+        " ORDER BY rowid",
         (name, json.dumps([*ids])),
     )
     return [_charge(row) for row in rows]
@@ -211,7 +210,7 @@ def _of_jobs(store: Store, start: float, end: float | None, without: str) -> Ite
     is computed once, and again only if its row has changed."""
     rows = store.query(
         "SELECT * FROM jobs WHERE created_at >= ?1 AND (?2 IS NULL OR created_at < ?2)"
-        " AND id != ?3 ORDER BY created_at, id",
+        " AND id != ?3 ORDER BY rowid",
         (start, end, without),
     )
     for row in rows:

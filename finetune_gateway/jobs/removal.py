@@ -236,11 +236,12 @@ def without_texts(record: JobRecord) -> JobRecord:
 
 def trained_from(store: Store, record: JobRecord, *, needing_it: bool = False) -> list[str]:
     """Return the jobs that were trained from the model of a local job; ``needing_it``: those whose
-    base it is. Others have a copy of its adapter."""
+    base it is, and those that have no copy of its adapter yet."""
     records = store.select(
         "removed_at IS NULL AND NOT hosted AND id != ?1"
         " AND (instr(json_extract(spec, '$.model'), ?1)"
-        " OR (?2 AND instr(coalesce(json_extract(spec, '$.continue_from'), ''), ?1) = 1))",
+        " OR (instr(coalesce(json_extract(spec, '$.continue_from'), ''), ?1) = 1"
+        f" AND (?2 OR (provider_id IS NULL AND {LIVE}))))",
         (record.id, not needing_it),
     )
     return [one.id for one in records]

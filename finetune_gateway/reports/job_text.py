@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune_gateway.data.columns import in_words
 from finetune_gateway.events import DIVERGED, PREFERENCES, REWARDS, JobStatus
-from finetune_gateway.jobs import budget, continuing, history
+from finetune_gateway.jobs import budget, continuing, history, results
 from finetune_gateway.jobs.budget import Actual, Quote
 from finetune_gateway.jobs.history import Curves
 from finetune_gateway.jobs.job import Job
@@ -28,6 +29,7 @@ from finetune_gateway.reports.output import (
     terminal_width,
     wrap_text,
 )
+from finetune_gateway.settings.files import bytes_of
 from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
@@ -210,6 +212,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "estimate": _estimate(quote),
         "quote": "" if record.quote_usd is None else format_usd(record.quote_usd),
         "cost": _cost(record, job.actual),
+        "checkpoints": "" if record.hosted else _checkpoints(job),
         "result": record.result.model if record.result else "",
         "deployment": deployment_fact(record),
         "result is": result_step_text(record.result.metrics) if record.result else "",
@@ -227,6 +230,18 @@ def deployment_fact(record: JobRecord) -> str:
         return f"{since}; what it costs is not known"
     hour = f"${kept['usd_per_hour']} an hour, used or not"
     return f"{since}, {hour}. End it: ftg deploy {record.id} --delete"
+
+
+def _checkpoints(job: Job) -> str:
+    """Return ``2, steps 150 and 200, 34.5 MB`` of the models saved on this machine, with what was
+    set aside."""
+    there = results.checkpoints(job.record, job.store)
+    points = [one for one in there if Path(one.model).is_absolute()]
+    if not points:
+        return ""
+    size = bytes_of([Path(points[0].model).parent])
+    at = " and ".join(f"{one.step:,}" for one in points)
+    return f"{len(points)}, at step {at}, {format_bytes(size)}"
 
 
 def _rows(record: JobRecord) -> str:

@@ -145,7 +145,11 @@ def _check_data(settings: Settings) -> Iterator[Check]:
         "store": [*settings.home.glob(f"{settings.database.name}*")],
     }
     sizes = {name: sum(map(deletion.size, paths)) for name, paths in parts.items()}
-    kept = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items() if size)
+    saved = sum(map(deletion.size, settings.runs.glob("*/checkpoints")))
+    more = {"run folders": f" ({format_bytes(saved)} of checkpoints)"} if saved else {}
+    kept = ", ".join(
+        f"{name} {format_bytes(size)}{more.get(name, '')}" for name, size in sizes.items() if size
+    )
     if not kept:
         yield Check("data", "ok", "none are kept")
         return

@@ -27,14 +27,14 @@ Setting = Decimal | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """A setting: an amount of USD, where none means no limit, a number of seconds or days, or a
-    list of hosts or regions."""
+    """A setting: an amount of USD, where none means no limit, a number of seconds, days or
+    checkpoints, or a list of hosts or regions."""
 
     name: str  # as in the file: table.name
     variable: str  # environment variable; "" for none
     argument: str  # name of the argument of a call
     about: str
-    unit: Literal["USD", "seconds", "days", "hosts", "regions"] = "USD"
+    unit: Literal["USD", "seconds", "days", "checkpoints", "hosts", "regions"] = "USD"
     default: Setting | None = None
     least: int = 0
     most: int = 604_800  # a week, of seconds
@@ -114,6 +114,15 @@ KEYS = {
             "days",
             most=36_500,
             unset="30",
+        ),
+        Key(
+            "retention.checkpoints",
+            "FTG_RETENTION_CHECKPOINTS",
+            "checkpoints",
+            "how many of its last checkpoints a job keeps here once it has succeeded, and the best",
+            "checkpoints",
+            Decimal(1),
+            most=1000,
         ),
         Key(
             "pii.regions",

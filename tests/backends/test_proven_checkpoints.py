@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from support.points import WEIGHTS, saved_checkpoints
 
 from finetune_gateway.backends.local import checkpoints, manifests, models
 from finetune_gateway.backends.local.checkpoints import BASE_OF_OTHERS, SetAside
@@ -18,7 +18,6 @@ from finetune_gateway.settings.home import Settings
 
 Damage = Callable[[Path], object]
 
-WEIGHTS = "adapter_model.safetensors"
 DAMAGES: dict[str, Damage] = {
     "empty": lambda path: path.write_bytes(b""),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -34,32 +33,18 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(raw)
 
 
-def saved(folder: Path, *steps: int) -> Path:
-    """Checkpoints of these steps, as they are saved: other bytes at each step."""
-    for step in steps:
-        point = folder / f"checkpoint-{step}"
-        checkpoints.begin(point)
-        for name in (*checkpoints.STATE_FILES, WEIGHTS, "ref/adapter_model.safetensors"):
-            (point / name).parent.mkdir(exist_ok=True)
-            (point / name).write_bytes(bytes([step]) * 64 + name.encode())
-        progress = {"trained_tokens": step, "files": MANIFEST}
-        (point / checkpoints.PROGRESS).write_text(json.dumps(progress))
-        checkpoints.finish(point, {})
-    return folder
-
-
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_no_damage_of_any_file_is_used(tmp_path: Path) -> None:
     """Each file, the manifest too, in each way: set aside as it is, and the one before is taken."""
-    sound = saved(tmp_path / "sound", 1, 2)
+    sound = saved_checkpoints(tmp_path / "sound", 1, 2)
     files = [path for path in (sound / "checkpoint-2").rglob("*") if path.is_file()]
     assert len(files) == 8
     for path in files:
         name = path.relative_to(sound)
-        bits = range(0, path.stat().st_size * 8, 211 if path.name == MANIFEST else 317)
+        bits = range(0, path.stat().st_size * 8, 997 if path.name == MANIFEST else 317)
         flips = {f"bit {at}": (lambda path, at=at: flip(path, at)) for at in bits}
         for kind, damage in {**DAMAGES, **flips}.items():
             folder = tmp_path / "damaged"
@@ -75,7 +60,7 @@ def test_no_damage_of_any_file_is_used(tmp_path: Path) -> None:
 
 def test_a_file_more_is_a_damage(tmp_path: Path) -> None:
     """It would be loaded too; what an editor or a system leaves, with a dot, is none."""
-    folder = saved(tmp_path, 1, 2)
+    folder = saved_checkpoints(tmp_path, 1, 2)
     (folder / "checkpoint-2" / ".directory").touch()
     assert checkpoints.newest(folder) == (folder / "checkpoint-2", [])
     (folder / "checkpoint-2" / "model-00002.safetensors").touch()
@@ -86,13 +71,13 @@ def test_a_file_more_is_a_damage(tmp_path: Path) -> None:
 
 def test_all_that_is_damaged_is_kept(tmp_path: Path) -> None:
     """None is left, a second time too; the words say what was expected and what is there."""
-    folder = saved(tmp_path, 1)
+    folder = saved_checkpoints(tmp_path, 1)
     (folder / "checkpoint-1" / "optimizer.pt").write_bytes(b"123")
     text = "checkpoint-1 is not as it was saved, and is not used: optimizer.pt has 3 bytes; saved "
     found, [aside] = checkpoints.newest(folder)
     assert found is None and aside.text.startswith(text)
     assert checkpoints.whole(folder) == [] and checkpoints.newest(folder) == (None, [])
-    saved(folder, 1)
+    saved_checkpoints(folder, 1)
     flip(folder / "checkpoint-1" / WEIGHTS, 9)
     found, [aside] = checkpoints.newest(folder)
     assert found is None and "another content (sha256 " in aside.reason
@@ -101,7 +86,7 @@ def test_all_that_is_damaged_is_kept(tmp_path: Path) -> None:
 
 def test_what_a_kill_has_left_half_is_removed(tmp_path: Path) -> None:
     """While it is saved, saved again, or deleted: it takes no space, and nothing is said."""
-    folder = saved(tmp_path, 1, 2, 3, 4)
+    folder = saved_checkpoints(tmp_path, 1, 2, 3, 4)
     checkpoints.begin(folder / "checkpoint-2")
     shutil.rmtree(folder / "checkpoint-3")
     (folder / "checkpoint-3").mkdir()
@@ -114,7 +99,7 @@ def test_what_a_kill_has_left_half_is_removed(tmp_path: Path) -> None:
 
 def test_the_base_of_another_job_stays_where_it_is(tmp_path: Path) -> None:
     """Damaged or not: that job looks at its weights itself."""
-    folder = saved(tmp_path, 1, 2)
+    folder = saved_checkpoints(tmp_path, 1, 2)
     checkpoints.keep(folder / "checkpoint-2")
     assert checkpoints.newest(folder) == (folder / "checkpoint-2", [])
     (folder / "checkpoint-2" / "scheduler.pt").unlink()
@@ -126,7 +111,7 @@ def test_the_base_of_another_job_stays_where_it_is(tmp_path: Path) -> None:
 
 def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To prove a checkpoint, the newest alone; and for a result not the optimizer's state."""
-    folder = saved(tmp_path, 1, 2)
+    folder = saved_checkpoints(tmp_path, 1, 2)
     read: list[str] = []
     hashed = hashing.sha256_of_all
 
@@ -145,7 +130,7 @@ def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_model_answers_as_it_was_saved_alone(tmp_path: Path) -> None:
     """A result, and a checkpoint that a kept handle names; a foreign manifest is none."""
     settings = Settings(tmp_path / "home").create()
-    point = saved(tmp_path, 2) / "checkpoint-2"
+    point = saved_checkpoints(tmp_path, 2) / "checkpoint-2"
     (point / "adapter_config.json").write_text("{}")
     checkpoints.finish(point, {})
     models.require_as_saved(point, settings)

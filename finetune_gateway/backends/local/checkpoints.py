@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -22,7 +23,8 @@ from finetune_gateway.errors import GatewayError, NotFoundError, SpecError
 from finetune_gateway.estimation.weights import read_header, read_json
 from finetune_gateway.events import Checkpoint, Result
 from finetune_gateway.jobs.handle import MANIFEST
-from finetune_gateway.settings import files
+from finetune_gateway.settings import config, files
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 GENERATION_CONFIG = "generation_config.json"
@@ -228,6 +230,23 @@ def whole(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda one: one.step)
 
 
+def last_kept(settings: Settings) -> int:
+    """Return how many of its last checkpoints a run keeps that has succeeded; all of them while the
+    settings cannot be read."""
+    try:
+        return int(config.current_value(settings, "retention.checkpoints").amount or 0)
+    except SpecError:  # commands say it; what is deleted now might be missed
+        return sys.maxsize
+
+
+def surplus(folder: Path, result: int, last: int) -> list[Checkpoint]:
+    """Return the checkpoints that a run needs no more once it has its result: all but the one of
+    the step of that, the ``last`` ones, and those that are the base of another job."""
+    there = whole(folder)
+    kept = {result, *(one.step for one in there[max(0, len(there) - last) :])}
+    return [one for one in there if one.step not in kept and not is_kept(one)]
+
+
 def sync(folder: Path) -> None:
     """Put a checkpoint on the disk. Raises OSError."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
@@ -275,8 +294,8 @@ def result_of(run: Path, folder: Path) -> Result:
     if not is_whole(folder):
         raise NotFoundError(
             f"There is no whole checkpoint in {folder}.",
-            hint="A run keeps its last two, and the best on its held-out rows. 'ftg prune' deletes "
-            "them.",
+            hint="A run keeps its last ones, and the best on its held-out rows (ftg config, "
+            "retention.checkpoints). 'ftg prune' deletes them.",
         )
     if reason := defect(folder, optimizer=False):
         raise GatewayError(

@@ -19,8 +19,9 @@ from finetune_gateway.backends.local.start import REFERENCE
 from finetune_gateway.backends.local.trainer import WatchedTrainer
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import Result
+from finetune_gateway.jobs.removal import trained_from
 from finetune_gateway.methods import load_trainer
-from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings import files
 
 TRIES = 3  # to make a result of checkpoints that are as they were saved
 
@@ -40,7 +41,31 @@ def train(run: Run) -> tuple[Result, int | None]:
             # Trained again from the one before it; or the next best one is the result.
             resuming.tell_set_aside(run, checkpoints.set_aside(exc.folder, exc.reason))
         free_memory()  # result_of loads the model again
-    return result_of(run)
+    found = result_of(run)
+    remove_surplus(run, found[0])
+    return found
+
+
+def remove_surplus(run: Run, result: Result) -> None:
+    """Delete the checkpoints that a run with a result needs no more, and say how large they were;
+    none where a job needs one that was not started yet."""
+    store, last = run.queue.store, checkpoints.last_kept(run.settings)
+    try:
+        needed = trained_from(store, store.get(run.id), needing_it=True)
+    except GatewayError as exc:  # a row that cannot be read: not worth the result
+        return run.event(f"All checkpoints are kept: {exc.message}", level="warn")
+    step = int(result.metrics.get("step", 0))
+    surplus = [] if needed else checkpoints.surplus(run.checkpoints, step, last)
+    if not surplus:
+        return None
+    size = files.bytes_of([Path(one.model) for one in surplus])
+    checkpoints.remove(surplus)
+    names = " and ".join(one.id for one in surplus)
+    run.event(
+        f"Removed {names}, {size:,} bytes: a job that has succeeded keeps its best checkpoint and "
+        f"its last {last} (retention.checkpoints).",
+        data={"removed": [one.id for one in surplus], "bytes": size},
+    )
 
 
 def progress_of(run: Run, base: Base, *, neutral: float | None = None) -> Progress:
@@ -173,4 +198,4 @@ def name_base(path: Path, model: str, folder: Path, revision: str | None) -> Non
     config["revision"] = revision
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
-    write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n", private=True)
+    files.write_atomic(path, json.dumps(config, indent=2, sort_keys=True) + "\n", private=True)

@@ -213,8 +213,8 @@ def _model(run: Path, step: results.StepName | None, name: str) -> Path:
     if not checkpoints.is_whole(folder):
         raise NotFoundError(
             f"The checkpoint {name} is gone: there is none in {folder}.",
-            hint="A run keeps its last two, and the best on its held-out rows; 'ftg prune' deletes "
-            f"them. See: ftg checkpoints {run.name}",
+            hint="A run keeps its last ones, and the best on its held-out rows; 'ftg prune' "
+            f"deletes them. See: ftg checkpoints {run.name}",
         )
     return folder
 

@@ -57,7 +57,7 @@ BESIDE = (
 NAMES |= {name: f"train_{name}" for name in BESIDE}
 NAMES |= {f"eval_{name}": f"valid_{name}" for name in BESIDE}
 PATIENCE = 3  # evaluations without a better loss, by default
-KEPT = 2  # checkpoints, one of which a kill may leave half; and the best on held-out rows
+KEPT = 2  # checkpoints at least, one of which may be damaged; and the best on held-out rows
 
 
 def patience_of(spec: TrainingSpec, *, held_out: bool) -> int:
@@ -89,6 +89,7 @@ class Progress(TrainerCallback):
         self.complete = complete
         held_out = run.validation is not None
         self.keeps_best = keeps_best(run.spec, held_out=held_out)
+        self.last_kept = max(KEPT, checkpoints.last_kept(run.settings))
         self.patience = patience_of(run.spec, held_out=held_out)
         self.trained_tokens = 0  # tokens whose loss was used, counted by the trainer
         self.losses = LossHistory(vocabulary, neutral=neutral)
@@ -283,12 +284,12 @@ class Progress(TrainerCallback):
         there = checkpoints.whole(self.run.checkpoints)
         steps = [one.step for one in there]
         known = [one for one in losses_of(state, "eval_loss") if one[0] in steps]
-        kept = {*steps[-KEPT:], *([overfitting.best(known)[0]] if known else [])}
+        kept = {*steps[-self.last_kept :], *([overfitting.best(known)[0]] if known else [])}
         others = [one for one in there if one.step not in kept and not checkpoints.is_kept(one)]
         if others:
             # Before those that a power cut would leave are gone. It is older than the newest, so
             # most of it is on the disk already.
-            checkpoints.sync(Path(there[-KEPT].model))
+            checkpoints.sync(Path(there[-2].model))
         checkpoints.remove(others)
 
     def _overfitting_text(self, found: Overfitting) -> str:
