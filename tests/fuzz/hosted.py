@@ -49,6 +49,7 @@ from support.provider import CREATE, Provider
 from targets import Wrong, restructured
 
 from finetune_gateway import Gateway, OpenAIBackend
+from finetune_gateway.backend.seam import PluginException
 from finetune_gateway.errors import BackendError, GatewayError
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs import records
@@ -370,6 +371,7 @@ class Hosted:
         try:
             call.run()
         except GatewayError as exc:
+            check_ours(exc)
             check_visible(str(exc), said(exc))
             code = exc.code if isinstance(exc, BackendError) else None
             json.dumps([code], ensure_ascii=False).encode()
@@ -386,6 +388,7 @@ class Hosted:
         """Ask for many jobs at once, and list them."""
         jobs = [self._job(self.backend, status=JobStatus.RUNNING) for _ in range(2)]
         for failure in self.gateway.refresh(jobs):
+            check_ours(failure.error)
             check_visible(str(failure.error), said(failure.error))
         check_visible(job_text.job_list_text([self.store.get(job.id) for job in jobs]))
 
@@ -452,6 +455,12 @@ def said(exc: GatewayError) -> str:
     with redirect_stderr(screen):
         output.print_error(type(exc).__name__, exc.message, exc.hint, exc.exit_code)
     return screen.getvalue()
+
+
+def check_ours(exc: GatewayError) -> None:
+    """Raise what our backend broke by: the seam makes a plain error of it, as of a plug-in's."""
+    if isinstance(exc.__cause__, PluginException):
+        raise exc.__cause__
 
 
 def check_visible(*texts: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-SECONDS = 120  # alone on a core it takes a few
+SECONDS = 300  # alone on a core it takes a few, of a host's answers some hundreds
 ROOM = "finetune_gateway/backends/openai"
 # Where, what is right, what is wrong, and how the fuzzer says it.
 PLANTED = {
@@ -21,7 +21,7 @@ PLANTED = {
         f"{ROOM}/retries.py",
         "if text and NUMBER.fullmatch(text) else None",
         "if text and text.isdigit() else None",
-        "ValueError: .*could not convert string to float",
+        ".*ValueError: .*could not convert string to float",
     ),
     "what a host says is shown as it is": (
         "finetune_gateway/text/cleaning.py",
@@ -33,7 +33,7 @@ PLANTED = {
         "finetune_gateway/text/cleaning.py",
         'return joined.encode("utf-8", "backslashreplace").decode()',
         "return joined",
-        "UnicodeEncodeError: ",
+        ".*UnicodeEncodeError: ",
     ),
     "a key that a host echoes is kept": (
         f"{ROOM}/wire.py",
@@ -45,7 +45,7 @@ PLANTED = {
         f"{ROOM}/finding.py",
         'named = ((job, text_of(job.get("training_file")) or "") for job in jobs)',
         'named = ((job, job.get("training_file") or "") for job in jobs)',
-        "TypeError: .*expected string",
+        ".*TypeError: .*expected string",
     ),
 }
 
@@ -59,7 +59,7 @@ def test_its_place_is_there(bug: str) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(tmp_path: Path, bug: str) -> None:
     """Within a bound of time, by an exception that is none of ours and comes of that bug."""
@@ -72,7 +72,7 @@ def test_a_planted_bug_is_found(tmp_path: Path, bug: str) -> None:
     (tmp_path / name).write_text(source.replace(right, wrong), "utf-8")
     begun = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "tests/fuzz/hosted.py", str(SECONDS)],
+        [sys.executable, "tests/fuzz/hosted.py", str(SECONDS), "3"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
