@@ -46,6 +46,7 @@ class JobStatus(StrEnum):
 
 # The phase of a job that has failed because its loss diverged: resumed, it would diverge again.
 DIVERGED = "diverged"
+PAUSING = "pausing"  # the phase of a job that was asked to pause, and has not yet
 
 FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 

@@ -47,11 +47,12 @@ def backends(
     if name is not None:
         registry.require_known(name)
     names = registry.names() if name is None else [name]
+    if quiet and not json:  # no backend is loaded, and nvidia-smi not asked
+        print_result("\n".join(names))
+        return
     documents = [backend_document(one) for one in names]
     if json:
         print_json(documents if name is None else documents[0])
-    elif quiet:
-        print_result("\n".join(names))
     else:
         shown = backends_text(documents) if name is None else backend_text(documents[0])
         print_result(shown)

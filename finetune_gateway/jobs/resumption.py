@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from finetune_gateway.backend import Backend
 from finetune_gateway.errors import JobNotFinished, SpecError, UnsupportedError
-from finetune_gateway.events import JobStatus
+from finetune_gateway.events import PAUSING, JobStatus
 from finetune_gateway.jobs import results
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import require_kept
@@ -36,7 +36,7 @@ def resume(
     checkpoint to go on from, in place of the last; later ones are deleted. Raises NotFoundError for
     one that is not there. ``allow_changed_versions``: go on although the rest is not equal.
     """
-    if not can_resume(record, backend):
+    if not can_resume(record, backend) and not is_pausing(record, backend):
         raise _refusal(record)
     point = None if step is None else results.chosen(record, step, store)
     if record.provider_id is not None and not record.status.final:
@@ -105,6 +105,11 @@ def _queued(record: JobRecord, store: Store, backend: Backend) -> JobRecord:
                 (record.id,),
             )
     return store.get(record.id)
+
+
+def is_pausing(record: JobRecord, backend: Backend) -> bool:
+    """Return True for a job that was asked to pause, and has not yet: that can be taken back."""
+    return record.phase == PAUSING and not record.status.final and backend.capabilities().pauses
 
 
 def can_resume(record: JobRecord, backend: Backend) -> bool:

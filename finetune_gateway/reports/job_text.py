@@ -201,7 +201,7 @@ def _job_facts(job: Job) -> dict[str, str]:
         "metadata": ", ".join(f"{key}={value}" for key, value in record.metadata.items()),
         "sent anyway": kinds_text(record.allowed),
         "created": f"{format_timestamp(record.created_at)} ({format_age(record.created_at)})",
-        "took" if record.finished_at else "running for": _time_taken(record, quote, ended),
+        **_time(record, quote, ended),
         "last metrics": _last_metrics(curves),
         "preferences": preference_text(curves.values),
         "schedule": schedule_text(record),
@@ -310,6 +310,18 @@ def last_step(record: JobRecord) -> int | None:
     metrics = record.result.metrics if record.result else {}
     step = metrics.get("last_step", metrics.get("step"))
     return step if isinstance(step, int) else None
+
+
+def _time(record: JobRecord, quote: Quote, ended: float) -> dict[str, str]:
+    """Return how long a job took, or for how long it has been running; one that waits or is paused
+    does not run, and may have trained before."""
+    if record.finished_at or record.status.final:
+        return {"took" if record.finished_at else "running for": _time_taken(record, quote, ended)}
+    worked = format_duration(record.seconds) if record.seconds else ""
+    if record.status in (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED):
+        return {"trained for": worked}
+    local = worked and not record.hosted
+    return {"running for": worked if local else _time_taken(record, quote, ended)}
 
 
 def _time_taken(record: JobRecord, quote: Quote, ended: float) -> str:

@@ -22,7 +22,7 @@ import psutil
 from finetune_gateway import registry
 from finetune_gateway.backend import Health
 from finetune_gateway.backend.seam import within_time
-from finetune_gateway.backends.local import fourbit, nvidia
+from finetune_gateway.backends.local import fourbit, nvidia, spawning
 from finetune_gateway.backends.local.backend import NO_QLORA
 from finetune_gateway.backends.local.slots import find_slots
 from finetune_gateway.backends.local.versions import STACK
@@ -130,6 +130,16 @@ def _check_home(settings: Settings) -> Iterator[Check]:
     warning = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
     yield Check("disk", "warning" if warning else "ok", f"{format_bytes(free)} free", warning)
     yield _check_store(settings)
+    yield _check_dispatcher(settings)
+
+
+def _check_dispatcher(settings: Settings) -> Check:
+    """Say whether what starts local jobs lives, and what it has died of."""
+    if fault := spawning.fault(settings.locks):
+        return Check("dispatcher", "warning", fault, "Any look, such as ftg list, starts it again.")
+    lock = settings.locks / spawning.LOCK
+    runs = lock.exists() and files.is_locked(lock)
+    return Check("dispatcher", "ok", "runs" if runs else "not needed before a local job waits")
 
 
 def _check_data(settings: Settings) -> Iterator[Check]:

@@ -17,6 +17,7 @@ import pytest
 from support.chaos import (
     dispatchers,
     end_workers,
+    kill_worker,
     nobody_left,
     ready,
     row,
@@ -29,12 +30,12 @@ from support.cli import Ftg
 
 from finetune_gateway import FakeBackend, Gateway, Job, JobStatus, SpecError, UnsupportedError
 from finetune_gateway.backend import Schedule
-from finetune_gateway.backends.local import line, messages, states, worker
+from finetune_gateway.backends.local import line, messages, nvidia, states, worker
 from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.line import Place, Waiting
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run, RunFile
-from finetune_gateway.backends.local.spawning import LOCK
+from finetune_gateway.backends.local.spawning import LOCK, fault
 from finetune_gateway.settings import processes
 from finetune_gateway.settings.files import is_locked, try_lock, unlock
 from finetune_gateway.settings.home import Settings
@@ -65,7 +66,9 @@ class Line:
         self.alone = try_lock(made.locks / LOCK)
         self.dispatcher = Holding(made.home, made.database, made.locks, made.runs)
 
-    def add(self, *names: str, devices: tuple[str, ...] = ("gpu-0",), **schedule: Any) -> None:
+    def add(
+        self, *names: str, devices: tuple[str, ...] | None = ("gpu-0",), **schedule: Any
+    ) -> None:
         for name in names:
             folder = self.queue.folder(name)
             folder.mkdir(parents=True)
@@ -216,14 +219,18 @@ def test_a_pause_of_a_run_whose_worker_died_leaves_nothing_of_it(in_line: Line) 
     assert [placed[name].number for name in ("a", "b")] == [1, 2]
 
 
+def write_run_file(in_line: Line, name: str) -> None:
+    spec = TrainingSpec.build(model="builtin/tiny")
+    file = RunFile(job_id=name, spec=spec, train_sha256="", versions={}, created_at=0.0)
+    (in_line.queue.folder(name) / "run.json").write_text(file.model_dump_json(), "utf-8")
+
+
 def test_what_was_interrupted_has_not_died(in_line: Line) -> None:
     """However often a machine is shut down, a job goes on, once somebody looks; an end before the
     attempt began takes back none of the earlier ones."""
     in_line.add("a")
     settings = in_line.queue.settings
-    spec = TrainingSpec.build(model="builtin/tiny")
-    file = RunFile(job_id="a", spec=spec, train_sha256="", versions={}, created_at=0.0)
-    (in_line.queue.folder("a") / "run.json").write_text(file.model_dump_json(), "utf-8")
+    write_run_file(in_line, "a")
     for number in range(1, line.MAX_STARTS + 3):
         assert in_line.look() == ["a"]
         run = Run(settings, "a", number)
@@ -237,6 +244,62 @@ def test_what_was_interrupted_has_not_died(in_line: Line) -> None:
         assert in_line.look() == []  # it would be started in the midst of a shutdown
         in_line.dispatcher.hear({})
     assert in_line.look() == ["a"]
+
+
+def test_a_pause_that_is_taken_back_does_not_rest(in_line: Line) -> None:
+    """Its worker has heard of it, and stops; the job goes on at once."""
+    in_line.add("a")
+    write_run_file(in_line, "a")
+    in_line.look()
+    run = Run(in_line.queue.settings, "a", 1)
+    run.begin_attempt("gpu-0")
+    in_line.queue.pause("a")
+    run._beat()
+    assert run.stop.is_set()
+    in_line.queue.resume("a", 0)
+    worker.stopped(run)
+    row = in_line.queue.get("a")
+    assert (row.status, row.phase, row.attempts) == (JobStatus.QUEUED, "resuming", 0)
+    in_line.kill("a")
+    assert in_line.look() == ["a"]
+
+
+@pytest.fixture
+def slow_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An nvidia-smi that answers once ``go`` is there; ``asked`` has a line for each call."""
+    folder = tmp_path / "smi"
+    folder.mkdir()
+    program = folder / "nvidia-smi"
+    program.write_text(
+        f"#!/bin/sh\necho >> {folder}/asked\n"
+        f"while [ ! -e {folder}/go ]; do sleep 0.05; done\necho 'No devices were found'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(nvidia, "_answers", {})
+    return folder
+
+
+def test_a_slow_nvidia_smi_holds_up_nobody_else(in_line: Line, slow_smi: Path) -> None:
+    """Who knows its device begins, and the dispatcher looks again; the others begin with the
+    answer. Looks at the line ask no more than once a minute."""
+    in_line.add("any", devices=None)
+    in_line.add("pinned")
+    assert in_line.look() == ["pinned"] and in_line.look() == ["pinned"]
+    (slow_smi / "go").touch()
+    until(lambda: in_line.look() == ["any", "pinned"], 20, 0.02)
+    in_line.add("later")
+    nvidia._answers.clear()
+    for _ in range(3):
+        assert states.places(in_line.queue, time.time())["later"].number == 1
+        nvidia._answers.clear()
+    assert len((slow_smi / "asked").read_text().splitlines()) == 2
+
+
+def test_names_of_backends_ask_no_device(slow_smi: Path, ftg: Ftg) -> None:
+    """Nor is a backend loaded for them."""
+    done = ftg("backends", "-q")
+    assert "local" in done.stdout.split() and not (slow_smi / "asked").exists()
 
 
 def test_a_run_without_its_folder_ends_with_that_reason(in_line: Line) -> None:
@@ -339,7 +402,8 @@ def test_jobs_that_wait_say_for_what(home: Path, tiny_folder: Path, rows: Rows, 
         assert timed.phase.startswith("waiting until 2") and first.id in behind.phase
         shown = ftg("list")
         assert shown.returncode == 0 and "place 1 in line" in shown.stdout
-        assert "after " + first.id in ftg("status", behind.id).stdout
+        shown = ftg("status", behind.id)
+        assert "after " + first.id in shown.stdout and "running for" not in shown.stdout
         assert first.pause().status is JobStatus.PAUSED
         assert f"ftg resume {first.id}" in ftg("status", first.id).stderr
         listed = {one["id"]: one for one in json.loads(ftg("list", "--json").stdout)}
@@ -379,6 +443,33 @@ def test_a_worker_has_the_environment_of_its_submit(
     end_workers(home)
     written = [path for path in home.rglob("*") if path.is_file()]
     assert not [path for path in written if b"hf_of_the_second" in path.read_bytes()]
+
+
+@pytest.mark.usefixtures("tidy")
+def test_a_dispatcher_that_fails_is_no_secret(
+    home: Path, tiny_folder: Path, rows: Rows, ftg: Ftg
+) -> None:
+    """Jobs that wait say what it has died of, and where that is written; doctor does too. A pause
+    that is under way can be taken back."""
+    with slots_taken(home):
+        job = submit(tiny_folder, rows(12))
+        log = home / "locks" / f"{LOCK}.log"
+        assert not fault(home / "locks")
+        assert kill_worker(until(lambda: dispatchers(home), 20)[0])
+        log.write_text('Traceback (most recent call last):\n  File "x", line 1\nKeyError: 5\n')
+        checks = json.loads(ftg("doctor", "--json").stdout)["checks"]
+        [found] = [one for one in checks if one["name"] == "dispatcher"]
+        assert found["state"] == "warning" and "KeyError: 5" in found["found"]
+        assert "fails: KeyError: 5" in job.refresh().phase and str(log) in job.phase
+        assert job.refresh().phase == states.WAITING  # another one lives, and is well
+        held = try_lock(home / "runs" / job.id / "worker.lock")
+        assert held is not None
+        with Gateway().store.transaction() as db:
+            db.execute("UPDATE runs SET status = 'running', pid = 1 WHERE id = ?", (job.id,))
+        assert job.pause().phase == "pausing" and job.status is JobStatus.RUNNING
+        assert job.resume().phase != "pausing" and row(home, job.id).pause_at is None
+        unlock(held)
+        job.cancel()
 
 
 # arguments: file, model folder. Its fork lives on, as one of the user's own would.

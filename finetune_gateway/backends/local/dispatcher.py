@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.backends.local import deaths, line, messages
@@ -33,6 +34,7 @@ from finetune_gateway.backends.local.spawning import (
     LOCK,
     REST_SECONDS,
     WORKER,
+    clear_faults,
     note_shutdown,
     worker_environment,
 )
@@ -47,6 +49,7 @@ RUN_FILE = "run.json"  # of each run: what to train
 LOOK_SECONDS = 0.5  # longest wait between two looks
 GIVEN_SECONDS = 60.0  # within which a run comes whose environment was given
 ASK_SECONDS = 30.0  # the slots of this machine are asked for again
+ASK_AT_ONCE = 0.3  # within which they mostly are known
 CANCEL_SECONDS = 60.0  # from a cancel or a pause to SIGKILL; the last checkpoint stays usable
 LONGEST_PAUSE = 30.0  # before a worker that always dies at once is started again
 FAULT_SECONDS = 5.0  # before the next look at a store that could not be used
@@ -96,6 +99,7 @@ class Dispatcher:
         self._version = -1
         self._slots: list[str] = []
         self._slots_at = -ASK_SECONDS
+        self._asking: Thread | None = None
 
     # -- one look ------------------------------------------------------------------------
 
@@ -313,9 +317,19 @@ class Dispatcher:
             )
 
     def _all_slots(self) -> list[str]:
-        if time.monotonic() - self._slots_at >= ASK_SECONDS:
-            self._slots, self._slots_at = slots(), time.monotonic()
+        """Return the slots as they were last known; none before that. A thread asks for them:
+        nvidia-smi may hang, and nothing else is to stand still for that."""
+        if time.monotonic() - self._slots_at >= ASK_SECONDS and self._asking is None:
+            self._asking = asking = Thread(target=self._ask_for_slots, daemon=True)
+            asking.start()
+            asking.join(ASK_AT_ONCE)
         return self._slots
+
+    def _ask_for_slots(self) -> None:
+        try:
+            self._slots, self._slots_at = slots(), time.monotonic()
+        finally:
+            self._asking = None
 
     def _lock(self, run_id: str) -> Path:
         return self.runs / run_id / "worker.lock"
@@ -405,14 +419,18 @@ def dispatch(dispatcher: Dispatcher, signals: int, listener: messages.Listener) 
     """Look again and again, until no run is left or the home is gone; return False if it was shut
     down before. ``signals``: a descriptor with the numbers of those that came."""
     awaited = [signals] if listener.socket is None else [signals, listener.socket.fileno()]
+    faulty = False
     while dispatcher.is_there():
         pause = LOOK_SECONDS
         try:
             if not dispatcher.look():
                 return True
+            if faulty:
+                clear_faults()
+            faulty = False
         except (GatewayError, sqlite3.Error, OSError):  # a full disk, a store that is busy
             traceback.print_exc()
-            pause = FAULT_SECONDS
+            faulty, pause = True, FAULT_SECONDS
         ready = select.select(awaited, [], [], pause)[0]
         if signals in ready and not {*SHUTDOWN}.isdisjoint(os.read(signals, 4096)):
             return False

@@ -33,6 +33,7 @@ from finetune_gateway.text.cleaning import visible
 
 MAX_ATTEMPTS = 3  # of workers that may die without a later step saved; then the job has failed
 LEAVE_SECONDS = 10.0  # from the final status of a run to the end of its worker
+SLOTS_SECONDS = 60.0  # for so long the devices are known, where they only say when a job begins
 NOT_ENDED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
 
@@ -80,6 +81,15 @@ class Queue:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store(settings)
+        self.dispatcher_fault = ""  # as of the last look
+        self._slots: list[str] = []
+        self._slots_at = -SLOTS_SECONDS
+
+    def slots(self) -> list[str]:
+        """Return the names of the slots, at most a minute old: nvidia-smi may take seconds."""
+        if time.monotonic() - self._slots_at >= SLOTS_SECONDS:
+            self._slots, self._slots_at = slots(), time.monotonic()
+        return self._slots
 
     def folder(self, run_id: str) -> Path:
         return self.settings.runs / run_id
@@ -160,6 +170,7 @@ class Queue:
         """Let these runs go on: somebody looks at them."""
         live = [row for row in rows if row.status in (JobStatus.QUEUED, JobStatus.RUNNING)]
         if live:
+            self.dispatcher_fault = spawning.fault(self.settings.locks)
             self.ensure_dispatcher()
         if any(row.phase == line.INTERRUPTED for row in live):
             spawning.wake(self.settings.locks)

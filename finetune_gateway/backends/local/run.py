@@ -112,6 +112,7 @@ class Run:
         self._events = self.folder / EVENTS
         self._log = event_log.open_log(self._events)
         self.lost = False  # a newer worker has this run
+        self.asked_to_pause = False
         self.seconds_left: float | None = None  # of training, as the trainer's pace says
         self._earlier = 0.0  # seconds of work of the attempts before this one
         self._began: float | None = None  # monotonic; when we got the slot
@@ -347,6 +348,7 @@ class Run:
             if self._taken_back:
                 return
             row = self.queue.get(self.id)
+            self.asked_to_pause |= row.pause_at is not None
             self.claim(
                 attempts=row.attempts - self._counted,
                 first_fence=row.first_fence + 1,
@@ -398,6 +400,7 @@ class Run:
             print(f"no heartbeat: {exc}", file=sys.stderr)
             return
         self.lost = row.fence != self.fence
+        self.asked_to_pause |= row.pause_at is not None
         if self.lost or row.cancel_at is not None or row.pause_at is not None:
             self.stop.set()
         if not self.stop.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from finetune_gateway.backends.local import messages
 from finetune_gateway.errors import BackendError
 from finetune_gateway.settings import files, interpreter, processes
+from finetune_gateway.text.cleaning import visible
 
 LOCK = "dispatcher"  # in the folder of locks; who holds it is the dispatcher
 DISPATCHER = "finetune_gateway.backends.local.dispatcher"
@@ -19,6 +21,7 @@ WORKER = "finetune_gateway.backends.local.worker"
 BY_USER = "look"  # why a dispatcher was started
 REST_SECONDS = 30.0  # after a shutdown nothing starts by itself, only if somebody looks
 STOPPED = "stopped"
+LOG_END = 20_000  # bytes of its log in which the last fault is looked for
 
 
 def ensure(
@@ -72,6 +75,24 @@ def _spawn(words: list[str], locks: Path, lock: int, env: Mapping[str, str]) -> 
             hint=f"See {path}",
             backend="local",
         )
+
+
+def fault(locks: Path) -> str:
+    """Return, in words, what the dispatcher has died of, or cannot get over; empty if nothing."""
+    path = locks / f"{LOCK}.log"
+    with suppress(OSError):
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - LOG_END))
+            lines = log.read().decode(errors="replace").split("\n")
+        told = [one for one in lines if one and not one.startswith((" ", "\t"))]
+        if any(one.startswith("Traceback ") for one in told):
+            return f"the dispatcher of jobs fails: {visible(told[-1][:200])} (see {path})"
+    return ""
+
+
+def clear_faults() -> None:
+    """Empty the log of this process, the dispatcher: it works again."""
+    os.ftruncate(sys.stderr.fileno(), 0)
 
 
 def note_shutdown(lock: int) -> None:

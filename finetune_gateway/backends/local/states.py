@@ -11,8 +11,7 @@ from pathlib import Path
 from finetune_gateway.backends.local import deaths, line
 from finetune_gateway.backends.local.line import Place, Waiting
 from finetune_gateway.backends.local.queue import Queue, RunRow
-from finetune_gateway.backends.local.slots import slots
-from finetune_gateway.events import JobStatus, Result, Snapshot
+from finetune_gateway.events import PAUSING, JobStatus, Result, Snapshot
 
 SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
 WAITING = "waiting for a free slot"
@@ -57,7 +56,7 @@ class States:
         if row.status.final or row.status is JobStatus.PAUSED:
             return row.phase
         if row.pause_at is not None:
-            return "pausing"
+            return PAUSING
         if row.id in self.dead:
             death = deaths.load(row.death)
             how = f" {deaths.where(death)} ({deaths.how(death)})" if death else ""
@@ -68,7 +67,8 @@ class States:
             return f"waiting until {time_text(row.start_at or 0.0)}"
         if unmet := line.unmet(row.after, self.statuses):
             return f"waiting for {' and '.join(unmet)} to succeed"
-        return row.phase or WAITING
+        fault = self.queue.dispatcher_fault
+        return f"{row.phase or WAITING}{f'; {fault}' if fault else ''}"
 
 
 def places(queue: Queue, now: float) -> dict[str, Place]:
@@ -90,7 +90,7 @@ def places(queue: Queue, now: float) -> dict[str, Place]:
         and (row["start_at"] or 0.0) <= now
         and not line.unmet(json.loads(row["after"]), statuses)
     ]
-    return line.places(waiting, running, slots())
+    return line.places(waiting, running, queue.slots() if waiting else [])
 
 
 def _devices(row: sqlite3.Row) -> tuple[str, ...] | None:

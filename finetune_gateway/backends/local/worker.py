@@ -106,6 +106,9 @@ def stopped(run: Run) -> None:
     elif row.pause_at is not None:
         run.event("Paused.", level="warn")
         leave(run, JobStatus.PAUSED, "")
+    elif run.asked_to_pause:
+        run.event("Paused, and resumed before it had stopped.")
+        leave(run, JobStatus.QUEUED, "resuming")
     else:
         run.event("Interrupted.", level="warn")
         leave(run, JobStatus.QUEUED, INTERRUPTED)
