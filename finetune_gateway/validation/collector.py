@@ -111,7 +111,7 @@ class Findings:
 
     def _finding(self, group: _Group) -> Finding:
         defect, rule = group.defect, RULES[group.defect.code]
-        return Finding(
+        return Finding.model_construct(  # of our own values: see TokenCounter.stats
             code=defect.code,
             severity=self.severity(defect.code) or "note",
             line=group.lines[0] if group.lines else None,
@@ -125,7 +125,7 @@ class Findings:
                 if rules.severity(defect.code) == "error"
             ],
             count=group.count,
-            lines=group.lines,
+            lines=[*group.lines],
         )
 
 

@@ -113,6 +113,9 @@ _NO_TEXT_PATTERN = f'"(?:{"|".join(map(re.escape, _NO_TEXT))})"'
 OTHER_PAGES = _other_pages(_raw)
 _is_other_page = LazyPattern(OTHER_PAGES).fullmatch
 
+# Half of the texts of a row, in which nothing is found.
+_WORDS = frozenset(("system", "user", "assistant", "tool", "function", "text"))
+
 NON_ASCII = ("non-ASCII characters",)
 HINTS = (
     "@",
@@ -205,7 +208,7 @@ def text_defects(text: str, row: Any, regions: Regions = ()) -> Defects:
         return
     columns: Columns = {}
     for path, leaf in walk(row):
-        if not isinstance(leaf, str):
+        if not isinstance(leaf, str) or leaf in _WORDS:
             continue
         raw = leaf.encode("utf-8", "replace")  # the search cannot read half of a surrogate pair
         found = any([search(raw) for search in searches])

@@ -27,7 +27,8 @@ from finetune_gateway.validation.file_bytes import FLAGGED, UNSURE
 from finetune_gateway.validation.rows.chat import chat_defects
 from finetune_gateway.validation.rows.leftovers import HINTS_WITHOUT_CALLS, leftover_defects
 
-GROUP = 16  # rows searched as one text
+GROUP = 16  # rows decoded, and at most searched, as one text
+_GROUP_BYTES = 12_000
 _ENDS, _BRACES = itemgetter(0, -1), {(ord("{"), ord("}"))}
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 MAX_ROW = 1 << 20  # bytes; longer rows are too rare to be worth copying
@@ -121,7 +122,11 @@ class Prefilter:
         found = _matching(self._written_or_unusual, chats, lines) if chats else []
         found += _matching(self._written_quick, others, lines) if others else []
         for place in found:
-            flags[place] = self._flag_of(lines[place])
+            flags[place] = UNSURE
+        for search in (self._written, self._numbers) if found else ():
+            for place in found:
+                if flags[place] == UNSURE and search(lines[place]):
+                    flags[place] = FLAGGED
         for place in _matching(self._base64, chats + others, lines):
             flags[place] = FLAGGED
         for place in self._with_numbers(_matching(self._digits, chats + others, lines), lines):
@@ -136,8 +141,9 @@ class Prefilter:
     ) -> Iterator[Group]:
         """Yield lines that are searched as one text. Those of a text that no search reads are
         searched one by one, and their flags are set."""
-        for start in range(0, len(places), GROUP):
-            some = places[start : start + GROUP]
+        size = _group_size(places, lines)
+        for start in range(0, len(places), size):
+            some = places[start : start + size]
             if _is_searchable(text := b"\n".join([lines[place] for place in some])):
                 yield some, text
                 continue
@@ -153,6 +159,13 @@ class Prefilter:
             some = places[start : start + GROUP]
             if self._numbers(b"\n".join([lines[place] for place in some])):
                 yield from (place for place in some if self._numbers(lines[place]))
+
+
+def _group_size(places: Sequence[int], lines: Sequence[bytes]) -> int:
+    """Return how many lines are searched as one text: fewer of long ones, of which one with a match
+    makes a search of each."""
+    size = sum(map(len, map(lines.__getitem__, places)))
+    return max(1, min(GROUP, _GROUP_BYTES * len(places) // max(size, 1)))
 
 
 def _by_ending(lines: Sequence[bytes]) -> tuple[list[int], list[int]]:

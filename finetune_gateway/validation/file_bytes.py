@@ -89,7 +89,7 @@ class Lines(Iterator[Line]):
     def _fill(self) -> bool:
         """Read up to the next line end, at most one line over the limit; return False where no line
         is left but the last one."""
-        pieces = [self._rest]
+        pieces, chunk = [self._rest], [b""]
         size = len(self._rest)
         while self._next < self._stop and size <= dataset.MAX_LINE:
             read = os.pread(self._file, min(CHUNK, self._stop - self._next), self._next)
@@ -99,10 +99,12 @@ class Lines(Iterator[Line]):
             if self._on_progress:
                 self._on_progress(self._next - self._start, self._size)
             size += len(read)
-            pieces.append(read)
-            if b"\n" in read:
+            chunk = read.split(b"\n")  # before the rest is joined: to copy a chunk takes as long
+            pieces.append(chunk[0])
+            if len(chunk) > 1:
                 break
-        *chunk, self._rest = b"".join(pieces).split(b"\n")
+        chunk[0] = b"".join(pieces)
+        self._rest = chunk.pop()
         if chunk and len(chunk[0]) >= dataset.MAX_LINE:
             chunk, self._rest = [], chunk[0]
         sizes = accumulate(map(len, chunk), initial=self._offset)

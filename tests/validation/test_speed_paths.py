@@ -25,6 +25,7 @@ from finetune_gateway import Dataset, Gateway, TrainingSpec, cli
 from finetune_gateway.data.row_access import blank, dumped
 from finetune_gateway.data.row_content import folded_text, outline
 from finetune_gateway.findings import Report
+from finetune_gateway.text.regex import searcher
 from finetune_gateway.tokens import encodings
 from finetune_gateway.tokens.counter import HostedCounter
 from finetune_gateway.tokens.encodings import TextCounter
@@ -896,3 +897,29 @@ def test_forks_compile_nothing_again(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(rows)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "40 0\n"
+
+
+def test_a_report_builds_no_schema(tmp_path: Path) -> None:
+    """Its values are ours: to check them would take 40 ms in each process."""
+    (tmp_path / "rows.jsonl").write_text('{"messages": []}\n{"text": "a"}\n')
+    code = (
+        "from pathlib import Path; from finetune_gateway import Dataset;"
+        "from finetune_gateway.findings import Finding, Report;"
+        "from finetune_gateway.tokens.counter import HostedCounter;"
+        "from finetune_gateway.tokens.stats import TokenStats;"
+        "from finetune_gateway.validation import run;"
+        "report = run.validate(Dataset(Path('rows.jsonl')), counter=HostedCounter(None));"
+        "assert report.findings and report.tokens;"
+        "print([c.__name__ for c in (Finding, Report, TokenStats) if c.__pydantic_complete__]);"
+        "assert Report.model_validate_json(report.model_dump_json()) == report"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_nothing_is_found_in_a_word_that_is_passed_over() -> None:
+    for patterns in detectors.prefilters(("DE",)):
+        assert not [word for word in detectors._WORDS if searcher(*patterns)(word)]
+    assert not detectors._WORDS & detectors._NO_TEXT.keys()
