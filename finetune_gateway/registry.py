@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from finetune_gateway.errors import (
@@ -165,14 +165,21 @@ def _require_options(name: str, backend: type[Backend], given: dict[str, Any]) -
             raise unknown(f"Backend {name!r}", option, taken)
 
 
-def restore(name: str, options: dict[str, Any], settings: Settings | None = None) -> Backend:
+def restore(
+    name: str,
+    options: dict[str, Any],
+    settings: Settings | None = None,
+    kind: type[Backend] | None = None,
+) -> Backend:
     """Return a backend from what a job or a handle says of it, for a home: by default the user's
-    own. It may come from somebody else: naming a variable and an address there sends no key."""
+    own. It may come from somebody else: naming a variable and an address there sends no key.
+    ``kind``: its class, where none is installed by this name."""
     # Imported here: 'ftg --help' and 'ftg validate' read names alone.
     from finetune_gateway.backend import seam, stored_options
     from finetune_gateway.settings.home import Settings
 
-    backend = load(name, options)
+    made = None if kind is None else partial(kind, **options)
+    backend = load(name, options) if made is None else seam.constructing(name, made)
     home = settings or Settings.load()
     backend.restored = True
     backend.bind(home)

@@ -44,12 +44,13 @@ class Calls:
         self.plugins: dict[str, Threads] = {}  # the same, by the name of the backend
         self.home = Threads(HOME_THREADS)
         self.models = Threads(MODEL_THREADS)
+        self.closing = threading.Event()
 
     async def run(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
         """Call a function that may ask hosts in a thread, and return what it returns. Raises what
         it raises, and SpecError once the Gateway is closed."""
         threads = self._threads_for(getattr(function, "__self__", None), *args, **given)
-        return cast(R, await _run(threads, function, *args, **given))
+        return cast(R, await self._run(threads, function, *args, **given))
 
     def _threads_for(self, *of: Any, backend: Any = None, **_: Any) -> Threads:
         """Return the threads for a call that is about a job, or that names its backend."""
@@ -63,14 +64,22 @@ class Calls:
 
     async def read(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
         """Do the same for one that only reads the home."""
-        return cast(R, await _run(self.home, function, *args, **given))
+        return cast(R, await self._run(self.home, function, *args, **given))
 
     async def ask(self, function: Callable[P, R], *args: P.args, **given: P.kwargs) -> R:
         """Do the same for one that asks a model."""
-        return cast(R, await _run(self.models, function, *args, **given))
+        return cast(R, await self._run(self.models, function, *args, **given))
+
+    async def _run(self, threads: Threads, function: Any, *args: Any, **given: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        given = {name: _for_thread(name, one, loop, self.closing) for name, one in given.items()}
+        return await asyncio.wrap_future(
+            threads.begin(partial(function, *map(blocking, args), **given))
+        )
 
     async def close(self) -> None:
         """Refuse further calls, and return once those of hosts have ended."""
+        self.closing.set()
         self.models.end()
         self.home.end()
         hosts = [self.hosts, *self.plugins.values()]
@@ -86,15 +95,9 @@ def _plugin_name(backend: Any) -> str | None:
     return name_of(backend) if known else None
 
 
-async def _run(threads: Threads, function: Any, *args: Any, **given: Any) -> Any:
-    loop = asyncio.get_running_loop()
-    given = {name: _for_thread(name, one, loop) for name, one in given.items()}
-    return await asyncio.wrap_future(
-        threads.begin(partial(function, *map(blocking, args), **given))
-    )
-
-
-def _for_thread(name: str, value: Any, loop: asyncio.AbstractEventLoop) -> Any:
+def _for_thread(
+    name: str, value: Any, loop: asyncio.AbstractEventLoop, closing: threading.Event
+) -> Any:
     """Return an argument for a call in a thread: a callback may be a coroutine function, which runs
     in the loop."""
     if not callable(value) or not (name in ("confirm", "report", "wait") or name.startswith("on_")):
@@ -103,20 +106,28 @@ def _for_thread(name: str, value: Any, loop: asyncio.AbstractEventLoop) -> Any:
     @wraps(value)  # so that it is known what it can be called with
     def call(*args: Any) -> Any:
         returned = value(*args)
-        return _awaited_in(loop, returned) if inspect.isawaitable(returned) else returned
+        return _awaited_in(loop, returned, closing) if inspect.isawaitable(returned) else returned
 
     return call
 
 
-def _awaited_in(loop: asyncio.AbstractEventLoop, value: Awaitable[T]) -> T:
+def _awaited_in(
+    loop: asyncio.AbstractEventLoop, value: Awaitable[T], closing: threading.Event
+) -> T:
     """Return what a coroutine of a callback returns, from a thread beside its loop. Raises
-    CancelledError when the loop, or the process, ends first."""
+    CancelledError when the loop, or the process, ends first, or stands still while the Gateway is
+    closed."""
 
     async def result() -> T:
         return await value
 
     future: Future[T] = asyncio.run_coroutine_threadsafe(result(), loop)
-    while not future.done() and not loop.is_closed() and threading.main_thread().is_alive():
+
+    def goes_on() -> bool:
+        stopped = closing.is_set() and not loop.is_running()
+        return not (loop.is_closed() or stopped) and threading.main_thread().is_alive()
+
+    while not future.done() and goes_on():
         wait_for_futures([future], CHECK_SECONDS)
     future.cancel()
     return future.result()

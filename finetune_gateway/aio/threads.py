@@ -16,6 +16,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
+from finetune_gateway.errors import BackendError
 from finetune_gateway.settings.client_options import closed
 from finetune_gateway.settings.deadlines import THREAD
 
@@ -80,6 +81,8 @@ class Threads:
                 value = function()
             except StopIteration as exc:  # no task can get one: it would wait for ever
                 future.set_exception(_as_in_coroutines(exc))
+            except (KeyboardInterrupt, SystemExit) as exc:  # no Ctrl-C: that is the main thread's
+                future.set_exception(in_words(exc))
             except BaseException as exc:  # raised in the task that waits
                 future.set_exception(exc)
             else:
@@ -106,6 +109,16 @@ class Threads:
     def _may_wait(self) -> bool:
         """Return False if there is a call, or there can be none: an exit waits for idle ones."""
         return not (self._calls or self._closed) and threading.main_thread().is_alive()
+
+
+def in_words(exc: BaseException) -> BackendError:
+    """Return our error for what would end a loop with all its tasks."""
+    error = BackendError(
+        f"A plug-in or a callback has raised {type(exc).__name__} in a thread beside the loop.",
+        hint="Report it to its author. The loop and its other tasks go on.",
+    )
+    error.__cause__ = exc
+    return error
 
 
 def _as_in_coroutines(exc: StopIteration) -> RuntimeError:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 
+from finetune_gateway.aio.threads import in_words
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import groups, many
 from finetune_gateway.jobs.groups import Failure, Group
@@ -100,6 +101,8 @@ class Host:
             answer = many.ask(self.group, deadline, send=self.send)
         except GatewayError as exc:
             answer = Answer([Failure(jobs, exc)])
+        except (KeyboardInterrupt, SystemExit) as exc:
+            answer = Answer([Failure(jobs, in_words(exc))])
         return {job.id for job in jobs}, answer
 
     def after(self, asked: set[str], answer: Answer) -> float | None:

@@ -152,7 +152,7 @@ class HomeJobs(OpenHome, ABC):
         if backend is None:
             return self._job(record)
         given = self.backend(backend)
-        home_backends.require_same(given, self._backends.restored(record), record)
+        home_backends.require_same(given, self._backends.restored(record, given), record)
         return self._job(record, given)
 
     def _job_of(self, job: Job | str) -> Job:

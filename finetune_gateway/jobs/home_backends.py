@@ -16,7 +16,7 @@ from typing import Any
 from finetune_gateway import registry
 from finetune_gateway.backend import Backend, gateway_options
 from finetune_gateway.backend.seam import time_limit
-from finetune_gateway.errors import GatewayError, SpecError, shown
+from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, shown
 from finetune_gateway.jobs import accounts
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
@@ -116,10 +116,28 @@ class HomeBackends:
             given.setdefault("request_timeout", seconds)
         return registry.load(name, given)
 
-    def restored(self, record: JobRecord) -> Backend:
-        """Return what the store says of a job's backend: one for all with the same options."""
+    def restored(self, record: JobRecord, given: Backend | None = None) -> Backend:
+        """Return what the store says of a job's backend: one for all with the same options. Its
+        class is that of its name, or where none is installed that of an object of the user's.
+        Raises NotFoundError for a job of neither. ``given``: an object for this job alone."""
         said = (record.backend, record.backend_options)
-        return self._kept(["restored", *said], lambda: registry.restore(*said, self.settings))
+        kind = self._kind_of(record.backend, given)
+        return self._kept(["restored", *said], lambda: registry.restore(*said, self.settings, kind))
+
+    def _kind_of(self, name: str, given: Backend | None) -> type[Backend] | None:
+        """Return the class of the user's object with a name that no installed backend has."""
+        if name in registry.BUILTIN or name in registry.names():
+            return None
+        objects = [given, *self._by_name.values(), *self._submitted.values()]
+        kinds = [type(one) for one in objects if one is not None and one.name == name]
+        if kinds:
+            return kinds[0]
+        raise NotFoundError(
+            f"No backend named {visible(name)!r} is installed, and none of this Gateway has that "
+            "name.",
+            hint="Install its package; or give its object: Gateway(backends={NAME: object}), or "
+            "for one job gateway.job(ID, backend=object).",
+        )
 
     def _kept(self, what: list[Any], build: Callable[[], Backend]) -> Backend:
         """Return the one backend of which this is said; ``build`` makes it, for this home."""

@@ -89,11 +89,12 @@ def test_a_plugin_that_hangs_holds_up_no_other_backend(home: Path, train_file: P
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, KeyboardInterrupt])
 def test_a_plugin_that_is_cancelled_cancels_no_wait(
     home: Path, train_file: Path, error: type[BaseException]
 ) -> None:
-    """What runs an event loop of its own may raise it: the waits for all other jobs ended too."""
+    """What runs an event loop of its own may raise it: the waits for all other jobs ended too, and
+    by a KeyboardInterrupt the whole loop."""
 
     def cancelled(backend: Any, honest: Any) -> Any:
         raise error
@@ -108,6 +109,41 @@ def test_a_plugin_that_is_cancelled_cancels_no_wait(
             assert isinstance(ended[1], BackendError) and error.__name__ in ended[1].message
 
     asyncio.run(main())
+
+
+def test_a_create_that_raises_keyboardinterrupt_ends_no_loop(home: Path, train_file: Path) -> None:
+    """It was raised in a thread: nobody has pressed Ctrl-C."""
+
+    def interrupted(backend: Any, honest: Any) -> Any:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with aio.Gateway(home) as gateway:
+            given: Any = {"model": "m", "backend": breaking({"start": interrupted})}
+            with pytest.raises(BackendError, match="KeyboardInterrupt in a thread"):
+                await gateway.submit(train_file, **given)
+
+    asyncio.run(main())
+
+
+def test_to_close_waits_for_no_callback_of_a_loop_that_stands_still(
+    home: Path, train_file: Path
+) -> None:
+    """Its coroutine goes on with its loop only, which nobody runs any more."""
+    gateway, loop = aio.Gateway(home), asyncio.new_event_loop()
+
+    async def never(plan: Any) -> None:
+        loop.stop()
+        await asyncio.sleep(600)
+
+    given: Any = {"model": "m", "backend": FakeBackend(), "confirm": never}
+    submit = loop.create_task(gateway.submit(train_file, **given))
+    loop.run_forever()
+    asyncio.run(asyncio.wait_for(gateway.close(), 60))
+    submit.cancel()
+    loop.run_until_complete(asyncio.gather(submit, return_exceptions=True))
+    loop.close()
+    assert Gateway(home).jobs() == []
 
 
 @asynccontextmanager

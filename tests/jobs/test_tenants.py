@@ -32,6 +32,7 @@ from finetune_gateway import (
     JobStatus,
     KeyRequest,
     LocalBackend,
+    NotFoundError,
     OpenAIBackend,
     SpecError,
 )
@@ -97,7 +98,7 @@ class Keeping(Honest):
     def start(self, job_id: str, *args: Any) -> str:
         self.client = self.client or self.session
         sent_by = {self.client, self.session, self.clients.setdefault("host", self.session)}
-        return f"job-{'-'.join(sent_by)}"
+        return "-".join(["job", *(key.rpartition("-")[2] for key in sent_by)])  # never a whole key
 
 
 @pytest.mark.parametrize("given", ["the object", "what another Gateway has of it"])
@@ -110,9 +111,28 @@ def test_a_copy_keeps_nothing_of_the_gateway_before(
         keys = {"keeping.example": f"key-of-the-{name}"}
         gateway = Gateway(tmp_path / name, keys=keys)
         job = gateway.submit(train_file, model="m", backend=backend)
-        assert job.provider_id == f"job-key-of-the-{name}"
+        assert job.provider_id == f"job-{name}"
         if given != "the object":
             backend = gateway.backend(backend)
+
+
+class Market(FakeBackend):
+    """A plug-in of which no package is installed."""
+
+    name = "market"
+
+
+def test_a_job_of_a_class_that_is_not_installed_is_found_by_its_object(
+    home: Path, train_file: Path
+) -> None:
+    """By a Gateway that has it under any name, or for one job; another says what is missing."""
+    name = Gateway().submit(train_file, model="m", backend=Market()).id
+    with Gateway(backends={"market": Market()}) as gateway:
+        [job] = gateway.jobs()
+        assert job.wait(30).result().chat("Hi").text
+    assert Gateway().job(name, backend=Market()).result().ready
+    with pytest.raises(NotFoundError, match=r"No backend named 'market'.*backends=\{NAME: object"):
+        Gateway().job(name).backend  # noqa: B018 - loaded when it is first used
 
 
 def test_an_object_that_cannot_be_copied_is_refused_in_words(tmp_path: Path) -> None:
