@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
+from finetune_gateway.text.quoting import MAX_QUOTE, hidden
+
 # Each of these names tells what a row is; the others stand beside them. All columns of formats
 # (``formats``) whose values may be texts are here, which tests/data/test_shapes.py holds.
 MAIN = frozenset({
@@ -41,7 +43,7 @@ CONVERSATIONS = (
     "conversation_id", "chat_id", "dialog_id", "dialogue_id", "session_id", "thread_id", "conv_id",
     "conversation", "chat", "dialog", "dialogue", "session", "thread", "group_id", "id",
 )  # fmt: skip
-_VALIDATE = "ftg validate old.jsonl"  # in what rules advise
+_COMMAND = re.compile(r"\bftg (?:validate|convert) old\.jsonl")  # in what rules advise
 _SPACES = re.compile(r"[\s\-]+")
 
 
@@ -55,6 +57,12 @@ def normalized(name: str) -> str:
 def is_known(name: str) -> bool:
     """Return True for the normalized name of a known column."""
     return name in KNOWN
+
+
+def is_plain(name: str) -> bool:
+    """Return True for a name that can be shown as it is: short, printable, and no key of a service
+    or personal data."""
+    return len(name) <= MAX_QUOTE and name.isprintable() and hidden(name) == name
 
 
 def is_turn(value: object) -> bool:
@@ -85,7 +93,7 @@ def _word(column: str) -> str:
 def with_path(advice: str, source: Path | None, columns: Mapping[str, str]) -> str:
     """Return advice whose commands name the user's file and map, as a shell takes them; for rows in
     memory, and a name that cannot be shown as it is, the advice."""
-    if _VALIDATE not in advice or source is None or not str(source).isprintable():
+    if "old.jsonl" not in advice or source is None or not str(source).isprintable():
         return advice
-    mapped = f" {as_option(columns)}" if columns else ""
-    return advice.replace(_VALIDATE, f"ftg validate {as_argument(source)}{mapped}")
+    given = as_argument(source) + (f" {as_option(columns)}" if columns else "")
+    return _COMMAND.sub(lambda match: match[0].replace("old.jsonl", given), advice)

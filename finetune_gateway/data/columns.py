@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_gateway.data.cells import cell_value, truth
-from finetune_gateway.data.column_names import ANSWERS, as_option, normalized
+from finetune_gateway.data.column_names import ANSWERS, as_option, is_plain, normalized
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import dumped, loads_strict
@@ -22,7 +22,7 @@ from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.spool import new_folder
-from finetune_gateway.text.quoting import MAX_QUOTE, hidden, quoted
+from finetune_gateway.text.quoting import quoted
 
 Json = dict[str, Any]
 D = TypeVar("D", bound=Dataset)
@@ -303,7 +303,7 @@ def _texts(row: Mapping[str, Any]) -> list[str]:
 def offer(row: Mapping[str, Any]) -> str:
     """Return what a finding about a row of no format says of ``--map``; empty for one without
     texts."""
-    row = {name: value for name, value in row.items() if name and _is_plain(name)}
+    row = {name: value for name, value in row.items() if name and is_plain(name)}
     names = [name for name in _texts(row) if normalized(name) not in _NO_TEXT]
     if known := suggested(row):
         left = ", ".join(quoted(name) for name in names if name not in known)
@@ -313,9 +313,3 @@ def offer(row: Mapping[str, Any]) -> str:
         return ""
     first, second = names[:2]
     return f"Say which column is which, like {as_option({first: 'prompt', second: 'completion'})}"
-
-
-def _is_plain(name: str) -> bool:
-    """Return True for a name that can be shown as it is: short, printable, and no key of a service
-    or personal data."""
-    return len(name) <= MAX_QUOTE and name.isprintable() and hidden(name) == name

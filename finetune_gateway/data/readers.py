@@ -219,6 +219,7 @@ def text(reader: Reader) -> Json:
 # -- pairs as chosen and rejected --------------------------------------------------------------
 
 _MISSING = {"chosen": "missing_preferred", "rejected": "missing_non_preferred"}
+_EACH_ANSWER = "Write a pair for each of them; --fix does: ftg validate old.jsonl --fix new.jsonl"
 
 
 def trl_preference(reader: Reader) -> Json:
@@ -232,7 +233,24 @@ def _side(reader: Reader, key: str) -> list[Json]:
         reader.used.add(key)
         reader.refuse(key, f"{key!r} is {'empty' if value == [] else 'missing'}", _MISSING[key])
         return []
+    if are_answers(value):
+        reader.used.add(key)
+        fix = _EACH_ANSWER if several_answers(reader.row) == key else ""
+        reader.refuse(key, f"{key!r} is a list of answers: {len(value)} texts", fix=fix)
+        return []
     return reader.spoken(key, "assistant")
+
+
+def are_answers(value: Any) -> bool:
+    """Return True for a list of texts."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def several_answers(row: Json) -> str:
+    """Return which side of a pair is a list of answers, each of which makes a pair with the other;
+    "" if none is, or both are."""
+    sides = [key for key in ("chosen", "rejected") if are_answers(row.get(key))]
+    return sides[0] if len(sides) == 1 and {"chosen", "rejected"} <= row.keys() else ""
 
 
 def pair_of(reader: Reader, good: list[Json], bad: list[Json], prompt: list[Json]) -> Json:

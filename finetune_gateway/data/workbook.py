@@ -24,7 +24,7 @@ from finetune_gateway.settings.process_limits import limit_memory
 from finetune_gateway.text.quoting import quoted
 
 if TYPE_CHECKING:
-    from python_calamine import CalamineSheet
+    from python_calamine import CalamineSheet, CalamineWorkbook
 
 MEMORY = 4 << 30  # bytes of address space
 _SHOWN = 8  # names of sheets in a message
@@ -103,7 +103,7 @@ def _rows(path: Path, reading: Reading) -> Iterator[tuple[int, str]]:
         with path.open("rb") as file, load_workbook(file) as book:
             kinds = {one.name: one.typ for one in book.sheets_metadata}
             names = [name for name, kind in kinds.items() if kind == SheetTypeEnum.WorkSheet]
-            sheet = _sheet(path, list(map(book.get_sheet_by_name, names)), reading)
+            sheet = _sheet(path, [_opened(path, book, name) for name in names], reading)
             if sheet is not None:
                 reading.place = sheet.name
                 yield from table_rows(_records(sheet), reading, str(path))
@@ -112,6 +112,19 @@ def _rows(path: Path, reading: Reading) -> Iterator[tuple[int, str]]:
             raise
         raise DataError(
             f"{path} is a workbook, but cannot be read: {str(exc).rstrip('.')}.",
+            hint="Open it in Excel or LibreOffice and save it again, or save it as CSV UTF-8.",
+        ) from None
+
+
+def _opened(path: Path, book: CalamineWorkbook, name: str) -> CalamineSheet:
+    from python_calamine import CalamineError
+
+    try:
+        return book.get_sheet_by_name(name)
+    except CalamineError as exc:
+        why = "it is listed, but its cells are not in the file" if str(exc) == name else str(exc)
+        raise DataError(
+            f"The sheet {quoted(name)} of {path} cannot be read: {why.rstrip('.')}.",
             hint="Open it in Excel or LibreOffice and save it again, or save it as CSV UTF-8.",
         ) from None
 

@@ -7,6 +7,7 @@ the row is refused with its line; nothing is dropped silently.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import IO, Any
 from finetune_gateway.data import sharegpt
 from finetune_gateway.data.canonical import canonical, converted
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS
-from finetune_gateway.data.column_names import with_path
+from finetune_gateway.data.column_names import is_plain, with_path
 from finetune_gateway.data.dataset import BOM, Dataset
 from finetune_gateway.data.formats import format_of, is_label
 from finetune_gateway.data.row_access import dumped, loads_strict
@@ -155,7 +156,8 @@ def _lines(lines: list[int]) -> str:
 def _notes(counts: _Counts, to: str) -> Iterator[str]:
     for key, count in sorted(counts.extra_keys.items()):
         rows = "1 row" if count == 1 else f"{count:,} rows"
-        yield f"the key {quoted(key)} of {rows} was kept; OpenAI may refuse unknown keys"
+        drop = f"; --drop {shlex.quote(key)} leaves it out" if is_plain(key) else ""
+        yield f"the key {quoted(key)} of {rows} was kept; OpenAI may refuse unknown keys{drop}"
     for key, (count, line) in sorted(counts.left_out.items()):
         rows = "1 row" if count == 1 else f"{count:,} rows"
         yield f"the key {quoted(key)} of {rows} was left out, first in line {line}: no place for it"

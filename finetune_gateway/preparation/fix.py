@@ -30,7 +30,7 @@ from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
 from finetune_gateway.preparation.fix_report import FixReport, left, unsafe
-from finetune_gateway.preparation.fix_row import Change, Formats, fix_row, unwrapped
+from finetune_gateway.preparation.fix_row import Change, Formats, fix_row, pairs_of, unwrapped
 from finetune_gateway.preparation.line_table import LineTable
 from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.text.quoting import hidden, shortened
@@ -337,6 +337,11 @@ class _Fixer:
             raw = raw if value is own else dumped(value).encode()
             if len(found := self.renaming.found) > known:
                 self.note(line, Change("columns_mapped", "", [*found], [*found.values()]))
+        if pairs := pairs_of(value):
+            self.note(line, Change("not_convertible", "", "a list of answers", "one pair a line"))
+            for pair in pairs:
+                self._fix_row(pair, dumped(pair).encode(), line)
+            return
         fixed, changes = fix_row(value, self.formats)
         for change in changes:
             self.note(line, change)

@@ -13,6 +13,7 @@ from finetune_gateway.data.canonical import canonical, read, read_as, rows_withi
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
 from finetune_gateway.data.formats import format_of
+from finetune_gateway.data.readers import several_answers
 from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
@@ -32,8 +33,10 @@ _ROLE_NAMES = {
     "chatbot": "assistant",
 }
 _TEXTS = ("content", "value", "text")  # names of what is said
-_LABELS: dict[str | int, bool] = {0: False, 1: True, "false": False, "true": True,
-                                  "0": False, "1": True}  # fmt: skip
+_LABELS: dict[str | int, bool] = {
+    0: False, 1: True, "false": False, "true": True, "0": False, "1": True,
+    "no": False, "yes": True, "bad": False, "good": True,
+}  # fmt: skip
 _LISTS = ("messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected",
           "preferred_output", "non_preferred_output")  # fmt: skip
 _NULLABLE = frozenset({"name", "weight", "refusal", "audio", "tool_calls", "function_call",
@@ -345,3 +348,10 @@ def unwrapped(row: Json) -> list[Json]:
     beside = {name: one for name, one in row.items() if name != key}
     lost = any(beside.keys() & one.keys() for one in rows)
     return [] if lost else [{**one, **beside} for one in rows]
+
+
+def pairs_of(row: Json) -> list[Json]:
+    """Return a pair for each answer of a row with a list of them on one side; empty for another
+    row."""
+    side = several_answers(row)
+    return [{**row, side: answer} for answer in row[side]] if side else []

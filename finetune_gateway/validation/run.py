@@ -106,7 +106,7 @@ def validate(
 
 def with_path(findings: list[Finding], dataset: Dataset) -> list[Finding]:
     """Return findings whose advice names the user's file in its commands."""
-    if not any("ftg validate" in one.fix for one in findings):
+    if not any("old.jsonl" in one.fix for one in findings):
         return findings
     source, columns = dataset.source, dataset.reading.columns
     return [

@@ -48,7 +48,12 @@ from finetune_gateway.validation.json.parsing import (
     escape_defects,
     parse,
 )
-from finetune_gateway.validation.rows.formats import not_object, row_defects, unknown_format
+from finetune_gateway.validation.rows.formats import (
+    chat_as_text,
+    not_object,
+    row_defects,
+    unknown_format,
+)
 from finetune_gateway.validation.rows.leftovers import HINTS, leftover_defects
 from finetune_gateway.validation.rules import RuleSet
 
@@ -58,6 +63,7 @@ MAX_FILE = 512 << 20  # bytes; OpenAI's limit for a training file
 _BATCH = 1024  # rows offered to the fast path at once: each step finds its tables in the cache
 _CR, _last_byte = 13, itemgetter(-1)
 _SPACE = b" \t\r\n"  # white space of JSON, so no form feed
+_ONE_FORMAT = "Write them in one format; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _KEPT = 10  # line numbers kept of blank lines and of repeated rows
 
 
@@ -360,7 +366,7 @@ class Scan:
     ) -> Iterator[Defect]:
         if self.format is None:
             self.format, self.format_line = row_format, line
-            yield from self._first_row_defects(row_format)
+            yield from self._first_row_defects(row, row_format, sent)
         if row_format is self.format:
             reinforcement = self.task.method == "reinforcement"
             yield from row_defects(row, row_format, sent, reinforcement=reinforcement)
@@ -369,10 +375,15 @@ class Scan:
             f"line {line} is in the format {row_format.name}, but line {self.format_line} in "
             f"{self.format.name}"
         )
-        yield Defect("mixed_formats", detail=detail)
+        joined = row_format.methods & self.format.methods and not sent.errors
+        yield Defect("mixed_formats", detail=detail, fix=_ONE_FORMAT if joined else "")
 
-    def _first_row_defects(self, row_format: Format) -> Iterator[Defect]:
-        if row_format.note:
+    def _first_row_defects(
+        self, row: Json, row_format: Format, sent: CanonicalRow
+    ) -> Iterator[Defect]:
+        if row_format is formats.TEXT and (defect := chat_as_text(row)):
+            yield defect
+        elif row_format.note and all(error.code != "unknown_format" for error in sent.errors):
             yield Defect(row_format.note, detail=row_format.words)
         if self.task.method not in row_format.methods:
             name, method = row_format.name, self.task.method

@@ -16,6 +16,9 @@ _SMART = "“”„‟«»‹›‘’‚‛＂"
 _WORD = re.compile(r"(?:None|True|False|undefined|nan|inf|-?Infinity|NULL|Null|nil|TRUE|FALSE)\b")
 _CUT = re.compile(r"(?:\\|\\?u)[0-9a-fA-F]{0,3}|t(?:r|ru)?|f(?:a|al|als)?|n(?:u|ul)?")
 _KEY = re.compile(r"[A-Za-z_$][\w$]*\s*:")
+_SPEAKER = re.compile(
+    r"\*{0,2}(?:[QA]|Question|Answer|User|Human|Assistant|Frage|Antwort)\s?\d*[:.]\*{0,2} \S"
+)
 _YAML = re.compile(r"---|- |[\w-]+:(\s|$)")
 Unfinished = Literal["", "string", "value"]
 
@@ -183,7 +186,10 @@ _POINTER, _FENCE, _SEQUENCE = (
     "is a mark of Markdown",
     "begins with a record separator (U+001E), as application/json-seq has it",
 )
+_SAID = "is a question or an answer as text"
 _WAYS_OUT = {
+    _SAID: 'Write each question with its answer as a row, {"prompt": ..., "completion": ...}, or '
+    "as a line of a CSV file with the columns prompt and completion.",
     _POINTER: "Fetch the file itself: git lfs pull",
     _FENCE: _UNLISTED,
     _SEQUENCE: _UNLISTED,
@@ -199,6 +205,8 @@ def _looks_like(text: str) -> str:
         return _SEQUENCE
     if text.startswith("<"):
         return "looks like XML or HTML"
+    if _SPEAKER.match(text):
+        return _SAID
     if _YAML.match(text):
         return "looks like YAML"
     for mark, name in ((",", "CSV"), ("\t", "a table (TSV)"), (";", "CSV with semicolons")):

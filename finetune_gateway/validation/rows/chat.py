@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -15,7 +16,7 @@ from typing import Any, TypeGuard
 
 from finetune_gateway.data.canonical_row import CHAT_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import listed
-from finetune_gateway.data.column_names import as_option, normalized
+from finetune_gateway.data.column_names import as_option, is_plain, normalized
 from finetune_gateway.data.row_access import blank
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
@@ -70,6 +71,7 @@ _MEANT = {
 _MEANT_FOR = {name: code for code, names in _MEANT.items() for name in names}
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MAX_UNKNOWN = 20  # unknown keys reported for one object
+_MAX_DROPPED = 8  # keys in a command
 
 
 def chat_defects(row: Json, *, reinforcement: bool = False) -> Defects:
@@ -362,14 +364,31 @@ def image_files(row: Json) -> Defects:
 def unknown_keys(value: Json, known: frozenset[str], path: str) -> Defects:
     """Yield a defect for each unknown key, 20 at most."""
     unknown = [key for key in value if key not in known]
-    for key in unknown[:_MAX_UNKNOWN]:
+    for index, key in enumerate(unknown[:_MAX_UNKNOWN]):
         if not path and (meant := meant_for(key, value[key])):
             yield meant_defect(key, meant)
             continue
         close = [name for name in known if name == key.strip().lower()]
         fix = f"Did you mean {close[0]!r}?" if close else ""
+        if not (fix or path or index):
+            fix = _left_out(tuple(unknown))
         code = "reasoning_key" if key in REASONING and path else "unknown_key"
         yield Defect(code, child(path, key), f"the key {quoted(key)} is not known", fix)
+
+
+@lru_cache(maxsize=64)  # the same few keys in thousands of rows
+def _left_out(keys: tuple[str, ...]) -> str:
+    """Return what to do about keys of a row, with the command that leaves all of them out; "" if
+    they can't be shown as they are."""
+    named = [key for key in keys if not _rule_of(key)]
+    if len(named) > _MAX_DROPPED or not all(map(is_plain, named)):
+        return ""
+    drops = " ".join(f"--drop {shlex.quote(key)}" for key in named)
+    command = f"ftg convert old.jsonl --to openai {drops} -o new.jsonl"
+    return (
+        "Check whether it is a known key misspelt or belongs into a message; else leave it out: "
+        f"{command}"
+    )
 
 
 def meant_for(key: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from finetune_gateway.data import formats
 from finetune_gateway.data.canonical import rows_within
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import listed
-from finetune_gateway.data.column_names import is_turn
+from finetune_gateway.data.column_names import CONVERSATIONS, is_turn
 from finetune_gateway.data.formats import Format
 from finetune_gateway.data.row_access import blank
 from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
@@ -19,6 +19,7 @@ from finetune_gateway.data.shapes import REFERENCES, unread
 from finetune_gateway.data.sharegpt import TRAINED
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import json_type, quoted
+from finetune_gateway.text.regex import LazyPattern
 from finetune_gateway.validation.rows.chat import (
     MEDIA,
     chat_defects,
@@ -35,6 +36,7 @@ from finetune_gateway.validation.rows.pairs import pair_defects
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
+_GOOD_OR_BAD = ("0", "1", "true", "false", "yes", "no", "good", "bad")
 _TRUTH = "Write true or false; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _CLASSES = (
     "Nothing to do to train on the texts alone. If the label is what a model is to say of them, "
@@ -48,6 +50,25 @@ _NAMED = (
 _SPEAKERS = (
     'Write {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}.'
 )
+_EACH = (
+    'Write one row for each conversation or question in it: {"messages": [{"role": "user", ...}, '
+    '{"role": "assistant", ...}]}.'
+)
+_AS_CHATS = (
+    'To train on what is said, write each conversation as {"messages": [...]}, the answers as '
+    "assistant; or as a table with the columns conversation_id, role (user or assistant) and "
+    "content, a line a message."
+)
+# As WhatsApp exports a chat: date, comma, time; then a hyphen or in brackets.
+_STAMP = LazyPattern(
+    r"\u200e?\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4}, \d{1,2}[:.]\d{2}(?:[:.]\d{2})?"
+    r"(?:\s?[AaPp]\.?\s?[Mm]\.?)?(?:\]| -) "
+)
+_SPEAKER = LazyPattern(
+    r"(?:[QA]|Question|Answer|User|Human|Assistant|Customer|Agent|Bot)\s?\d*[:.] [^\n]*\s*"
+)
+_BY = ("user", "user_id", "author", "sender", "from", "username", "speaker")
+_IN = frozenset({"thread_ts", "channel", "channel_id", "room", *CONVERSATIONS}) - {"id"}
 # What a part that could not be read leaves behind.
 _FOLLOWING = frozenset(
     {
@@ -58,6 +79,7 @@ _FOLLOWING = frozenset(
     }
 )  # fmt: skip
 _MEDIA = frozenset({*MEDIA, "images", "image"})
+_MAX_DEPTH = 3  # of objects in lists that are named
 _UNANSWERED = ("last_not_assistant", "missing_completion", "missing_output", "no_assistant")
 
 
@@ -150,7 +172,7 @@ def _by_kind(row: Json) -> Defects:
 
 def _labelled(row: Json) -> Defects:
     if not isinstance(row["label"], bool):
-        fix = _TRUTH if str(row["label"]).strip().lower() in ("0", "1", "true", "false") else ""
+        fix = _TRUTH if str(row["label"]).strip().lower() in _GOOD_OR_BAD else ""
         yield Defect("label", "label", f"the label is {quoted(row['label'])}", fix)
     yield from conversation_defects(row)
 
@@ -220,7 +242,7 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     for key in row:
         if key.strip().lower() == "messages":
             return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")
-    known = unread(row) or _conversation(row) or _envelope(row)
+    known = unread(row) or _conversation(row) or _envelope(row) or _nested(row)
     if known and expected is formats.CHAT:
         return Defect("missing_messages", "messages", f"no 'messages'; {known[0]}", known[1])
     if known:
@@ -229,6 +251,24 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
         row_keys = f"the keys are {keys}" if keys else "the row is an empty object"
         return Defect("missing_messages", "messages", f"no 'messages'; {row_keys}")
     return Defect("unknown_format", detail=formats.no_format_text(row), fix=way_out(row))
+
+
+def chat_as_text(row: Json) -> Defect | None:
+    """Return the defect of a text row that is a message of a conversation, as exports of chats and
+    lists of questions and answers have it; None for another text."""
+    text = row["text"]
+    if not isinstance(text, str):
+        return None
+    by = next((key for key in _BY if key in row), None)
+    if by and (row.get("type") == "message" or not _IN.isdisjoint(row)):
+        what = f"each row is one message of a chat; who speaks is in {quoted(by)}"
+    elif _STAMP.match(text):
+        what = "each row is one message of a chat, with its time and who speaks (WhatsApp)"
+    elif _SPEAKER.fullmatch(text):
+        what = "each row is a question or an answer, with who speaks before it"
+    else:
+        return None
+    return Defect("chat_as_text", "text", what, _AS_CHATS)
 
 
 def way_out(row: Json) -> str:
@@ -274,3 +314,22 @@ def _envelope(row: Json) -> tuple[str, str] | None:
     if all((row.keys() - {key}).isdisjoint(one) for one in rows):
         fix += "; --fix does, with the keys beside: ftg validate old.jsonl --fix new.jsonl"
     return f"{quoted(key)} holds {count} in the format {row_format.name}", f"{fix}."
+
+
+def _nested(row: Json) -> tuple[str, str] | None:
+    """Return which objects a row without texts of its own holds in lists, and the way out."""
+    if way_out(row):
+        return None
+    shown, holder = list[str](), row
+    while key := next((key for key, value in holder.items() if _are_objects(value)), ""):
+        held = holder[key]
+        count = "an object" if len(held) == 1 else f"{len(held)} objects"
+        where = f"{quoted(key)} in them" if shown else quoted(key)
+        keys = formats.quoted_keys(held[0])
+        shown.append(f"{where} holds {count} with the keys {keys}")
+        holder = held[0]
+    return ("; ".join(shown[:_MAX_DEPTH]), _EACH) if shown else None
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, dict) and x for x in value)

@@ -1,0 +1,214 @@
+"""What a finding advises names what the file has, and its commands do what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import Ftg
+
+from finetune_gateway import Dataset, Finding, Report
+from finetune_gateway.errors import DataError
+
+Json = dict[str, Any]
+NUMBERS = range(12)
+
+
+def chat(n: int, **more: Any) -> Json:
+    asked, answered = f"Is shop {n} open?", f"Yes, until {n}."
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return {"messages": messages, **more}
+
+
+def pair(n: int, rejected: Any) -> Json:
+    return {"prompt": f"Is shop {n} open?", "chosen": f"Yes, until {n}.", "rejected": rejected}
+
+
+def rows(made: list[Json]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in made)
+
+
+def checked(path: Path, text: str) -> Report:
+    path.write_text(text)
+    return Dataset.open(path).validate(quality=False)
+
+
+def found(report: Report, code: str) -> list[Finding]:
+    return [one for one in report.findings if one.code == code]
+
+
+MIXED = [
+    chat(n) if n % 2 else {"prompt": f"Is {n} it?", "completion": f"No, {n}."} for n in NUMBERS
+]
+# A file, the finding that names a command, and the rows that the command writes.
+COMMANDS: dict[str, tuple[list[Json], str, int]] = {
+    "two formats of chats": (MIXED, "mixed_formats", 12),
+    "two formats of pairs": (
+        [pair(n, f"No, {n}.") if n % 2 else {
+            "input": {"messages": [{"role": "user", "content": f"Is {n} it?"}]},
+            "preferred_output": [{"role": "assistant", "content": f"Yes, {n}."}],
+            "non_preferred_output": [{"role": "assistant", "content": f"No, {n}."}],
+        } for n in NUMBERS],
+        "mixed_formats", 12,
+    ),
+    "worse answers in a list": ([pair(n, ["No.", f"Not {n}."]) for n in NUMBERS],
+                                "not_convertible", 24),
+    "labels as words": (
+        [{"prompt": f"Is {n} it?", "completion": f"Yes, {n}.", "label": ("good", "bad")[n % 2]}
+         for n in NUMBERS],
+        "label", 12,
+    ),
+    "further keys": ([chat(n, id=n, **{"my source": "crm"}) for n in NUMBERS], "unknown_key", 12),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_of_a_finding_makes_the_file_good(
+    name: str, ftg: Ftg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the file; what it writes has all rows, and nothing is left to say of it."""
+    monkeypatch.chdir(tmp_path)
+    given, code, count = COMMANDS[name]
+    report = checked(Path("my rows.jsonl"), rows(given))
+    one = found(report, code)[0]
+    command = re.search(r"ftg .*", one.fix)
+    assert command and "'my rows.jsonl'" in command[0], one.fix
+    done = ftg(*shlex.split(command[0])[1:])
+    assert done.returncode == 0, done.stdout + done.stderr
+    mended = Dataset.open(Path("new.jsonl")).validate(quality=False)
+    assert mended.rows == count and not mended.errors and not mended.warnings, mended.findings
+
+
+def test_formats_of_two_methods_are_split_by_hand(tmp_path: Path) -> None:
+    """A text and a chat are no rows of one job: --fix is not offered."""
+    report = checked(tmp_path / "a.jsonl", rows([chat(0), {"text": "A lighthouse."}] * 6))
+    [one] = found(report, "mixed_formats")
+    assert one.fix == "Split the file by format; each part is a job of its own."
+
+
+def test_answers_in_lists_on_both_sides_are_not_paired_by_fix(tmp_path: Path) -> None:
+    """Which of them belong together is not known: both are named, and --fix leaves the row."""
+    given = [{**pair(n, ["No.", "Never."]), "chosen": ["Yes.", "Of course."]} for n in NUMBERS]
+    report = checked(tmp_path / "a.jsonl", rows(given))
+    both = found(report, "not_convertible")
+    assert [one.path for one in both] == ["chosen", "rejected"]
+    assert not any("--fix" in one.fix for one in both)
+    assert Dataset.open(tmp_path / "a.jsonl").fix(tmp_path / "b.jsonl").changed == 0
+
+
+def test_a_map_offers_the_columns_that_are_there(tmp_path: Path) -> None:
+    """And none where there are no texts: the lists are named to their depth."""
+    comments = [{"author_id": 1, "body": "Is it open?"}, {"author_id": 2, "body": "Yes."}]
+    tickets = {"tickets": [{"id": n, "comments": comments} for n in NUMBERS], "next_page": None}
+    [one] = found(checked(tmp_path / "a.json", json.dumps(tickets)), "unknown_format")
+    assert "--map" not in one.fix
+    assert "'tickets' holds 12 objects with the keys 'id', 'comments'" in one.message
+    assert "'comments' in them holds 2 objects with the keys 'author_id', 'body'" in one.message
+    [one] = found(checked(tmp_path / "b.jsonl", rows([{"a": 1}])), "unknown_format")
+    assert "--map" not in one.fix and "keys 'a'" in one.message
+
+
+TALK = "12.03.24, 09:0{n} - Anna: Is shop {n} open?\n12.03.24, 09:0{n} - Ben: Yes.\n"
+SLACK = "help,17{n}.1,17{n}.1,U01,Is shop {n} open?\nhelp,17{n}.1,17{n}.9,U02,No, not {n}.\n"
+TALKS = {
+    "WhatsApp on Android": ("a.txt", TALK),
+    "WhatsApp on an iPhone": ("a.txt", "\u200e[3/12/24, 9:0{n}:10\u202fPM] Anna: Is {n} it?\n"),
+    "Slack": ("a.csv", SLACK),
+    "questions and answers": ("a.txt", "Q: Is shop {n} open?\nA: Yes.\n"),
+    "Telegram": (
+        "a.jsonl",
+        '{{"id": {n}, "type": "message", "from": "Anna", "text": "Is shop {n} open?"}}\n',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_messages_of_chats_are_not_taken_for_texts_in_silence(name: str, tmp_path: Path) -> None:
+    """They can be trained on as texts; that nobody speaks in them is a warning."""
+    file, line = TALKS[name]
+    head = "channel,thread_ts,ts,user,text\n" if file == "a.csv" else ""
+    report = checked(tmp_path / file, head + "".join(line.format(n=n) for n in range(9)))
+    [one] = found(report, "chat_as_text")
+    assert report.format == "text" and one.severity == "warning" and "conversation_id" in one.fix
+    assert not found(report, "format_text")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-03-12 09:00:01 - INFO: started",
+        "On 3/12/24, 9:00 the ship left.",
+        "Q: Is it open?\nA: Yes.",
+        "Question 5 is whether it is open.",
+    ],
+)
+def test_other_texts_are_texts(text: str, tmp_path: Path) -> None:
+    """A log, a sentence with a date, a question with its answer."""
+    report = checked(tmp_path / "a.jsonl", rows([{"text": f"{text}", "user": "a"}] * 12))
+    assert not found(report, "chat_as_text") and found(report, "format_text")
+
+
+def test_the_advice_to_make_a_table_of_messages_works(tmp_path: Path) -> None:
+    """Of three columns, a line a message."""
+    lines = (f"{n},user,Is shop {n} open?\n{n},assistant,Yes until {n}.\n" for n in NUMBERS)
+    report = checked(tmp_path / "a.csv", "conversation_id,role,content\n" + "".join(lines))
+    assert report.rows == 12 and report.format == "openai-chat" and not report.errors
+
+
+def test_questions_and_answers_are_no_yaml(tmp_path: Path) -> None:
+    """And their blank lines are removed from this very file."""
+    text = "".join(f"Q: Is shop {n} open?\nA: Yes.\n\n" for n in NUMBERS)
+    report = checked(tmp_path / "a.md", text)
+    [one] = found(report, "not_json")
+    assert "a question or an answer" in one.message and "YAML" not in one.message
+    assert "columns prompt and completion" in one.fix
+    [blank] = found(report, "blank_line")
+    assert f"ftg validate {tmp_path / 'a.md'} --fix new.jsonl" in blank.fix
+    assert "YAML" in found(checked(tmp_path / "b.md", "name: a\n"), "not_json")[0].message
+
+
+def test_half_a_batch_is_not_said_to_be_read(tmp_path: Path) -> None:
+    """Beside the error that it is half, nothing says that its rows are sent."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    report = checked(tmp_path / "a.jsonl", rows([{"custom_id": "1", "body": body}] * 12))
+    assert report.errors and not found(report, "format_shape")
+
+
+def test_not_sent_says_nothing_of_conversations(tmp_path: Path) -> None:
+    """Of a text there is none."""
+    given = [{"text": f"A ship {n}.", "source": "log"} for n in NUMBERS]
+    [one] = found(checked(tmp_path / "a.jsonl", rows(given)), "not_sent")
+    assert "conversation" not in one.message
+
+
+def test_a_sheet_that_cannot_be_opened_is_named_as_one(tmp_path: Path) -> None:
+    """The reader's words are the name alone."""
+    pytest.importorskip("python_calamine")
+    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = 'xmlns="http://schemas.openxmlformats.org/package/2006/relationships"'
+    part = f'<Relationships {package}><Relationship Id="r" Type="{office}/%s" Target="%s"/>'
+    parts = {
+        "[Content_Types].xml": "<Types/>",
+        "_rels/.rels": f"{part % ('officeDocument', 'xl/workbook.xml')}</Relationships>",
+        "xl/workbook.xml": f'<workbook {space} xmlns:r="{office}"><sheets><sheet name="FAQ" '
+        'sheetId="1" r:id="r"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f"{part % ('worksheet', 'worksheets/1.xml')}</Relationships>",
+    }
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as book:
+        for name, text in parts.items():
+            book.writestr(name, f'<?xml version="1.0"?>{text}')
+    with pytest.raises(DataError, match="The sheet 'FAQ' of .*a.xlsx cannot be read: it is listed"):
+        Dataset.open(tmp_path / "a.xlsx").validate()
+
+
+def test_convert_says_how_a_kept_key_is_left_out(ftg: Ftg, tmp_path: Path) -> None:
+    """Its note has the option."""
+    (tmp_path / "a.jsonl").write_text(rows([chat(n, id=n) for n in NUMBERS]))
+    done = ftg("convert", str(tmp_path / "a.jsonl"), "--to", "openai", "-o", str(tmp_path / "b"))
+    assert "--drop id leaves it out" in done.stderr
