@@ -25,6 +25,7 @@ from finetune_gateway.data.services.late import (
     anthropic,
     batch,
     bedrock,
+    chatgpt_export,
     claude_export,
     cohere,
     encoded,
@@ -138,6 +139,9 @@ _COHERE_HISTORY = _shape(
 _AUTHORS = _shape("palm-chat", "chat", palm.read, "chat rows of PaLM, with authors")
 _CLAUDE_EXPORT = _shape(
     "claude-export", "chat", claude_export.read, "conversations that Claude's app has exported"
+)
+_CHATGPT_EXPORT = _shape(
+    "chatgpt-export", "chat", chatgpt_export.read, "conversations that ChatGPT has exported"
 )
 _MOSS = _shape("moss", "chat", shapes.moss, "conversations of numbered turns (MOSS)")
 _HH = _shape(
@@ -343,6 +347,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("chat", _MOSS, shapes.is_moss),
     ("chat_history", _COHERE_HISTORY, cohere.is_row),
     ("chat_messages", _CLAUDE_EXPORT, claude_export.is_row),
+    ("mapping", _CHATGPT_EXPORT, chatgpt_export.is_row),
     ("instances", _INSTANCES, shapes.is_task),
     ("instruction", _OUTPUT_PAIR, shapes.is_output_pair),
     ("instruction", _DOLLY, shapes.is_instruction_response),

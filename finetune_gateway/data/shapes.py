@@ -376,8 +376,8 @@ _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
     (
         "mapping",
         lambda row: isinstance(row["mapping"], dict) and "title" in row,
-        "this is a conversation as ChatGPT exports it: a tree of messages",
-        _PATHS,
+        "this is a conversation as ChatGPT exports it, with branches: a tree of messages",
+        f"{_PATHS} The one that was shown last ends with the node 'current_node'.",
     ),
     (
         "choices",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.paths import SHARED_DATA
-from support.services import ASK, CONTENTS, CONVERSE, LED, RESPONSE, ROWS, SAY, SYSTEM
+from support.services import ASK, CONTENTS, CONVERSE, LED, RESPONSE, ROWS, SAY, SYSTEM, chatgpt
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend
@@ -152,6 +152,22 @@ LOST: dict[str, tuple[Json, str, str]] = {
         "chat_messages[0].files", "text",
     ),
     "ChatGPT's export": ({"title": "t", "mapping": {"a": {}}}, "", "each path"),
+    "a branch in ChatGPT's export": (
+        chatgpt(
+            {"id": "a", "children": ["b", "c"], "role": "user"},
+            {"id": "b", "parent": "a", "role": "assistant"},
+            {"id": "c", "parent": "a", "role": "assistant"},
+        ),
+        "", "current_node",
+    ),
+    "a tool of ChatGPT": (
+        chatgpt(
+            {"id": "a", "children": ["b"], "role": "user"},
+            {"id": "b", "parent": "a", "children": ["c"], "role": "assistant", "recipient": "web"},
+            {"id": "c", "parent": "b", "role": "assistant"},
+        ),
+        "mapping[1].message.recipient", "leave this conversation out",
+    ),
     "a trace": ({"gen_ai.input.messages": "[]"}, "", "OpenTelemetry"),
     "a call that is no JSON": (
         {"messages": [{"type": "human", "content": "Is it?"}, {

@@ -52,6 +52,24 @@ def dumped(name: str, content: str, **more: Any) -> Json:
 
 
 BY_HUMAN, BY_AI = dumped("HumanMessage", "Is it dark?"), dumped("AIMessage", "Yes.")
+
+
+def chatgpt(*nodes: Json) -> Json:
+    """A conversation as ChatGPT exports it: nodes by their ids, each with a message by ``role``."""
+    texts = {"user": "Is it dark?", "assistant": "Yes.", "system": ""}
+    mapping = {
+        node["id"]: {
+            "parent": None, "children": [], **node,
+            "message": node.get("role") and {
+                "author": {"role": node["role"]}, "recipient": node.get("recipient", "all"),
+                "content": {"content_type": "text", "parts": [texts[node["role"]]]},
+            },
+        }
+        for node in nodes
+    }  # fmt: skip
+    return {"title": "Lamps", "create_time": 1.5, "mapping": mapping}
+
+
 CONTENTS = [
     {"role": "user", "parts": [{"text": "Is it dark?"}]},
     {"role": "model", "parts": [{"text": "Yes."}]},
@@ -438,6 +456,16 @@ ROWS: dict[str, tuple[str, Json, Json]] = {
         {"context": "Be brief.", "messages": [
             {"author": "user", "content": "Is it dark?"}, {"author": "bot", "content": "Yes."}]},
         LED,
+    ),
+    "ChatGPT's export": (
+        "chatgpt-export",
+        chatgpt(
+            {"id": "0", "children": ["s"]},
+            {"id": "s", "parent": "0", "children": ["a"], "role": "system"},
+            {"id": "b", "parent": "a", "role": "assistant"},
+            {"id": "a", "parent": "s", "children": ["b"], "role": "user"},
+        ),
+        CHAT,
     ),
     "claude's app": (
         "claude-export",

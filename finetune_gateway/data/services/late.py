@@ -16,6 +16,7 @@ def modules() -> dict[str, ModuleType]:
         anthropic,
         batch,
         bedrock,
+        chatgpt_export,
         claude_export,
         cohere,
         encoded,
@@ -32,6 +33,7 @@ def modules() -> dict[str, ModuleType]:
         "anthropic": anthropic,
         "batch": batch,
         "bedrock": bedrock,
+        "chatgpt_export": chatgpt_export,
         "claude_export": claude_export,
         "cohere": cohere,
         "encoded": encoded,
@@ -69,4 +71,4 @@ class _Service:
 anthropic, bedrock, gemini, palm = map(_Service, ("anthropic", "bedrock", "gemini", "palm"))
 batch, evals, logs, responses_api = map(_Service, ("batch", "evals", "logs", "responses"))
 claude_export, cohere, encoded = map(_Service, ("claude_export", "cohere", "encoded"))
-foreign, langchain = _Service("foreign"), _Service("langchain")
+chatgpt_export, foreign, langchain = map(_Service, ("chatgpt_export", "foreign", "langchain"))

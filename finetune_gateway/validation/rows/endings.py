@@ -44,6 +44,7 @@ _BROKEN = frozenset(
 )  # fmt: skip
 _NUMBERS = {2: "max_tokens", 3: "safety", 4: "recitation", 5: "other", 6: "blocklist", 8: "spii"}
 _STATUSES = ("failed", "incomplete", "in_progress", "queued", "cancelled")
+_IN_CHATGPT = ("finished_partial_completion", "in_progress")  # of a message in its export
 # Of the Responses API: what has a status of its own that says how an answer ended.
 _WITH_STATUS = ("response", "message", "reasoning", "function_call")
 # What a model or a tool has written, and what stands for the request alone.
@@ -123,6 +124,8 @@ def _ending(value: Json, path: str) -> Iterator[Defect]:
         yield Defect("answer_cut", child(path, key), f"{quoted(key)} is null: it never finished")
     if value.get("done") is False and not {"message", "response"}.isdisjoint(value):
         yield Defect("answer_cut", child(path, "done"), "'done' is false: it never finished")
+    if "author" in value and value.get("status") in _IN_CHATGPT:
+        yield _defect("answer_cut", path, "status", value["status"])
     if value.get("status") in _STATUSES and _has_status(value):
         yield from _status(value, path)
 
