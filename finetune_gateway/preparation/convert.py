@@ -37,6 +37,7 @@ MAX_LINES = 5  # and lines of each
 MAX_REASON = 300  # characters of the reason for one
 MAX_EXTRA_KEYS = 20  # unknown keys listed in the notes
 _KNOWN = CHAT_KEYS | PAIR_KEYS | {"label", "text"}
+_TOOL_CALLS = "Let --fix write tool_calls: ftg validate old.jsonl --fix new.jsonl"
 _INPUT = CHAT_KEYS - {"functions"}
 
 
@@ -124,7 +125,7 @@ def _refusal(row: Json, error: ConversionError, dataset: Dataset) -> tuple[str, 
     """Return why a row cannot be written, and what to do about it if that is known; of a row of
     no format what ``validate`` says of it."""
     if format_of(row) is not None:
-        return str(error), error.fix
+        return str(error), with_path(error.fix, dataset.source, dataset.reading.columns)
     defect = unknown_format(row, None)
     fix = defect.fix or RULES[defect.code].fix
     return defect.detail, with_path(fix, dataset.source, dataset.reading.columns)
@@ -229,7 +230,7 @@ def _alternating(messages: list[Json], path: str) -> None:
             )
         if "function_call" in message:
             raise ConversionError(
-                f"{path}[{index}].function_call", "Together takes tool_calls only"
+                f"{path}[{index}].function_call", "Together takes tool_calls only", fix=_TOOL_CALLS
             )
         if role == previous and role in ("user", "assistant"):
             raise ConversionError(

@@ -12,6 +12,7 @@ from finetune_gateway.data import call_ids, formats, sharegpt
 from finetune_gateway.data.canonical import canonical, read, read_as, rows_within
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
+from finetune_gateway.data.deprecated_functions import is_deprecated, with_tools
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.readers import several_answers
 from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
@@ -90,7 +91,17 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     changes += _fix_speakers(fixed)
     fixed, converted = _convert(fixed, seen or Formats())
     changes += converted
+    fixed, written = _with_tools(fixed)
+    changes += written
     return (fixed, changes) if changes else (row, changes)
+
+
+def _with_tools(row: Json) -> tuple[Json, list[Change]]:
+    """Write the deprecated form of calls with tools, where nothing else changes."""
+    made = with_tools(row) if is_deprecated(row) else None
+    if made is None or format_of(row) is not formats.CHAT:
+        return row, []
+    return made, [Change("deprecated_functions", "", row, made)]
 
 
 def _read_lists(row: Json) -> Iterator[Change]:

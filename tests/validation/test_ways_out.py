@@ -212,3 +212,41 @@ def test_convert_says_how_a_kept_key_is_left_out(ftg: Ftg, tmp_path: Path) -> No
     (tmp_path / "a.jsonl").write_text(rows([chat(n, id=n) for n in NUMBERS]))
     done = ftg("convert", str(tmp_path / "a.jsonl"), "--to", "openai", "-o", str(tmp_path / "b"))
     assert "--drop id leaves it out" in done.stderr
+
+
+def legacy(n: int) -> Json:
+    call = {"name": "track", "arguments": json.dumps({"id": n})}
+    return {
+        "functions": [{"name": "track", "parameters": {"type": "object", "properties": {}}}],
+        "messages": [
+            {"role": "user", "content": f"Where is parcel {n}?"},
+            {"role": "assistant", "content": None, "function_call": call},
+            {"role": "function", "name": "track", "content": "ok"},
+            {"role": "assistant", "content": f"On its way, {n}."},
+        ],
+    }
+
+
+def test_the_deprecated_form_is_said_once_and_fixed(tmp_path: Path) -> None:
+    """Each result gets the id of the call before it; nothing else changes."""
+    report = checked(tmp_path / "a.jsonl", rows([legacy(n) for n in NUMBERS]))
+    [one] = found(report, "deprecated_functions")
+    assert one.count == 12 and one.path == "functions" and "--fix does" in one.fix
+    mended = Dataset.open(tmp_path / "a.jsonl").fix(tmp_path / "b.jsonl")
+    assert mended.changes == {"deprecated_functions": 12}
+    assert not mended.report.errors and not mended.report.warnings
+    row = next(Dataset.open(tmp_path / "b.jsonl").rows()).data
+    [_, asked, result, _] = row["messages"]
+    assert asked["tool_calls"][0]["id"] == result["tool_call_id"] and "function_call" not in asked
+    assert result == {"role": "tool", "tool_call_id": "call_1", "content": "ok"}
+    assert row["tools"] == [{"type": "function", "function": legacy(0)["functions"][0]}]
+
+
+def test_a_result_of_another_call_keeps_the_deprecated_form(tmp_path: Path) -> None:
+    """Whose result it is would be a guess: it is left, and no command is named."""
+    given = [legacy(n) for n in NUMBERS]
+    for row in given:
+        row["messages"][2]["name"] = "find"
+    [one] = found(checked(tmp_path / "a.jsonl", rows(given)), "deprecated_functions")
+    assert "--fix" not in one.fix
+    assert Dataset.open(tmp_path / "a.jsonl").fix(tmp_path / "b.jsonl").changed == 0

@@ -71,6 +71,7 @@ _MEANT = {
 _MEANT_FOR = {name: code for code, names in _MEANT.items() for name in names}
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MAX_UNKNOWN = 20  # unknown keys reported for one object
+_TOOLS = "Use tools, tool_calls and role tool; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _MAX_DROPPED = 8  # keys in a command
 
 
@@ -105,19 +106,32 @@ def conversation_defects(row: Json, *, reinforcement: bool = False) -> Defects:
         yield from unknown_keys(row, _ROW_KEYS, "")
     yield from image_files(row)
     messages = row.get("messages")
-    for defect in messages_defects(messages, "messages"):
+    for defect in _old_form_once(row, messages_defects(messages, "messages")):
         if not (reinforcement and defect.code == "developer_role"):  # its schema has that role
             yield defect
         if reinforcement and defect.code == "image_local":
             yield Defect("image_reinforcement", defect.path)
     if not TOOL_KEYS.isdisjoint(row):
-        yield from tools_defects(row, "")
+        yield from _old_form_once(row, tools_defects(row, ""))
     if is_conversation(messages):
         yield from order_defects(messages, "messages")
         if calls_tools(messages):
             yield from exchange_defects(messages, row, "messages")
         if not reinforcement:
             yield from ending_defects(messages, "messages")
+
+
+def _old_form_once(row: Json, defects: Defects) -> Defects:
+    """Yield defects; that a row is in the deprecated form once, wherever else that stands in it."""
+    met = False
+    for defect in defects:
+        if defect.code != "deprecated_functions":
+            yield defect
+        elif not met and (defect.path == "functions" or "functions" not in row):
+            from finetune_gateway.data.deprecated_functions import with_tools  # few rows have it
+
+            met = True
+            yield defect if with_tools(row) is None else replace(defect, fix=_TOOLS)
 
 
 def is_conversation(messages: Any) -> TypeGuard[list[Json]]:
