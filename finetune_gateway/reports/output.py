@@ -138,7 +138,8 @@ def fold(text: str, width: int) -> str:
 
 
 def _fold_line(line: str, width: int) -> str:
-    if display_width(line) <= width or line.startswith("  ftg "):  # a command stays one line
+    # A command stays one line.
+    if display_width(line) <= width or line.lstrip(" ").startswith("ftg ") and line[:2] == "  ":
         return line
     lead, *words = re.findall(r"\s+|\S+\s*", line)
     labelled = re.fullmatch(r"(?:\x1b\[[0-9;]*m)?(?:error|hint|warning|note):.*", lead.rstrip())

@@ -10,6 +10,7 @@ from finetune_gateway.findings import Finding, Report
 from finetune_gateway.methods import HOLD_OUT_ROWS, HOLD_OUT_SHARE
 from finetune_gateway.reports.output import (
     apply_style,
+    display_width,
     format_count,
     format_table,
     terminal_width,
@@ -25,6 +26,7 @@ Figures = dict[str, Any]
 Fields = Iterator[tuple[str, str]]  # a label and its text
 
 SHOWN = 30  # kinds of findings on the screen; --json has all
+_LINES = 5  # of a finding that are named, at most
 NAMED = 5  # classes, languages and files that are named
 
 
@@ -52,8 +54,9 @@ def report_text(data: Path, report: Report, *, submit: bool = False) -> str:
     own = (report.quality or {}).get("leaks")  # it was compared with a file of held-out rows
     if submit and report.ok and report.rows >= HOLD_OUT_ROWS and not own:
         parts.append(wrap_text(_held_out_text(report.rows)))
-    parts.append(f"{_outcome_text(report)}  Nothing was sent anywhere.")
-    return "\n".join(parts)
+    outcome, sent = _outcome_text(report), "Nothing was sent anywhere."
+    fits = display_width(outcome) + 2 + len(sent) <= terminal_width()
+    return "\n".join([*parts, f"{outcome}  {sent}" if fits else f"{outcome}\n{sent}"])
 
 
 def _held_out_text(rows: int) -> str:
@@ -119,7 +122,7 @@ def _private_text(finding: Finding) -> str:
 
 def _finding_text(finding: Finding) -> str:
     label = f"{finding.severity:<8}"
-    where = _where(finding)
+    where = _where(finding, terminal_width() - 11 - len(finding.code) - 4)
     head = f"  {apply_style(label, finding.severity)} {where}"
     gap = max(2, terminal_width() - 11 - len(where) - len(finding.code) - 2)
     lines = [f"{head}{' ' * gap}{apply_style(f'[{finding.code}]', 'dim')}"]
@@ -127,21 +130,37 @@ def _finding_text(finding: Finding) -> str:
     path = "" if named else f"{finding.path}: "
     lines.append(wrap_text(f"{path}{finding.message}", " " * 11))
     if finding.fix:
-        lines.append(wrap_text(f"Fix: {finding.fix}", " " * 11))
+        lines.append(_fix_text(finding.fix, " " * 11))
     if finding.backends:
         lines.append(wrap_text(f"Refused by: {', '.join(finding.backends)}", " " * 11))
     return "\n".join(lines)
 
 
-def _where(finding: Finding) -> str:
+def _fix_text(fix: str, indent: str) -> str:
+    """Return what to do; a command at its end is not broken, to be pasted."""
+    text = wrap_text(f"Fix: {fix}", indent)
+    words, mark, command = fix.rpartition(": ftg ")
+    if not mark or f"ftg {command}" in text or ". " in command:
+        return text
+    return wrap_text(f"Fix: {words}:", indent) + f"\n{indent}ftg {command}"
+
+
+def _where(finding: Finding, width: int = 80) -> str:
+    """Return the lines of a finding, as many as there is room for."""
+    named = (_lines(finding, count) for count in range(_LINES, 0, -1))
+    fitting = (text for text in named if len(text) <= width)
+    return next(fitting, f"{finding.count:,} times" if finding.count > 1 else _lines(finding, 1))
+
+
+def _lines(finding: Finding, most: int) -> str:
     if finding.line is None:
         return "the file"
     if finding.count == 1:
         return f"line {finding.line}"
     if len(finding.lines) == 1:
         return f"{finding.count:,} times, line {finding.line}"
-    more = ", ..." if finding.count > len(finding.lines) or len(finding.lines) > 5 else ""
-    return f"{finding.count:,} times, lines {', '.join(map(str, finding.lines[:5]))}{more}"
+    more = ", ..." if finding.count > len(finding.lines) or len(finding.lines) > most else ""
+    return f"{finding.count:,} times, lines {', '.join(map(str, finding.lines[:most]))}{more}"
 
 
 # -- figures ---------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from support.cli import Ftg
 
 from finetune_gateway import Dataset, Finding, Report
 from finetune_gateway.errors import DataError
+from finetune_gateway.reports.output import fold
+from finetune_gateway.reports.validation_text import report_text
 
 Json = dict[str, Any]
 NUMBERS = range(12)
@@ -250,3 +252,16 @@ def test_a_result_of_another_call_keeps_the_deprecated_form(tmp_path: Path) -> N
     [one] = found(checked(tmp_path / "a.jsonl", rows(given)), "deprecated_functions")
     assert "--fix" not in one.fix
     assert Dataset.open(tmp_path / "a.jsonl").fix(tmp_path / "b.jsonl").changed == 0
+
+
+def test_a_report_fits_sixty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of findings name fewer lines, the outcome takes two; a command stays on one line."""
+    monkeypatch.setenv("COLUMNS", "60")
+    given = [{**chat(n, id=n), "messages": chat(n)["messages"][:1]} for n in range(1000, 1400)]
+    path = tmp_path / "a.jsonl"
+    shown = report_text(path, checked(path, rows(given)))
+    wide = [line for line in shown.splitlines() if len(line) > 60]
+    assert [line.strip().split()[:2] for line in wide] == [["ftg", "convert"]]
+    assert "--drop id -o new.jsonl" in wide[0] and "\nNothing was sent anywhere." in shown
+    assert fold(wide[0], 60) == wide[0]
+    assert "400 times, lines 1, 2, 3, " in shown
