@@ -60,6 +60,10 @@ _BESIDE = "If it is part of what is said, write it into the value; if not, leave
 _AS_CALL = (
     'Write that turn as {"from": "function_call", "value": {"name": "...", "arguments": {}}}.'
 )
+_BY_FIX = (
+    "Write calls and results as turns of their own, function_call and observation; --fix does: "
+    "ftg validate old.jsonl --fix new.jsonl"
+)
 _SPEAK = "Write human, gpt or system; function_call and observation for a call and its result."
 
 
@@ -92,7 +96,7 @@ class TurnReader:
     unsent: dict[str, None] = field(default_factory=dict)
     count: int = 0  # calls so far
     waiting: list[str] = field(default_factory=list)  # ids of calls without a result
-    called_in_text: bool = False  # by the turn before
+    called_in_text: str = ""  # the turn before, if it writes its call as a text
 
     def messages(self, turns: Any, path: str) -> list[Json]:
         """Return one message for each turn."""
@@ -118,7 +122,7 @@ class TurnReader:
         role = _SAYS.get(speaker) if type(speaker) is str else None
         if role is None or type(value) is not str:
             return None
-        self.called_in_text = "<tool_call>" in value
+        self.called_in_text = value if "<tool_call>" in value else ""
         return {"role": role, "content": value}
 
     def message(self, turn: Json, path: str) -> Json:
@@ -166,9 +170,10 @@ class TurnReader:
             reason = "a result without a call before it"
             if self.called_in_text:
                 reason += "; the turn before writes its call as a text"
-            fix = _AS_CALL if self.called_in_text else "Add the call before it, or take it out."
+            fix = _as_call(self.called_in_text) or "Add the call before it, or take it out."
             self.errors.append(ConversionError(path, reason, fix=fix))
-        self.called_in_text = isinstance(value, str) and "<tool_call>" in value
+        in_text = isinstance(value, str) and "<tool_call>" in value
+        self.called_in_text = value if in_text else ""
         return {**message, "content": value}
 
     def _calls(self, value: str | Json | list[Any], path: str) -> Json:
@@ -202,6 +207,16 @@ class TurnReader:
             self.errors.append(ConversionError(path, reason, "type_error", fix))
             return []
         return [tool if "function" in tool else wrapped(tool) for tool in read]
+
+
+def _as_call(text: str) -> str:
+    """Return what to do about a call that is written as a text; empty for a blank one."""
+    if not text:
+        return ""
+    # Imported here: few rows have such calls.
+    from finetune_gateway.data.calls_in_text import calls_of
+
+    return _BY_FIX if calls_of(text) else _AS_CALL
 
 
 def _listed_tools(value: Any) -> list[Json] | None:

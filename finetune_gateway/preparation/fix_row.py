@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data import call_ids, formats, sharegpt
+from finetune_gateway.data.calls_in_text import with_turns
 from finetune_gateway.data.canonical import canonical, read, read_as, rows_within
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
@@ -89,6 +90,9 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
         for at, where, own in call_ids.fill(messages):
             changes.append(Change("tool_id_missing", f"{path}[{at}]{where}", None, own))
     changes += _fix_speakers(fixed)
+    if made := with_turns(fixed):
+        changes.append(Change("call_as_text", "", fixed, made))
+        fixed = made
     fixed, converted = _convert(fixed, seen or Formats())
     changes += converted
     fixed, written = _with_tools(fixed)

@@ -14,6 +14,7 @@ from support.cli import Ftg
 
 from finetune_gateway import Dataset, Finding, Report
 from finetune_gateway.errors import DataError
+from finetune_gateway.preparation.fix_row import fix_row
 from finetune_gateway.reports.output import fold
 from finetune_gateway.reports.validation_text import report_text
 
@@ -67,6 +68,26 @@ COMMANDS: dict[str, tuple[list[Json], str, int]] = {
     ),
     "further keys": ([chat(n, id=n, **{"my source": "crm"}) for n in NUMBERS], "unknown_key", 12),
 }  # fmt: skip
+
+
+TRACK = {"type": "function", "function": {"name": "track", "parameters": {"type": "object"}}}
+
+
+def hermes(n: int, **more: Any) -> Json:
+    call = {"name": "track", "arguments": {"id": n}}
+    system = f"You call functions within <tools> </tools>. <tools>[{json.dumps(TRACK)}]</tools>"
+    said = {
+        "system": system,
+        "human": f"Where are {n} and {n}?",
+        "gpt": f"<tool_call>\n{json.dumps(call)}\n</tool_call>\n" * 2,
+        "tool": f"<tool_response>\nat {n}\n</tool_response>" * 2,
+        **more,
+    }
+    turns = [{"from": speaker, "value": value} for speaker, value in said.items()]
+    return {"conversations": [*turns, {"from": "gpt", "value": f"On their way, {n}."}]}
+
+
+COMMANDS["calls in texts"] = ([hermes(n) for n in NUMBERS], "not_convertible", 12)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -265,3 +286,28 @@ def test_a_report_fits_sixty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "--drop id -o new.jsonl" in wide[0] and "\nNothing was sent anywhere." in shown
     assert fold(wide[0], 60) == wide[0]
     assert "400 times, lines 1, 2, 3, " in shown
+
+
+def test_calls_in_texts_become_calls_with_their_results() -> None:
+    """In their order; the tools are those that the system text lists, which stays."""
+    row, changes = fix_row(hermes(3))
+    assert [one.code for one in changes] == ["call_as_text", "format_sharegpt"]
+    system, _, asked, *results, _ = row["messages"]
+    assert "<tools>" in system["content"] and row["tools"] == [TRACK]
+    assert [one["tool_call_id"] for one in results] == [one["id"] for one in asked["tool_calls"]]
+    assert [one["content"] for one in results] == ["at 3", "at 3"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tool": "<tool_response>at 3</tool_response>"},
+        {"gpt": "<tool_call>{'name': 'track'}</tool_call>"},
+        {"gpt": 'I look. <tool_call>{"name": "track", "arguments": {}}</tool_call>'},
+    ],
+    ids=["one result of two", "no JSON", "words before"],
+)
+def test_calls_in_texts_stay_where_they_would_be_a_guess(more: Json) -> None:
+    """Of two calls and one result, of a call that is no JSON, of words beside a call."""
+    given = hermes(3, **more)
+    assert fix_row(given) == (given, [])
