@@ -106,9 +106,9 @@ def validate(
 
 def with_path(findings: list[Finding], dataset: Dataset) -> list[Finding]:
     """Return findings whose advice names the user's file in its commands."""
-    if not any("old.jsonl" in one.fix for one in findings):
-        return findings
     source, columns = dataset.source, dataset.reading.columns
+    if source is None or not any("old.jsonl" in one.fix for one in findings):
+        return findings
     return [
         one.model_copy(update={"fix": column_names.with_path(one.fix, source, columns)})
         for one in findings
