@@ -127,15 +127,17 @@ def find_price(
 ) -> Price | None:
     """Return the row of exactly this backend, model and unit, or None.
 
-    A fine-tune's id finds the row of its base: ``ft:gpt-4o-...:org::id`` is looked up as
-    ``ft:gpt-4o-...`` for inference, and as the base for training. Inference of a base is priced
-    by genai-prices if it is installed, unless the user's file has a row. ``tier``: a row of this
-    tier goes before one that names none; a row of another tier never counts. ``market``: of a GPU
-    hour; by default a row that names none, else the one on demand.
+    A fine-tune's id finds a row of its own, else that of its base: ``ft:gpt-4o-...:org::id`` is
+    looked up as ``ft:gpt-4o-...`` for inference, and as the base for training. Inference of a base
+    is priced by genai-prices if it is installed, unless the user's file has a row. ``tier``: a row
+    of this tier goes before one that names none; a row of another tier never counts. ``market``: of
+    a GPU hour; by default a row that names none, else the one on demand.
     """
     name = _price_name(model, unit)
     markets = (None, "on-demand") if unit == "gpu_hour" and market is None else (market,)
-    keys = [(profile, name, unit, one, at) for one in markets for at in dict.fromkeys((tier, None))]
+    names = dict.fromkeys((model, name))
+    tiers = dict.fromkeys((tier, None))
+    keys = [(profile, of, unit, one, at) for of in names for one in markets for at in tiers]
     return (
         _row(read_prices(extra), keys)
         or _catalog_price(profile, name, unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -74,7 +75,7 @@ def conclude(
         )
         for model in questions.models
     ]
-    table = _Table(facts, rows, scored)
+    table = _Table(facts, rows, scored, found.lossless)
     listed = [*_measures(questions, chosen.scorers)]
     for measure in listed:
         table.add(measure)
@@ -237,8 +238,10 @@ class _Table:
         facts: Sequence[ComparedFacts],
         rows: Mapping[str, ComparedRow],
         scored: Sequence[ScoredAnswer],
+        lossless: Mapping[tuple[str, str], str],
     ) -> None:
         self.facts, self.rows, self.scored = facts, rows, scored
+        self.lossless = lossless
         self.clusters = {
             assessing.place(one.answer): rows[one.answer.row].cluster for one in scored
         }
@@ -250,18 +253,20 @@ class _Table:
         """Add a measure of single answers."""
         scores = assessing.gather(measure, self.facts, self.rows, self.scored)
         if measure.name == assessing.LOSS.name:
-            scores = self._without_hosts(scores)
+            scores = self._with_reasons(scores)
         self.measures.append(measure)
         self.figures[measure.name] = assessing.figures(scores, self.clusters)
         self.differences += assessing.differences(scores, self.clusters)
 
-    def _without_hosts(self, scores: Scores) -> Scores:
-        """Say once why there is no loss of hosted models."""
+    def _with_reasons(self, scores: Scores) -> Scores:
+        """Say why there is no loss: once of hosted models, of local ones by their rows."""
+        unjudged: dict[str, Counter[str]] = {key: Counter() for key in scores.unjudged}
         hosts = {model.key for model in self.facts if model.kind != "local"}
-        unjudged = {
-            key: type(counts)({NO_LOSS: counts.total()}) if key in hosts else counts
-            for key, counts in scores.unjudged.items()
-        }
+        for one in self.scored:
+            key, score = one.answer.model, one.scores.get(assessing.LOSS.name)
+            if score is not None and score.value is None:
+                why = self.lossless.get((key, one.answer.row), score.reason)
+                unjudged[key][NO_LOSS if key in hosts else why] += 1
         return replace(scores, unjudged=unjudged)
 
     def skip(self, guide: Guide | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import SpecError
+from finetune_gateway.errors import DataError, SpecError
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt, read_prompts
 from finetune_gateway.evaluation.stored_data import StoredRows, rows_of
@@ -39,7 +39,10 @@ def default_rows(models: Sequence[EvaluatedModel], store: Store) -> DefaultRows:
     held_out = next((one for one in every if one.kind != "training"), None)
     if held_out is not None:
         dataset = Dataset(held_out.path)
-        return DefaultRows(read_prompts(dataset), held_out.words, dataset)
+        try:
+            return DefaultRows(read_prompts(dataset), held_out.words, dataset)
+        except DataError as exc:
+            raise _asks_nothing(held_out, exc) from None
     if every:
         raise SpecError(
             f"There are no held-out rows: all that is here are {every[0].words}, and a model that "
@@ -50,6 +53,17 @@ def default_rows(models: Sequence[EvaluatedModel], store: Store) -> DefaultRows:
     raise SpecError(
         "There are no rows to compare on: none of the models has held-out rows here.",
         hint="Name a file of them: --data FILE",
+    )
+
+
+def _asks_nothing(held_out: StoredRows, error: DataError) -> DataError:
+    """Return the error for held-out rows that cannot be asked, such as texts: their file has a name
+    that means nothing to a person."""
+    _, _, why = error.message.partition(": ")
+    words = held_out.words[0].upper() + held_out.words[1:]
+    return DataError(
+        f"{words} cannot be asked: {why}",
+        hint="Name a file of rows that ask something, like a prompt and its answer: --data FILE",
     )
 
 

@@ -33,12 +33,13 @@ SAY = "..."  # stands for an answer that nobody knows yet, where it is priced
 @dataclass
 class Found:
     """All that was answered. ``outcomes``: of checks, by the key of the model. ``losses``: how
-    unlikely a local model finds the reference of a row, by both. ``spent_by``: in USD, by the key
-    of the model. ``stopped``: why not all was asked."""
+    unlikely a local model finds the reference of a row, by both; ``lossless``: why it does not say.
+    ``spent_by``: in USD, by the key of the model. ``stopped``: why not all was asked."""
 
     answers: AnswerTable = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     losses: dict[tuple[str, str], float] = field(default_factory=dict)
+    lossless: dict[tuple[str, str], str] = field(default_factory=dict)
     judgements: list[Judgement] = field(default_factory=list)
     asked: int = 0
     again: int = 0
@@ -250,7 +251,7 @@ class Questions:
         if self.guide is not None and not found.stopped:
             self._ask_on(keys, found)
         if self.with_losses and models[0].kind == "local":
-            found.losses |= self._losses(models)
+            self._add_losses(models, found)
 
     def _ask_on(self, keys: Sequence[str], found: Found) -> None:
         """Have the conversations of checks, a turn of all these models and checks at a time."""
@@ -264,13 +265,12 @@ class Questions:
                 rounds.take(_of_model(key, answers))
         found.outcomes |= {key: rounds.outcomes() for key, rounds in every.items()}
 
-    def _losses(self, models: Sequence[EvaluatedModel]) -> dict[tuple[str, str], float]:
-        """Return how unlikely a local model finds each reference, under each of its names."""
+    def _add_losses(self, models: Sequence[EvaluatedModel], found: Found) -> None:
+        """Add how unlikely a local model finds each reference, under each of its names."""
         handle = models[0].handle  # it answers for all of them
         assert handle is not None  # for the type checker
         having = [row for row in self.counted if row.reference is not None]
         load(handle)
-        found: dict[tuple[str, str], float] = {}
         for model in models:
             asked = [
                 {**model.framed(row.prompt).asked, "reference": row.reference} for row in having
@@ -278,13 +278,11 @@ class Questions:
             losses = handle.reference_losses(
                 [{key: one.get(key) for key in ("messages", "reference", "tools")} for one in asked]
             )
-            pairs = zip(having, losses, strict=True)
-            found |= {
-                (model.key, row.id): loss
-                for row, loss in pairs
-                if not isinstance(loss, GatewayError) and isfinite(loss)
-            }
-        return found
+            for row, loss in zip(having, losses, strict=True):
+                if isinstance(loss, GatewayError):
+                    found.lossless[model.key, row.id] = loss.message
+                elif isfinite(loss):
+                    found.losses[model.key, row.id] = loss
 
     def _ask_judge(self, found: Found) -> None:
         questions = self._judge_questions(found.answers | found.checked)

@@ -271,6 +271,22 @@ def test_your_own_row_goes_before_the_catalogue(tmp_path: Path) -> None:
     assert price is not None and price.source == "our contract"
 
 
+def test_a_row_for_one_fine_tune_goes_before_that_of_its_base(tmp_path: Path) -> None:
+    """A message about a missing price names the fine-tune by its whole id."""
+    path, tuned = tmp_path / "prices.toml", "ft:gpt-4.1-mini-2025-04-14:acme:shop:1"
+    rows = ((tuned, "7"), ("ft:gpt-4.1-mini-2025-04-14", "5"))
+    path.write_text(
+        "".join(
+            f'[[price]]\nbackend = "custom"\nmodel = "{model}"\nusd = {{in_mtok = "{usd}"}}\n'
+            'as_of = 2026-12-02\nsource = "test"\n'
+            for model, usd in rows
+        ),
+        encoding="utf-8",
+    )
+    found = [find_price("custom", one, "in_mtok", extra=path) for one in (tuned, f"{tuned}2")]
+    assert [price.usd for price in found if price] == [Decimal(7), Decimal(5)]
+
+
 def test_without_the_catalogue_the_package_knows(tmp_path: Path) -> None:
     """In a Python where genai-prices cannot be found, base prices are those of the package."""
     (tmp_path / "sitecustomize.py").write_text(

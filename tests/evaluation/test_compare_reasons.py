@@ -1,0 +1,34 @@
+"""Why a comparison has no figure, or no rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_gateway import DataError, Gateway
+
+
+def test_a_loss_that_is_missing_has_the_reason_of_its_row(home: Path, tiny_folder: Path) -> None:
+    """A local model tells losses: one that it does not tell is of a reference that is too long."""
+    rows = [{"prompt": f"Where is parcel {n}?", "completion": "On its way. " * n} for n in (1, 900)]
+    found = Gateway().compare([str(tiny_folder)], rows, max_tokens=1)
+    [figure] = found.data.figures["reference_loss"].values()
+    [why] = figure.unjudged
+    assert figure.interval is not None and figure.interval.n == 1
+    assert why.startswith("The conversation and its reference have") and "at most" in why
+
+
+def test_held_out_texts_are_not_asked(home: Path, tmp_path: Path) -> None:
+    """Pretraining holds texts out: the error names the job, and not the file of a copy."""
+    path = tmp_path / "texts.jsonl"
+    rows = [{"text": f"Parcel {n} came on day {n * 7}."} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    job = Gateway().submit(path, model="m", backend="fake", method="pretrain", n_epochs=1)
+    job.result()
+    with pytest.raises(DataError) as caught:
+        Gateway().compare([job])
+    error = caught.value
+    assert error.message.startswith(f"The held-out rows of {job.id} cannot be asked: ")
+    assert "--data FILE" in (error.hint or "")
