@@ -18,17 +18,19 @@ ENDED = ("Z", "X")  # states of one that has ended, and whose parent has not ask
 def boot() -> str:
     """Return what names this run of the machine, or of the container: there the first process
     starts anew. Empty where it has no such name."""
+    name = ""
     with suppress(OSError, ValueError, IndexError):
         name = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        return f"{name}/{_fields(1)[19].decode()}"
-    return ""
+        name = f"{name}/{_fields(1)[19].decode()}"  # where others' processes can be seen
+    return name
 
 
 def is_of_earlier_boot(start: str | None) -> bool:
     """Return True if a process, which had this ``start``, cannot have ended but with its machine or
     container."""
     name, _, ticks = (start or "").partition(" ")
-    return "/" in name and bool(ticks) and bool(boot()) and name != boot()
+    # An earlier version has stored another form, which says nothing.
+    return bool(ticks) and name.count("/") == boot().count("/") and name != boot()
 
 
 def _fields(pid: int) -> list[bytes]:
