@@ -67,7 +67,8 @@ def train(given: dict[str, Any]) -> dict[str, Any]:
     from finetune_gateway import Gateway, LocalBackend
     from finetune_gateway.backends.local.imports import import_training
     from finetune_gateway.backends.local.queue import Queue
-    from finetune_gateway.backends.local.run import Run, RunFile, write_json
+    from finetune_gateway.backends.local.run import Run, write_json
+    from finetune_gateway.backends.local.run_file import RunFile
     from finetune_gateway.estimation.engine import needs_bitsandbytes
     from finetune_gateway.settings.home import Settings
     from finetune_gateway.spec import TrainingSpec

@@ -21,7 +21,8 @@ sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # blocks the imp
 def ours(asked: dict[str, Any]) -> dict[str, Any]:
     from finetune_gateway.backends.local.imports import import_training
     from finetune_gateway.backends.local.queue import Queue
-    from finetune_gateway.backends.local.run import Run, RunFile, write_json
+    from finetune_gateway.backends.local.run import Run, write_json
+    from finetune_gateway.backends.local.run_file import RunFile
     from finetune_gateway.methods import load_trainer
     from finetune_gateway.settings.home import Settings
     from finetune_gateway.spec import TrainingSpec

@@ -336,7 +336,8 @@ def train_here(
     """Train one run in this process by the worker's code; return the metrics of its result."""
     from finetune_gateway.backends.local import fourbit
     from finetune_gateway.backends.local.queue import Queue
-    from finetune_gateway.backends.local.run import Run, RunFile, write_json
+    from finetune_gateway.backends.local.run import Run, write_json
+    from finetune_gateway.backends.local.run_file import RunFile
     from finetune_gateway.methods import load_trainer
     from finetune_gateway.settings.home import Settings
     from finetune_gateway.spec import TrainingSpec

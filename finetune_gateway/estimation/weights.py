@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.errors import SpecError, StoreError, shown
-from finetune_gateway.settings import files
+from finetune_gateway.settings import files, sealed
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Bytes that are read of what a folder says of itself. The largest models have headers of a few MB,
@@ -190,7 +190,7 @@ def content_hash(folder: Path, cache: Path, *, anew: bool = False) -> str:
     found = {**known, **found}
     if found != known:
         with suppress(OSError):  # a full disk, or another user's home: it is hashed again
-            files.write_atomic(cache, json.dumps(found, indent=1), private=True)
+            sealed.write(cache, found)
     by_name = dict(zip(names, hashes, strict=True))
     return str(hash_by(folder, by_name))
 
@@ -204,6 +204,19 @@ def hash_by(folder: Path, hashes: Mapping[str, str]) -> str | None:
     return hashlib.sha256(
         "".join(f"{name} {hashes[name]}\n" for name in names).encode()
     ).hexdigest()
+
+
+def find_by_hash(sha256: str, cache: Path) -> Path | None:
+    """Return a folder whose weights have this hash, of those that ``content_hash`` has seen with
+    this ``cache``; None if there is none any more."""
+    known = _read_cache(cache)
+    for folder in dict.fromkeys(Path(name).parent for name in known):
+        hashes = {Path(name).name: one[-1] for name, one in known.items()
+                  if Path(name).parent == folder}  # fmt: skip
+        with suppress(SpecError, StoreError):
+            if hash_by(folder, hashes) == sha256 == content_hash(folder, cache):
+                return folder
+    return None
 
 
 def _file_hash(path: Path, known: dict[str, Any]) -> str:
@@ -227,10 +240,9 @@ def _stamp(path: Path) -> list[int]:
 def _read_cache(path: Path) -> dict[str, Any]:
     """Return the hashes of earlier calls; none from a file that cannot be used."""
     try:
-        known = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return sealed.read(path, "")
+    except OSError:
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 # -- words -----------------------------------------------------------------------------------

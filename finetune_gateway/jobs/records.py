@@ -253,11 +253,13 @@ JSON_COLUMNS = frozenset(
 )
 # Where a row may have the path of a file in the home folder, which may move.
 PATHS = (
+    ("spec", "model"),
     ("train", "path"),
     ("validation", "path"),
     ("held_out", "path"),
     ("result", "model"),
     ("handle", "model"),
+    ("handle", "base_model"),
 )
 SAME: Callable[[str], str] = str
 
@@ -275,6 +277,12 @@ def row_of(record: JobRecord, stored_path: Callable[[str], str] = SAME) -> dict[
     for name in JSON_COLUMNS:
         values[name] = None if values[name] is None else json.dumps(values[name])
     return values
+
+
+def handle_text(handle: dict[str, Any], stored_path: Callable[[str], str]) -> str:
+    """Return a handle as the store keeps it."""
+    names = [name for column, name in PATHS if column == "handle"]
+    return json.dumps(clean({**handle, **{name: stored_path(handle[name]) for name in names}}))
 
 
 def record_of(row: sqlite3.Row, real_path: Callable[[str], str] = SAME) -> JobRecord:
@@ -310,7 +318,7 @@ def _not_default(spec: dict[str, Any]) -> list[str]:
 
 def _replace_paths(values: dict[str, Any], change: Callable[[str], str]) -> None:
     for column, field in PATHS:
-        if values[column] is not None:
+        if values[column] is not None and values[column].get(field) is not None:
             values[column][field] = change(values[column][field])
 
 

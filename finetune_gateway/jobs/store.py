@@ -25,6 +25,7 @@ from finetune_gateway.jobs.records import (
     JobRecord,
     Step,
     figures,
+    handle_text,
     held_by_another,
     logged,
     record_of,
@@ -298,9 +299,9 @@ class Store:
 
     def set_handle(self, job_id: str, handle: dict[str, Any]) -> None:
         with self.transaction() as db:
-            handle = {**handle, "model": self.settings.stored_path(handle["model"])}
+            stored = handle_text(handle, self.settings.stored_path)
             change = "UPDATE jobs SET handle = ? WHERE id = ? AND removed_at IS NULL"
-            db.execute(change, (json.dumps(clean(handle)), job_id))
+            db.execute(change, (stored, job_id))
 
     def note(self, job_id: str, what: str, message: str) -> None:
         """Add a note of ours to the events of a job; there is one for each ``what``."""

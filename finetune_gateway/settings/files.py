@@ -1,8 +1,7 @@
 """Files that several processes share: written whole, locked, and private in the home folder.
 
-A reader sees the old content or the new one, never half of it, whatever happens to the writer: a
-full disk, a kill, a power cut. The kernel releases a lock when its holder dies, so a locked file
-means that its holder is alive, whatever happens to process ids.
+A reader sees the old content or the new one, never half of it, whatever happens to the writer. The
+kernel releases a lock when its holder dies: a locked file means that its holder is alive.
 
 What is private is for this user alone from its first moment, whatever the umask. What the user
 names (``-o``, ``--html``, ``handle.save``) follows the umask.
@@ -108,8 +107,8 @@ def _temporary(
 ) -> Iterator[BinaryIO]:
     """Open a file beside its target, and rename it when the block has ended well. It has this mode
     from its first moment, less what the umask forbids."""
-    # Random: process ids are the same in two containers that share a folder, and nobody can put a
-    # link in the way. Short: a name may have 255 bytes.
+    # Random: process ids are the same in two containers, and nobody can put a link in the way.
+    # Short: a name may have 255 bytes.
     path = folder / f".{name[:40]}.tmp.{os.urandom(6).hex()}"
     try:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -224,11 +223,12 @@ os.register_at_fork(after_in_child=_leave_locks)
 
 
 def is_locked(path: Path) -> bool:
-    """Return True if a living process holds this lock. Two calls at the same time do not disturb
-    each other."""
+    """Return True if a living process holds this lock. Raises OSError if it may not be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError as exc:
+        if exc.errno not in NO_PLACE:
+            raise
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

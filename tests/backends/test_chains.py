@@ -40,7 +40,7 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import continuing
 from finetune_gateway.reports.job_text import job_facts
 from finetune_gateway.reports.plan_text import plan_text
-from finetune_gateway.settings import files
+from finetune_gateway.settings import files, sealed
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -318,7 +318,7 @@ def test_a_base_that_reads_texts_otherwise_is_not_trained_on(
             loading.load_base(second)
         path.unlink() if kept is None else path.write_bytes(kept)
     older = a_run(home, on, rows(4))
-    pinned = json.loads((older.folder / "base.json").read_text())
+    pinned = sealed.read(older.folder / "base.json", "")
     del pinned["files"]
     (older.folder / "base.json").write_text(json.dumps(pinned))
     assert loading.load_base(older).sha256 == pinned["sha256"]
@@ -350,7 +350,7 @@ def test_an_adapter_that_was_changed_is_not_trained_on(home: Path, tmp_path: Pat
     taken = origin.resolved(spec, Settings(home).runs)
     assert taken.chat_template == str(tmp_path / "own.jinja")
     origin.copy(taken, Settings(home).runs, tmp_path / "old")
-    pinned = json.loads((tmp_path / "old" / "base.json").read_text())
+    pinned = sealed.read(tmp_path / "old" / "base.json", "")
     assert pinned == {"revision": None, "sha256": "5" * 64}
     (model / name).write_text("other weights")
     with pytest.raises(GatewayError, match=f"{name} was changed since it was saved"):

@@ -23,7 +23,8 @@ from finetune_gateway.backends.local import deaths, states
 from finetune_gateway.backends.local.deaths import Kernel
 from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
-from finetune_gateway.backends.local.run import Run, RunFile
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.backends.local.spawning import LOCK
 from finetune_gateway.settings import processes
 from finetune_gateway.settings.files import try_lock

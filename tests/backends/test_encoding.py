@@ -17,7 +17,8 @@ from finetune_gateway.backends.local.encoded_cache import code_sha256, dates, ke
 from finetune_gateway.backends.local.encoding import EncodedRows, encode_rows
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.row_table import RowTable
-from finetune_gateway.backends.local.run import Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Run, write_json
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.errors import DataError
 from finetune_gateway.estimation.batch_plan import plan_batches
 from finetune_gateway.settings.home import Settings

@@ -10,7 +10,8 @@ from support.records import record
 
 from finetune_gateway.backends.local import event_log
 from finetune_gateway.backends.local.event_log import read_events
-from finetune_gateway.backends.local.run import Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Run, write_json
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.events import Event, JobStatus, Snapshot
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec

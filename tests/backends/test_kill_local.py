@@ -38,13 +38,8 @@ from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.line import MAX_STARTS
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.run import (
-    Cancelled,
-    Fenced,
-    Run,
-    RunFile,
-    write_json,
-)
+from finetune_gateway.backends.local.run import Cancelled, Fenced, Run, write_json
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.backends.local.spawning import LOCK
 from finetune_gateway.settings.files import try_lock
 from finetune_gateway.settings.home import Settings

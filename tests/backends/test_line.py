@@ -34,7 +34,8 @@ from finetune_gateway.backends.local import line, messages, nvidia, states, work
 from finetune_gateway.backends.local.dispatcher import Dispatcher
 from finetune_gateway.backends.local.line import Place, Waiting
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.run import Run, RunFile
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.backends.local.spawning import LOCK, fault
 from finetune_gateway.settings import processes
 from finetune_gateway.settings.files import is_locked, try_lock, unlock
@@ -307,7 +308,7 @@ def test_a_run_without_its_folder_ends_with_that_reason(in_line: Line) -> None:
     in_line.add("a", "b")
     (in_line.queue.folder("a") / "run.json").unlink()
     assert in_line.look() == ["b"]
-    assert "run folder cannot be used" in str(in_line.queue.get("a").error)
+    assert "has lost run.json" in str(in_line.queue.get("a").error)
 
 
 def test_no_signal_reaches_another_process_with_the_number(in_line: Line) -> None:

@@ -13,7 +13,8 @@ from support.disks import fill, plain_failure, run, submit, whole
 
 from finetune_gateway import Gateway, JobStatus
 from finetune_gateway.backends.local.event_log import read_events
-from finetune_gateway.backends.local.run import Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Run, write_json
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.backends.local.worker import fail
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec

@@ -113,6 +113,18 @@ def main() -> None:
         os.wait()
 
 
+def dispatch(settings: Settings, run_id: str, most: str = "40") -> dict[str, Any]:
+    """Dispatch as the process of the home does, until no run is left or ``most`` workers of this
+    one have started; return how many there were."""
+    queue = Queue(settings)
+    dispatcher = ForkingDispatcher(settings.home, settings.database, settings.locks, settings.runs)
+    before = queue.get(run_id).fence
+    while queue.get(run_id).fence - before < int(most) and dispatcher.look():
+        dispatcher.not_before.clear()  # one that died at once is followed by the next one
+        time.sleep(0.005)
+    return {"workers": queue.get(run_id).fence - before}
+
+
 def start_worker(settings: Settings, run_id: str) -> dict[str, Any]:
     """Dispatch as the process of the home does, until this run has a new worker. The caller holds
     the lock of that, so that there is none."""
@@ -235,7 +247,11 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
-COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {"train": start_worker, "saves": kill_saves}
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "train": start_worker,
+    "dispatch": dispatch,
+    "saves": kill_saves,
+}
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,8 @@ from finetune_gateway.backends.local import fourbit, origin
 from finetune_gateway.backends.local.finishing import result_of
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.row_table import RowTable
-from finetune_gateway.backends.local.run import Cancelled, Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Cancelled, Run, write_json
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings.files import sha256_of
 from finetune_gateway.settings.home import Settings

@@ -21,6 +21,7 @@ from finetune_gateway.backends.local import (
     fourbit,
     models,
     origin,
+    run_folder,
     trackers,
     versions,
 )
@@ -28,14 +29,14 @@ from finetune_gateway.backends.local.counting import RowCount, row_source, templ
 from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.run import (
+from finetune_gateway.backends.local.run import EVENTS
+from finetune_gateway.backends.local.run_file import (
     BASE_FILE,
     CHAT_TEMPLATE,
-    EVENTS,
-    RUN_FILE,
     RunFile,
-    write_json,
+    read_run_file,
 )
+from finetune_gateway.backends.local.run_folder import RUN_FILE
 from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.backends.local.states import States, in_place
 from finetune_gateway.backends.local.supported import (
@@ -56,7 +57,7 @@ from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot, goi
 from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import METHODS, TRAINERS
 from finetune_gateway.model import exact_methods, lazy_property
-from finetune_gateway.settings import files
+from finetune_gateway.settings import files, sealed
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
@@ -301,7 +302,7 @@ class LocalBackend(Backend):
             versions=versions.installed(),
             created_at=time.time(),
         )
-        write_json(folder / RUN_FILE, run.model_dump(mode="json"))
+        sealed.write(folder / RUN_FILE, run.model_dump(mode="json"))
 
     def find(self, intent: Intent) -> str | None:
         return intent.job_id if self.queue.find(intent.job_id) else None
@@ -345,13 +346,15 @@ class LocalBackend(Backend):
         """Let a run that is paused, has failed or was cancelled go on from its last complete
         checkpoint."""
         folder = self.queue.folder(provider_id)
-        if not (folder / RUN_FILE).exists():
+        try:
+            read_run_file(folder)
+        except StoreError as exc:
             raise UnsupportedError(
-                f"The run folder of {provider_id} is gone: {folder}.",
-                hint="Submit it again: that makes a new job.",
+                run_folder.missing(folder) or exc.message,
+                hint="" if run_folder.missing(folder) else exc.hint,
                 backend=self.name,
                 option="resume",
-            )
+            ) from None
         self.queue.resume(provider_id, attempt)
 
     def allow_changed_versions(self, provider_id: str, attempt: int) -> None:

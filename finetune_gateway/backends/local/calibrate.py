@@ -22,7 +22,8 @@ import psutil
 from finetune_gateway.backends.local import builtin, fourbit
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.run import Run, RunFile, write_json
+from finetune_gateway.backends.local.run import Run, write_json
+from finetune_gateway.backends.local.run_file import RunFile
 from finetune_gateway.estimation.calibration import (
     ENGINE,
     Calibration,

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 from finetune_gateway.backends.local import manifests
-from finetune_gateway.backends.local.run import BASE_FILE, RUN_FILE, RunFile
+from finetune_gateway.backends.local.run_file import BASE_FILE, base_of, read_run_file
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError
 from finetune_gateway.estimation.weights import read_header, read_json
 from finetune_gateway.events import Checkpoint, Result
@@ -302,15 +302,12 @@ def result_of(run: Path, folder: Path) -> Result:
             f"{folder} is not as it was saved: {reason}.",
             hint=f"Name another checkpoint of the job: ftg checkpoints {run.name}",
         )
-    try:
-        file = RunFile.model_validate_json((run / RUN_FILE).read_bytes())
-        base: dict[str, Any] = json.loads((run / BASE_FILE).read_bytes())
-    except (OSError, ValueError):
+    file, base = read_run_file(run), base_of(run)
+    if not base:
         raise GatewayError(
-            f"{run / RUN_FILE} or {BASE_FILE} beside it cannot be read: they say what the base of "
-            "this checkpoint is.",
+            f"{run / BASE_FILE} is gone: it says what the base of this checkpoint is.",
             hint="Put a copy back, or train again.",
-        ) from None
+        )
     spec = file.spec
     _add_stops(folder, run / "model")
     template = folder / CHAT_TEMPLATE

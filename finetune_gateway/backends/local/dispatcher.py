@@ -26,7 +26,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.backends.local import deaths, line, messages
+from finetune_gateway.backends.local import deaths, line, messages, run_folder
 from finetune_gateway.backends.local.line import INTERRUPTED, MAX_STARTS
 from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.backends.local.spawning import (
@@ -45,7 +45,6 @@ from finetune_gateway.settings import files, interpreter, processes
 if TYPE_CHECKING:
     from finetune_gateway.backends.local.queue import Queue
 
-RUN_FILE = "run.json"  # of each run: what to train
 LOOK_SECONDS = 0.5  # longest wait between two looks
 GIVEN_SECONDS = 60.0  # within which a run comes whose environment was given
 ASK_SECONDS = 30.0  # the slots of this machine are asked for again
@@ -162,8 +161,8 @@ class Dispatcher:
 
     def _has_worker(self, row: sqlite3.Row) -> bool:
         """Return True if a worker of this run lives; kill one that was asked to stop long ago."""
-        started = row["id"] in self.workers or row["pid"] is not None
-        if not started or not (row["id"] in self.workers or files.is_locked(self._lock(row["id"]))):
+        mine, started = row["id"] in self.workers, row["pid"] is not None
+        if not mine and not (started and run_folder.has_worker(self.runs / row["id"])):
             self.stopping.pop(row["id"], None)
             return False
         if row["cancel_at"] is not None or row["pause_at"] is not None:
@@ -243,10 +242,10 @@ class Dispatcher:
     def _start_worker(self, run_id: str, slot: str, slot_lock: int) -> bool:
         """Start the worker of a run that has none; False if it has one by now, or has ended."""
         try:
-            os.stat(self.runs / run_id / RUN_FILE)
-            run_lock = files.try_lock(self._lock(run_id))
+            run_folder.require_usable(self.runs / run_id)
+            run_lock = files.try_lock(self.runs / run_id / run_folder.LOCK)
         except OSError as exc:
-            self.queue.fail(run_id, f"Its run folder cannot be used: {exc}.")
+            self._fail(run_id, exc)
             return False
         if run_lock is None:
             return False
@@ -257,9 +256,18 @@ class Dispatcher:
             deaths.begin(self.runs / run_id)
             self.spawn(run_id, fence, run_lock, slot, slot_lock)
             self._note_pid(run_id, fence)
+        except OSError as exc:
+            self._fail(run_id, exc)
         finally:
             files.unlock(run_lock)
         return True
+
+    def _fail(self, run_id: str, exc: OSError) -> None:
+        """End a run whose folder cannot be used; look again later at what may pass."""
+        if reason := run_folder.fault(self.runs / run_id, exc):
+            return self.queue.fail(run_id, reason)
+        print(f"{run_id} cannot be started now: {exc}", file=sys.stderr)
+        self.not_before[run_id] = time.monotonic() + FAULT_SECONDS
 
     def _next_fence(self, run_id: str, slot: str) -> int | None:
         """Count a worker of a live run and return its number. The end of the one before it does not
@@ -300,7 +308,7 @@ class Dispatcher:
         """Start a worker, which holds both locks from its first moment."""
         folder = self.runs / run_id
         words = str(self.home), run_id, str(fence), str(run_lock), slot, str(slot_lock)
-        path = folder / "worker.log"
+        path = folder / run_folder.LOG
         submit = self.submits.get(run_id)
         command = submit.command if submit else interpreter.module(WORKER)
         written = files.open_private(path, os.O_WRONLY | os.O_APPEND)
@@ -330,9 +338,6 @@ class Dispatcher:
             self._slots, self._slots_at = slots(), time.monotonic()
         finally:
             self._asking = None
-
-    def _lock(self, run_id: str) -> Path:
-        return self.runs / run_id / "worker.lock"
 
     # -- the store -----------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from finetune_gateway.settings.hashing import sha256_of_all
 from finetune_gateway.settings.home import Settings
 
 MAX_MANIFEST = 1 << 26  # bytes
+CACHE = "weights.json"  # in the folder of models: hashes of weights, by their paths
 # Files beside the weights that decide what a model is shown and makes of it.
 MEANING = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
@@ -159,13 +160,26 @@ def content_hash(folder: Path, settings: Settings, *, anew: bool = False) -> str
     """Return what the weights in a folder are recognised by; see ``weights.content_hash``."""
     with suppress(StoreError):  # a home of another user: it is hashed each time
         settings.create()
-    return weights.content_hash(folder, settings.models / "weights.json", anew=anew)
+    return weights.content_hash(folder, settings.models / CACHE, anew=anew)
+
+
+def located(model: str, sha256: str | None, settings: Settings) -> str:
+    """Return where the base of a job is now, which may have moved since: at the same place below
+    the home folder, or in another folder that this home knows, with weights of this hash. The name
+    itself for one that is where it was, or that is found nowhere."""
+    if not os.path.isabs(model) or os.path.exists(model):
+        return model
+    here = settings.real_path(model)
+    if here != model or sha256 is None:
+        return here
+    found = weights.find_by_hash(sha256, settings.models / CACHE)
+    return str(found) if found else model
 
 
 def base_of(handle: HandleData, settings: Settings, report: Callable[[str], None]) -> Path:
     """Return the folder with the base of an adapter. Raises GatewayError if its weights are not
     those that the adapter was trained on, unless the handle allows that."""
-    name = handle.base_model
+    name = located(handle.base_model, handle.base_sha256, settings)
     folder = with_weights(name, settings, report, handle.base_revision)
     if handle.base_sha256 is None or handle.allows_changed_base:
         return folder
@@ -254,6 +268,7 @@ def folder_of(model: str) -> Path | None:
     if as_path:
         raise NotFoundError(
             f"There is no model folder {model!r}.",
-            hint="Give a folder with config.json, or a Hugging Face id such as Qwen/Qwen3-0.6B.",
+            hint="Give a folder with config.json, or a Hugging Face id such as Qwen/Qwen3-0.6B. "
+            f"Was it moved? Make a link: ln -s NEW {model}. A job knows its base by its weights.",
         )
     return None

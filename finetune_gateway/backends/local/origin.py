@@ -12,15 +12,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.backends.local import checkpoints
+from finetune_gateway.backends.local import checkpoints, run_folder
 from finetune_gateway.backends.local.models import MEANING
-from finetune_gateway.backends.local.run import (
+from finetune_gateway.backends.local.run_file import (
     BASE_FILE,
     CHAT_TEMPLATE,
-    RUN_FILE,
     START,
     Origin,
     RunFile,
+    base_of,
+    read_run_file,
 )
 from finetune_gateway.errors import (
     BackendError,
@@ -33,7 +34,7 @@ from finetune_gateway.errors import (
 from finetune_gateway.estimation.weights import hash_by
 from finetune_gateway.jobs import results
 from finetune_gateway.jobs.handle import MANIFEST
-from finetune_gateway.settings import files
+from finetune_gateway.settings import files, sealed
 from finetune_gateway.spec import TrainingSpec
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -136,13 +137,13 @@ def _base(run: Path, folder: Path) -> dict[str, Any]:
     """Return what the base of a run was recognised by.
     An earlier version's prune has deleted all of that except what the result says of it."""
     if (run / BASE_FILE).exists() or folder != run / "model":
-        return _json(run / BASE_FILE)
+        return base_of(run)
     about = _json(folder / MANIFEST)
     return {"revision": about.get("base_revision"), "sha256": about.get("base_sha256")}
 
 
 def _pin(target: Path, base: dict[str, Any]) -> None:
-    files.write_atomic(target / BASE_FILE, json.dumps(base, indent=2), private=True)
+    sealed.write(target / BASE_FILE, base)
 
 
 def in_words(spec: TrainingSpec, runs: Path) -> str:
@@ -221,10 +222,10 @@ def _model(run: Path, step: results.StepName | None, name: str) -> Path:
 
 def _run_file(run: Path, job: str) -> RunFile:
     try:
-        return RunFile.model_validate_json((run / RUN_FILE).read_bytes())
-    except (OSError, ValueError):
+        return read_run_file(run)
+    except StoreError as exc:
         raise NotFoundError(
-            f"{job} cannot be continued: {run / RUN_FILE} is not there, or cannot be read.",
+            f"{job} cannot be continued: {run_folder.missing(run) or exc.message}",
             hint="Only a job that was trained on this machine can. See: ftg list",
         ) from None
 

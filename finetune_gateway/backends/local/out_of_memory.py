@@ -7,13 +7,12 @@ stay the same, as a batch is accumulated from more parts. Imports no torch.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from finetune_gateway.backends.local.deaths import is_out_of_memory
 from finetune_gateway.estimation.batch_plan import batch_of, largest_divisor, needs_whole_batch
 from finetune_gateway.methods import METHODS
-from finetune_gateway.settings.files import write_atomic
+from finetune_gateway.settings import sealed
 from finetune_gateway.spec import TrainingSpec
 
 MICRO_BATCH = "micro_batch.json"
@@ -63,13 +62,17 @@ def micro_batch(folder: Path, wanted: int) -> int:
     rows = kept(folder)
     if rows is None:
         rows = wanted
-        write_atomic(folder / MICRO_BATCH, json.dumps({"rows": rows}), private=True)
+        sealed.write(folder / MICRO_BATCH, {"rows": rows})
     return rows
 
 
 def kept(folder: Path) -> int | None:
-    path = folder / MICRO_BATCH
-    return int(json.loads(path.read_text("utf-8"))["rows"]) if path.exists() else None
+    """Return how many rows an earlier attempt has kept; None without, and where that was damaged:
+    memory may run out again, and the steps stay the same."""
+    try:
+        return int(sealed.read(folder / MICRO_BATCH, "")["rows"])
+    except (OSError, KeyError):
+        return None
 
 
 def halve(folder: Path, spec: TrainingSpec, phase: str) -> int | None:
@@ -79,7 +82,7 @@ def halve(folder: Path, spec: TrainingSpec, phase: str) -> int | None:
     if rows is None or rows < 2 or phase not in IN_BATCHES:
         return None
     half = largest_divisor(batch_of(spec), rows // 2)
-    write_atomic(folder / MICRO_BATCH, json.dumps({"rows": half}), private=True)
+    sealed.write(folder / MICRO_BATCH, {"rows": half})
     return half
 
 
@@ -96,6 +99,8 @@ def again_in_words(rows: int, spec: TrainingSpec) -> str:
 
 def advice_for_dead(folder: Path, phase: str, slot: str | None) -> str:
     """Return what helps a run whose last attempt died for lack of memory in this ``phase``."""
-    run = json.loads((folder / "run.json").read_text("utf-8"))
-    spec = TrainingSpec.model_validate(run["spec"])
+    try:
+        spec = TrainingSpec.model_validate(sealed.read(folder / "run.json", "")["spec"])
+    except (OSError, ValueError, KeyError):  # damaged: the next attempt says so
+        return ""
     return advice(spec, phase, on_gpu=slot not in (None, "cpu"))

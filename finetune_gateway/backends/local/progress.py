@@ -208,6 +208,7 @@ class Progress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        self.run.require_folder()
         loss, self._step_loss = float(self._step_loss), 0.0
         self.trained_tokens += int(self._step_tokens)
         self._step_tokens = 0

@@ -19,15 +19,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_gateway.backend.capabilities import AT_ONCE, Schedule
-from finetune_gateway.backends.local import deaths, line, out_of_memory, spawning
+from finetune_gateway.backends.local import deaths, line, out_of_memory, run_folder, spawning
 from finetune_gateway.backends.local.line import MAX_STARTS
 from finetune_gateway.backends.local.slots import slots
-from finetune_gateway.errors import BackendError, JobNotFinished, NotFoundError
+from finetune_gateway.errors import (
+    BackendError,
+    GatewayError,
+    JobNotFinished,
+    NotFoundError,
+    StoreError,
+)
 from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import processes
-from finetune_gateway.settings.files import is_locked, try_lock, try_locking
+from finetune_gateway.settings.files import try_lock, try_locking
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 
@@ -139,7 +145,7 @@ class Queue:
     # -- workers -------------------------------------------------------------------------
 
     def alive(self, run_id: str) -> bool:
-        return is_locked(self._lock(run_id))
+        return run_folder.has_worker(self.folder(run_id))
 
     def require_ended(self, run_id: str) -> None:
         """Wait for a moment until the worker of an ended run has left. Raises JobNotFinished."""
@@ -181,9 +187,27 @@ class Queue:
         try:
             with try_locking(self._lock(run_id)) as mine:
                 return mine and self._needs_worker(self.get(run_id))
+        except StoreError:
+            raise
         except OSError as exc:
-            self.fail(run_id, f"Its run folder cannot be used: {exc}.")
-            return False
+            return self._end_without_folder(self.get(run_id), exc)
+
+    def _end_without_folder(self, row: RunRow, exc: OSError) -> bool:
+        """End a run whose folder cannot be used, and return False. Raises what may pass."""
+        reason = self.folder_fault(row.id, exc)
+        if not reason:
+            raise exc
+        if row.cancel_at is not None:
+            self._end(row.id, JobStatus.CANCELLED, None)
+        else:
+            self.fail(row.id, reason)
+        return False
+
+    def folder_fault(self, run_id: str, exc: Exception) -> str:
+        """Return why a run cannot go on, by an error of its folder; empty for one that may pass."""
+        if isinstance(exc, GatewayError):
+            return run_folder.missing(self.folder(run_id)) or str(exc)
+        return run_folder.fault(self.folder(run_id), exc) if isinstance(exc, OSError) else ""
 
     def _needs_worker(self, row: RunRow) -> bool:
         run_id, folder = row.id, self.folder(row.id)
@@ -331,7 +355,8 @@ class Queue:
             )
 
     def _end(self, run_id: str, status: JobStatus, error: str | None) -> None:
-        self.sweep(run_id)
+        with suppress(OSError):  # of a folder that cannot be written: it ends all the same
+            self.sweep(run_id)
         with self.store.transaction() as db:
             db.execute(
                 "UPDATE runs SET status = ?, error = ?, phase = '', finished_at = ? WHERE id = ?"
@@ -340,7 +365,7 @@ class Queue:
             )
 
     def _lock(self, run_id: str) -> Path:
-        return self.folder(run_id) / "worker.lock"
+        return self.folder(run_id) / run_folder.LOCK
 
 
 def _read(row: sqlite3.Row) -> RunRow:

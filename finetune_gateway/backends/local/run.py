@@ -27,58 +27,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from finetune_gateway.backends.local import event_log, line
+from finetune_gateway.backends.local import event_log, line, models
 from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.run_file import (
+    BASE_FILE,
+    CHAT_TEMPLATE,
+    START,
+    base_of,
+    read_run_file,
+)
+from finetune_gateway.backends.local.run_folder import PUT_BACK, identity, missing
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import GatewayError, StoreError
 from finetune_gateway.events import Event, JobStatus
-from finetune_gateway.settings import files
+from finetune_gateway.settings import files, sealed
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
 HEARTBEAT_SECONDS = 5.0
-RUN_FILE, CHAT_TEMPLATE, BASE_FILE = "run.json", "chat_template.jinja", "base.json"
-START = "start"
 EVENTS = "events.jsonl"
-
-
-class Origin(BaseModel):
-    """The model of an earlier job that a run trains on from (``spec.continue_from``).
-
-    ``adapter``: sha256 of its files, which lie in ``start/``; empty for a model that was trained
-    whole, which is the base. ``continued_from``: as in ``HandleData``.
-    """
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    adapter: dict[str, str] = {}
-    continued_from: tuple[str, ...]
-
-
-class RunFile(BaseModel):
-    """run.json: enough to reproduce the run."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    job_id: str
-    spec: TrainingSpec
-    train_sha256: str
-    validation_sha256: str | None = None
-    base_revision: str | None = None  # of a model of the hub, as it was checked
-    origin: Origin | None = None
-    chat_template_sha256: str | None = None  # of the copy of ``spec.chat_template``
-    system_prompt: str | None = None
-    metadata: dict[str, str] = {}
-    tracker: dict[str, str] = {}  # variables of ``spec.report_to`` as they were at the submit
-    versions: dict[str, str]
-    created_at: float
-
-    @property
-    def continued_from(self) -> list[str]:
-        """The base and the trainings before this one; empty if it continues none."""
-        return list(self.origin.continued_from) if self.origin else []
 
 
 class Cancelled(Exception):
@@ -106,8 +73,8 @@ class Run:
         self.fence = fence
         self.queue = Queue(settings)
         self.folder = self.queue.folder(run_id)
-        self.file = RunFile.model_validate_json((self.folder / RUN_FILE).read_text("utf-8"))
-        self.spec = self.file.spec
+        self.file = read_run_file(self.folder)
+        self.spec = self._with_base_as_it_lies(self.file.spec)
         self.stop = threading.Event()  # set by SIGTERM or by a flag in the queue
         self._events = self.folder / EVENTS
         self._log = event_log.open_log(self._events)
@@ -118,7 +85,12 @@ class Run:
         self._began: float | None = None  # monotonic; when we got the slot
         self._counting = threading.Lock()  # of what the row counts of this attempt
         self._counted, self._taken_back = False, False
+        self._place = identity(self.folder)
         self.queue.sweep(run_id)
+
+    def _with_base_as_it_lies(self, spec: TrainingSpec) -> TrainingSpec:
+        model = models.located(spec.model, base_of(self.folder).get("sha256"), self.settings)
+        return spec if model == spec.model else spec.model_copy(update={"model": model})
 
     @property
     def train(self) -> Dataset:
@@ -191,6 +163,12 @@ class Run:
             self._require_content(folder / name, digest)
         return folder
 
+    def require_folder(self) -> None:
+        """Raise GatewayError if its folder is not there any more: what is saved would lie where
+        nobody looks."""
+        if gone := self.folder_is_gone():
+            raise GatewayError(gone)
+
     @property
     def base_revision(self) -> str | None:
         """The commit of a model of the hub that an earlier attempt, or the submit, has seen."""
@@ -214,7 +192,7 @@ class Run:
         kept = self._base()
         if not kept:
             about = {**base, "weights": weights, "files": dict(small or {})}
-            return write_json(self.folder / BASE_FILE, about)
+            return sealed.write(self.folder / BASE_FILE, about)
         first = self.spec.continue_from or "this job"
         back = "Put the old {} back and run: ftg resume {}. Or submit a new job."
         before_all = weights and (kept.get("weights") or weights)  # none of an earlier version
@@ -245,8 +223,7 @@ class Run:
             )
 
     def _base(self) -> dict[str, Any]:
-        path = self.folder / BASE_FILE
-        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return base_of(self.folder)
 
     # -- reporting -----------------------------------------------------------------------
 
@@ -309,8 +286,18 @@ class Run:
         """Raise Cancelled if the run was asked to stop, Fenced if a newer worker has it."""
         if self.lost:
             raise Fenced
+        self.require_folder()
         if self.stop.is_set():
             raise Cancelled
+
+    def folder_is_gone(self) -> str:
+        """Return what has become of its folder, and what to do; empty while it is where it was."""
+        now = identity(self.folder)
+        if now == self._place:
+            return ""
+        return missing(self.folder) or (
+            f"Its run folder {self.folder} was replaced by another one. {PUT_BACK}"
+        )
 
     def claim(self, **values: str | float | int | None) -> None:
         """Write to the run's row. Raises Fenced if a newer worker has the run."""

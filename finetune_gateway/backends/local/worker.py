@@ -20,10 +20,11 @@ from finetune_gateway.backends.local import deaths, out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.line import INTERRUPTED
+from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.read_ahead import read_ahead
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
 from finetune_gateway.backends.local.umask import make_process_private
-from finetune_gateway.errors import GatewayError
+from finetune_gateway.errors import GatewayError, StoreError
 from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, packages_of
 from finetune_gateway.events import DIVERGED, JobStatus, Result
 from finetune_gateway.settings import processes
@@ -43,7 +44,12 @@ def main(arguments: list[str]) -> None:
     make_process_private()
     for descriptor in (run_lock, slot_lock):  # no child may hold the locks that mean we live
         adopt(int(descriptor))
-    run = Run(Settings(home=Path(home)), run_id, int(fence), environment)
+    settings = Settings(home=Path(home))
+    try:
+        run = Run(settings, run_id, int(fence), environment)
+    except (GatewayError, OSError) as exc:
+        traceback.print_exc()
+        return cannot_begin(Queue(settings), run_id, exc)
 
     stop_on_signals(run)
     try:
@@ -54,6 +60,19 @@ def main(arguments: list[str]) -> None:
             work(run, slot, died)
     except Fenced:
         print("A newer worker has this run; stopping.", file=sys.stderr)
+    except StoreError as exc:
+        # The home was moved, or the store is of no use now. Whoever looks at the job where it is by
+        # then lets it go on.
+        print(f"{exc} This worker ends; the job goes on from its last checkpoint.", file=sys.stderr)
+
+
+def cannot_begin(queue: Queue, run_id: str, exc: GatewayError | OSError) -> None:
+    """End a run whose folder cannot be used, or is damaged. Raises what may pass, such as a full
+    disk: the next worker begins later."""
+    reason = queue.folder_fault(run_id, exc)
+    if not reason:
+        raise exc
+    queue.fail(run_id, reason)
 
 
 def stop_on_signals(run: Run) -> None:
@@ -81,6 +100,9 @@ def work(run: Run, slot: str, died: deaths.Death | None = None) -> None:
     except Exception as exc:
         # The edge of the process: whatever a library raises becomes the job's error, and the
         # traceback goes to worker.log.
+        if gone := run.folder_is_gone():
+            traceback.print_exc()
+            return fail(run, gone)
         if run.stop.is_set():  # what has failed may have been ended by the same signal
             traceback.print_exc()
             return stopped(run)
