@@ -66,9 +66,9 @@ def content(row: Json, sent: CanonicalRow | None = None) -> Json:
     return made or row
 
 
-def outline(row: Json, sent: CanonicalRow | None = None) -> str:
-    """Return the roles and texts of a row as one text: equal for rows that are the same, and
-    nearly always another for others."""
+def outline(row: Json, sent: CanonicalRow | None = None) -> list[str]:
+    """Return the roles and texts of a row: together equal for rows that are the same, and nearly
+    always others for others."""
     sent = sent or _read(row)
     if sent is not None and not sent.errors:
         inner = sent.row.get("input")
@@ -81,8 +81,8 @@ def outline(row: Json, sent: CanonicalRow | None = None) -> str:
         if isinstance(text := sent.row.get("text"), str):
             texts.append(text)
         if texts:
-            return "".join(roles) + "".join(texts)
-    return json.dumps(row, sort_keys=True, ensure_ascii=False)
+            return roles + texts
+    return [json.dumps(row, sort_keys=True, ensure_ascii=False)]
 
 
 def _add_texts(messages: list[Any], roles: list[str], texts: list[str]) -> None:

@@ -66,9 +66,11 @@ class DuplicateFinder:
         self._lines = [array("I") for _ in range(_SLOTS)]
         self._offsets = [array("Q") for _ in range(_SLOTS)]
 
-    def add(self, outlines: Iterable[str], lines: Sequence[int], offsets: Sequence[int]) -> None:
+    def add(
+        self, outlines: Iterable[list[str]], lines: Sequence[int], offsets: Sequence[int]
+    ) -> None:
         """Add rows in the order of the file: the outline, line and offset of each."""
-        self._add_sums(map(_near_sum if self.near else _exact_sum, outlines), lines, offsets)
+        self._add_sums(map(self._sum, outlines), lines, offsets)
 
     def add_plain(
         self,
@@ -78,10 +80,24 @@ class DuplicateFinder:
         offsets: Sequence[int],
     ) -> None:
         """Do the same for plain rows: the roles of each, and the texts of all of them in order."""
-        if self.near:
-            self.add(_outlines(roles, texts), lines, offsets)
-        else:
-            self._add_sums(_exact_sums(roles, texts), lines, offsets)
+        self._add_sums(self._plain_sums(roles, texts), lines, offsets)
+
+    def _sum(self, outline: list[str], before: int = 0) -> int:
+        """Return a 32-bit checksum that rows share which are the same; with ``near`` also those
+        that nearly are. ``before``: that of what stands before."""
+        raw = b"".join([text.encode("utf-8", "surrogatepass") for text in outline])
+        return crc32(_letters(raw, outline) if self.near else raw, before)
+
+    def _plain_sums(self, orders: Sequence[Roles], texts: Sequence[str]) -> Iterator[int]:
+        """Yield that of each plain row."""
+        before = {roles: self._sum([*roles]) for roles in set(orders)}
+        written, place = map(str.encode, texts), 0
+        for roles in orders:
+            # One letter that is not ASCII makes a text of two or four bytes a character: the texts
+            # are joined as bytes.
+            raw, end = b"".join(islice(written, len(roles))), place + len(roles)
+            yield crc32(_letters(raw, texts[place:end]) if self.near else raw, before[roles])
+            place = end
 
     def _add_sums(self, sums: Iterable[int], lines: Sequence[int], offsets: Sequence[int]) -> None:
         keys, all_lines, all_offsets = self._keys, self._lines, self._offsets
@@ -177,41 +193,17 @@ def same_lines(dataset: Dataset) -> Iterator[Duplicate]:
         yield from finder.iter_duplicates(lambda offset: read_line(file.fileno(), offset))
 
 
-def _near_sum(text: str) -> int:
-    """Return a 32-bit checksum that texts share which differ only in case and white space."""
-    raw = text.encode("utf-8", "surrogatepass")
-    if not raw.isascii() and _folds(text, raw):
-        raw = folded_text(text).encode("utf-8", "surrogatepass")
-    return crc32(raw.translate(_LOWER, _DROPPED))
+def _letters(raw: bytes, texts: Sequence[str]) -> bytes:
+    """Return the ASCII characters of folded texts, spaces aside; ``raw``: the texts as bytes.
+
+    Most texts that are not ASCII have the same when they are folded: to look for some bytes takes a
+    tenth of the time."""
+    if not raw.isascii() and 1 in raw.translate(_IN_QUESTION) and not _is_settled(raw):
+        raw = b"".join([_folded(text).encode("utf-8", "surrogatepass") for text in texts])
+    return raw.translate(_LOWER, _DROPPED)
 
 
-def _folds(text: str, raw: bytes) -> bool:
-    """Return True if a text that is not ASCII may have other ASCII characters when it is folded.
-
-    Most have not: to look for some bytes takes a tenth of the time of folding it."""
-    if 1 not in raw.translate(_IN_QUESTION) or _is_settled(raw):
-        return False
-    return _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text)
-
-
-def _exact_sum(text: str) -> int:
-    """Return a 32-bit checksum that equal texts share."""
-    return crc32(text.encode("utf-8", "surrogatepass"))
-
-
-def _exact_sums(orders: Sequence[Roles], texts: Iterable[str]) -> Iterator[int]:
-    """Yield that of the outline of each plain row, which is not put together: nearly all texts are
-    ASCII, but one letter that is not makes a text of two or four bytes a character of all."""
-    before = {roles: _exact_sum("".join(roles)) for roles in set(orders)}
-    written = map(str.encode, texts)
-    for roles in orders:
-        yield crc32(b"".join(islice(written, len(roles))), before[roles])
-
-
-def _outlines(orders: Sequence[Roles], texts: Sequence[str]) -> Iterator[str]:
-    """Yield the outline of each plain row."""
-    at = 0
-    for roles in orders:
-        end = at + len(roles)
-        yield "".join([*roles, *texts[at:end]])
-        at = end
+def _folded(text: str) -> str:
+    """Return a text folded if it has other ASCII characters then."""
+    folds = _folds_to_ascii(text) or not unicodedata.is_normalized("NFC", text)
+    return folded_text(text) if folds else text
