@@ -122,7 +122,7 @@ KEYS = {
             "how many of its last checkpoints a job keeps here once it has succeeded, and the best",
             "checkpoints",
             Decimal(1),
-            most=1000,
+            most=10_000,
         ),
         Key(
             "pii.regions",

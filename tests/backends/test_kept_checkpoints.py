@@ -79,7 +79,7 @@ def test_how_many_is_a_setting(run: Run, number: str, kept: list[int]) -> None:
 
 
 def test_a_setting_that_cannot_be_read_deletes_nothing(run: Run) -> None:
-    with pytest.raises(SpecError, match="checkpoints as a number from 0 to 1,000"):
+    with pytest.raises(SpecError, match="checkpoints as a number from 0 to 10,000"):
         config.write(run.settings, "retention.checkpoints", "-1")
     run.settings.config.write_text("[")
     finishing.remove_surplus(run, BEST)
