@@ -2,8 +2,8 @@
 
 A job exists once its intent row is committed, before anything is sent. Knows nothing of backends.
 
-WAL, synchronous=FULL (a commit takes about 4 ms; jobs are rare and cost money), a busy time-out of
-30 s, BEGIN IMMEDIATE, foreign keys. Not for network file systems.
+WAL, synchronous=FULL (4 ms a commit; jobs are rare and cost money), busy time-out 30 s, foreign
+keys, BEGIN IMMEDIATE. Not for network file systems.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from finetune_gateway.errors import NotFoundError, StoreError
 from finetune_gateway.events import Checkpoint, Event, JobStatus, Result, Snapshot, later
-from finetune_gateway.jobs import schema
+from finetune_gateway.jobs import copied_home, schema
 from finetune_gateway.jobs.conditions import CREATED_WITHIN, wanted
 from finetune_gateway.jobs.records import (
     JobRecord,
@@ -151,8 +151,7 @@ class Store:
         return [self.record_of(row) for row in self._rows(where, values, limit)]
 
     def readable(self, where: str, values: tuple[Any, ...], limit: int = -1) -> list[JobRecord]:
-        """Return the jobs as ``select``, but those whose row is damaged: ``damaged`` says why. For
-        what one broken job must not keep from view."""
+        """Return the jobs as ``select``, but those whose row is damaged: ``damaged`` says why."""
         found = []
         for row in self._rows(where, values, limit):
             try:
@@ -299,9 +298,8 @@ class Store:
 
     def set_handle(self, job_id: str, handle: dict[str, Any]) -> None:
         with self.transaction() as db:
-            stored = handle_text(handle, self.settings.stored_path)
             change = "UPDATE jobs SET handle = ? WHERE id = ? AND removed_at IS NULL"
-            db.execute(change, (stored, job_id))
+            db.execute(change, (handle_text(handle, self.settings.stored_path), job_id))
 
     def note(self, job_id: str, what: str, message: str) -> None:
         """Add a note of ours to the events of a job; there is one for each ``what``."""
@@ -393,7 +391,7 @@ class Store:
                 yield db
 
     def close(self) -> None:
-        """Close the connections that no thread uses now."""
+        """Close the connections that no thread uses."""
         self._connections.close()
 
     def end_use(self) -> None:
@@ -417,7 +415,9 @@ class Store:
         if self.read_only:
             return schema.connect_read_only(self.settings.database)
         db = schema.connect(self.settings.database)
-        self._file = self._file or self._identity()
+        if self._file is None:
+            self._file = self._identity()
+            copied_home.look(self.settings, db)
         return db
 
     def _state(self) -> tuple[int, ...]:

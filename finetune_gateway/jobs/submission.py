@@ -21,7 +21,16 @@ from finetune_gateway.errors import (
     GatewayError,
     StoreError,
 )
-from finetune_gateway.jobs import accounts, charges, quotes, scheduling, sending, turns, uploads
+from finetune_gateway.jobs import (
+    accounts,
+    charges,
+    copied_home,
+    quotes,
+    scheduling,
+    sending,
+    turns,
+    uploads,
+)
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.records import JobRecord, StoredFile, seconds_since
 from finetune_gateway.jobs.store import Store
@@ -217,6 +226,7 @@ class Submitter:
                         f"interrupted while {record.step}; asking {backend.name} in {left:.0f} s"
                     )
                     return self.store.set_phase(record.id, phase)
+                copied_home.require_original(self.store.settings, record.id, self.store.query)
                 if record.tries >= MAX_TRIES:
                     reason = f"Sent {record.tries} times without an answer, and it is not there."
                     return self.store.fail(record.id, reason)

@@ -29,11 +29,12 @@ SALT, SALT_BYTES = "key.salt", 32
 HERE = "$FTG_HOME/"  # begins a path in the store that is below the home folder, wherever that is
 FOLDERS = ("files", "runs", "models")
 DATABASE = "gateway.sqlite3"
+PLACE = "place.json"  # where the home lay when it was opened last; see ``jobs/copied_home.py``
 NARROWED = ".private"  # an empty file: what earlier versions left wide has been closed
 # All that we write in a home folder; beside the database lie its -wal, -shm and -create.
 OWN = frozenset(
     (*FOLDERS, "spool", "encoded", "locks", "hosts", "fetched", "recordings", "answers",
-     "comparisons", SALT, "key_hosts", "backend_options",
+     "comparisons", SALT, PLACE, "key_hosts", "backend_options",
      "config.toml", "prices.toml", "calibration.json")
 )  # fmt: skip
 

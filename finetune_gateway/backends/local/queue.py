@@ -296,8 +296,8 @@ class Queue:
         with self.store.transaction() as db:
             db.execute(
                 "UPDATE runs SET status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,"
-                " pause_at = NULL WHERE id = ? AND pause_at IS NOT NULL OR"
-                " id = ? AND status = 'paused'",
+                " phase = CASE status WHEN 'paused' THEN '' ELSE phase END, pause_at = NULL"
+                " WHERE id = ? AND pause_at IS NOT NULL OR id = ? AND status = 'paused'",
                 (run_id, run_id),
             )
             db.execute(
