@@ -229,8 +229,9 @@ def test_one_job_at_a_time_and_cancel_while_waiting(
 def test_a_killed_worker_is_continued_to_the_same_result(
     home: Path, tiny_folder: Path, rows: Rows
 ) -> None:
-    """kill -9 inside a save, then cancelled and resumed: each time the same job goes on from its
-    last whole checkpoint, and the adapter is bit for bit that of the unbroken run."""
+    """kill -9 inside a save, then cancelled, its newest checkpoint damaged, and resumed: each time
+    the same job goes on from its last whole checkpoint, and the adapter is bit for bit that of the
+    unbroken run."""
     options: dict[str, Any] = {"max_steps": 60, "save_steps": 5}
     unbroken = submit(rows(12), tiny_folder, **options)
     assert ended(unbroken, 180) is JobStatus.SUCCEEDED, unbroken.error
@@ -243,9 +244,17 @@ def test_a_killed_worker_is_continued_to_the_same_result(
     assert ended(job) is JobStatus.CANCELLED and job.resumable and not half.exists()
     reached = steps_of(job)[-1]
     assert 8 <= reached < 60
+    before, newest = (point.step for point in job.checkpoints()[-2:])
+    assert newest == reached
+    saved = home / "runs" / job.id / "checkpoints"
+    state = saved / f"checkpoint-{newest}" / "optimizer.pt"
+    raw = state.read_bytes()
+    state.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
     assert ended(job.resume(), 180) is JobStatus.SUCCEEDED, job.error
     said = [event.message for event in job.events() if "Continuing from" in event.message]
-    assert len(said) == 2 and said[1] == f"Continuing from checkpoint-{reached}."
+    assert len(said) == 2 and said[1] == f"Continuing from checkpoint-{before}."
+    assert any("optimizer.pt has another content" in event.message for event in job.events())
+    assert (saved / f"damaged-checkpoint-{newest}" / "optimizer.pt").stat().st_size == len(raw)
     assert steps_of(job) == list(range(1, 61)) and row(home, job.id).resumes == 1
     assert job.record.trained_tokens == unbroken.record.trained_tokens
     files = [home / "runs" / j.id / "model" / "adapter_model.safetensors" for j in (unbroken, job)]
