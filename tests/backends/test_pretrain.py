@@ -63,7 +63,7 @@ def test_from_texts_to_a_model_that_goes_on_with_them(
     home: Path, bare: Path, tmp_path: Path, ftg: Ftg
 ) -> None:
     """At the command line, on a base without a chat template: the loss falls, the model is ready
-    once it has gone on with the first text, ftg chat says what it does, and a chat is refused. It
+    once it has gone on with a text, ftg chat says what it does, and a chat is refused. It
     goes on as transformers lets it."""
     data = tmp_path / "texts.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in TEXTS))
@@ -78,7 +78,7 @@ def test_from_texts_to_a_model_that_goes_on_with_them(
     handle = job.result()
     assert handle.ready and handle.first_answer is not None
     done_with = [event.message for event in job.events()]
-    assert f"The model completes the first text: {handle.first_answer[:200]!r}" in done_with
+    assert f"The model completes a text: {handle.first_answer[:200]!r}" in done_with
     assert handle.template_hash is None and not handle.has_template
     said = ftg("chat", "latest", "Parcel 3 left", "--max-tokens", "8")
     assert "no chat template: it goes on" in said.stderr

@@ -27,6 +27,7 @@ from support.training import (
 
 from finetune_gateway import Gateway, GatewayError, ModelHandle, SpecError, UnsupportedError
 from finetune_gateway.backends.local import finishing
+from finetune_gateway.backends.local.rewards import first_scores
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.supported import require_modules
 from finetune_gateway.data import canonical
@@ -90,6 +91,11 @@ def test_reward_from_pairs_to_scores(ftg: Ftg, tmp_path: Path, tiny_folder: Path
     assert metrics_of(run)[-1]["valid_accuracy"] == 1.0 and metrics_of(run)[-1]["valid_margin"] > 0
     result, compared = finishing.result_of(run)
     assert result.kind == "reward" and "the preferred answer" in (result.first_answer or "")
+    long = pair(0) | {"input": {"messages": [{"role": "user", "content": "Where is it? " * 200}]}}
+    cut = method_run(tmp_path / "cut", tiny_folder, "reward", "lora", [long, *ROWS])
+    assert first_scores(cut, result) == result.first_answer  # of the first row nothing was compared
+    none = method_run(tmp_path / "none", tiny_folder, "reward", "lora", [long])
+    assert "a plain answer" in first_scores(none, result)
     sides = [side for row in ROWS for side in encode_row(ChatTemplate.load(tiny_folder), row)]
     assert compared == 2 * sum(side.trained for side in sides)
 
@@ -126,12 +132,12 @@ def test_reward_from_pairs_to_scores(ftg: Ftg, tmp_path: Path, tiny_folder: Path
         ftg("chat", str(run.model), "--json", json.dumps({"messages": BAD})).stdout
     )
     assert as_json["scores"] == [[pytest.approx(scores[1], abs=1e-6)]]
-    long = {"messages": [GOOD[0], {"role": "assistant", "content": "It comes on day 2. " * 200}]}
-    partly = ftg("chat", str(run.model), text=f"{json.dumps(long)}\n{rows}")
+    whole = {"messages": [GOOD[0], {"role": "assistant", "content": "It comes on day 2. " * 200}]}
+    partly = ftg("chat", str(run.model), text=f"{json.dumps(whole)}\n{rows}")
     assert partly.returncode == 1 and "Line 1 has no score" in partly.stderr
     assert partly.stdout.splitlines() == ["-", *done.stdout.splitlines()[-2:]]
-    none = "\n".join(json.dumps({"messages": one}) for one in odd)
-    said = ftg("chat", str(run.model), text=none)
+    refused = "\n".join(json.dumps({"messages": one}) for one in odd)
+    said = ftg("chat", str(run.model), text=refused)
     assert said.returncode == 1 and said.stderr.count("has no score") == len(odd), said.stderr
     asked = ftg("chat", str(run.model), "Where is parcel number 3?")
     assert asked.returncode == 2 and "rows of data" in asked.stderr

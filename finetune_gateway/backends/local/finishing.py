@@ -177,10 +177,10 @@ def result_of(run: Run) -> tuple[Result, int | None]:
     )
     if scores:
         said = first_scores(run, result)
-        run.event(f"The model scores the first pair: {said}.")
+        run.event(f"The model scores {said}.")
         return result.model_copy(update={"first_answer": said}), manifest["trained_tokens"]
     reply = first_answer(run, result)
-    does = "completes the first text" if completes else "answers"
+    does = "completes a text" if completes else "answers"
     run.event(f"The model {does}: {reply.said[:200]!r}")
     doubts = answer_warning(reply)
     for text in doubts:

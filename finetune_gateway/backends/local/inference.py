@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -17,7 +18,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_gateway.backend import ChatReply, HandleData
-from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local import models, probe
 from finetune_gateway.backends.local.answering import Answering, TextReader, answer_reader
 from finetune_gateway.backends.local.batched import PendingAnswer, answer_all
 from finetune_gateway.backends.local.likelihood import Answered, encoded, losses_of
@@ -274,8 +275,8 @@ class LocalModel:
 
 
 def first_answer(run: Run, result: Result) -> ChatReply:
-    """Load the saved model anew and return its answer to the prompt of the first row, or what goes
-    on with the beginning of the first text."""
+    """Load the saved model anew and return its answer to the prompt of a row, or what goes on with
+    the beginning of a text."""
     handle = ModelHandle(
         kind=result.kind,
         model=result.model,
@@ -287,13 +288,46 @@ def first_answer(run: Run, result: Result) -> ChatReply:
         system_prompt=run.file.system_prompt,
         chat_template_kwargs=result.chat_template_kwargs,
     )
-    model, first = LocalModel.load(handle, run.settings), next(run.train.rows()).data
+    model = LocalModel.load(handle, run.settings)
+    return model._answer(*_first_prompt(model, run))
+
+
+def _first_prompt(model: LocalModel, run: Run) -> tuple[list[int], Answering]:
+    """Return the prompt of the first row that can be asked, as ids and what follows its answer; a
+    plain one if there is none. Raises DataError if the template refuses that too."""
+    prompt_of = _prompt_of_text if run.spec.method == "pretrain" else _prompt_of_chat
+    most = probe.limit_of(run, model.model.config)
+    for row in probe.first_rows(run):
+        with suppress(DataError, SpecError):
+            ids, answering = prompt_of(model, row)
+            if len(ids) < most:
+                return ids, answering
+    run.event("No prompt of the first rows can be asked: a plain one is.")
     if run.spec.method == "pretrain":
-        return model.complete(str(first["text"])[:BEGINNING], max_tokens=PROBE_TOKENS)
-    [row, *_] = conversations_of(first)  # of a pair the preferred answer's
-    messages, tools = messages_of(row)
-    answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
-    return model.chat(messages[: answers[0]] or messages[:1], tools=tools, max_tokens=PROBE_TOKENS)
+        return prompt_of(model, {"text": probe.PLAIN_TEXT})
+    try:
+        return prompt_of(model, probe.PLAIN)
+    except DataError:
+        return prompt_of(model, probe.PLAIN_WITH_TOOLS)
+
+
+def _prompt_of_text(model: LocalModel, row: dict[str, Any]) -> tuple[list[int], Answering]:
+    """Return the beginning of a text. Raises DataError for a row that has none."""
+    text = row.get("text")
+    if not isinstance(text, str) or not text:
+        raise DataError("The row has no text.")
+    return model._read_text(text[:BEGINNING], {"max_tokens": PROBE_TOKENS})
+
+
+def _prompt_of_chat(model: LocalModel, row: dict[str, Any]) -> tuple[list[int], Answering]:
+    """Return what stands before the first answer of a row; of a pair, of the preferred one. Raises
+    DataError, SpecError for a row that cannot be asked."""
+    conversation = next(iter(conversations_of(row)), row)
+    messages, tools = messages_of(conversation)
+    roles = [message.get("role") for message in messages]
+    if "assistant" in roles:
+        messages = messages[: roles.index("assistant")] or messages[:1]
+    return model._read(messages, {"tools": tools, "max_tokens": PROBE_TOKENS})
 
 
 def answer_warning(reply: ChatReply) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -15,7 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_gateway.backend import HandleData
-from finetune_gateway.backends.local import models
+from finetune_gateway.backends.local import models, probe
 from finetune_gateway.backends.local.bases import ADAPTER
 from finetune_gateway.backends.local.divergence import NotFinite
 from finetune_gateway.backends.local.loading import load_scoring_model
@@ -26,7 +27,7 @@ from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import ChatTemplate
 from finetune_gateway.tokens.template_rows import row_of_unpaired
-from finetune_gateway.tokens.training_rows import conversations_of
+from finetune_gateway.tokens.training_rows import cut_row, encode_row
 
 
 class RewardModel:
@@ -101,8 +102,8 @@ class RewardModel:
 
 
 def first_scores(run: Run, result: Result) -> str:
-    """Load the saved model anew and return what it says of the first pair it was trained on, in
-    words. Raises NotFinite for a score that is no number."""
+    """Load the saved model anew and return what it says of a pair it was trained on, in words.
+    Raises NotFinite for a score that is no number."""
     handle = ModelHandle(
         kind=result.kind,
         model=result.model,
@@ -114,12 +115,36 @@ def first_scores(run: Run, result: Result) -> str:
         chat_template_kwargs=result.chat_template_kwargs,
     )
     model = RewardModel.load(handle, run.settings)
-    pair = conversations_of(next(run.train.rows()).data)
-    found = model.scores(pair)
-    for one in found:
-        if isinstance(one, GatewayError):
-            raise one
-        if not math.isfinite(one):
-            raise NotFinite(f"The reward model gives the score {one}: training has diverged.")
-    better, worse = found
+    pair = _first_pair(model, run)
+    if not pair:
+        run.event("No pair of the first rows can be scored: a plain answer is.")
+        return f"{_finite(_plain_score(model)):.4f} a plain answer"
+    better, worse = (_finite(model._score(ids)) for ids in pair)
     return f"{better:.4f} the preferred answer, {worse:.4f} the other"
+
+
+def _first_pair(model: RewardModel, run: Run) -> list[list[int]]:
+    """Return the ids of both sides of the first pair that can be scored, cut as they were trained;
+    an empty list if there is none."""
+    most = probe.limit_of(run, model.model.config)
+    for row in probe.first_rows(run):
+        with suppress(DataError, SpecError):
+            sides = cut_row(encode_row(model.template, row), most, pair=True)
+            if all(one.trained for one in sides):
+                return [one.input_ids for one in sides]
+    return []
+
+
+def _plain_score(model: RewardModel) -> float:
+    """Return the score of a plain answer. Raises DataError if the template refuses it."""
+    first, *more = model.scores([probe.PLAIN, probe.PLAIN_WITH_TOOLS])
+    found = next((one for one in (first, *more) if isinstance(one, float)), first)
+    if isinstance(found, GatewayError):
+        raise found
+    return found
+
+
+def _finite(score: float) -> float:
+    if not math.isfinite(score):
+        raise NotFinite(f"The reward model gives the score {score}: training has diverged.")
+    return score
