@@ -125,6 +125,14 @@ KEYS = {
             most=10_000,
         ),
         Key(
+            "local.hang_seconds",
+            "FTG_HANG_SECONDS",
+            "hang_seconds",
+            "after how long without progress a local job's worker is started again; 0: never",
+            "seconds",
+            Decimal(1800),
+        ),
+        Key(
             "pii.regions",
             "FTG_PII_REGIONS",
             "regions",

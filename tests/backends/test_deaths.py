@@ -16,20 +16,13 @@ import pytest
 from support.chaos import end_workers, ended, kill_worker, row, slots_taken, until
 from support.cli import Ftg
 from support.saves import SMALL
+from support.sleepers import Home
 
 from finetune_gateway import Gateway, JobFailed, JobStatus
-from finetune_gateway.backend import Schedule
-from finetune_gateway.backends.local import deaths, states
+from finetune_gateway.backends.local import deaths
 from finetune_gateway.backends.local.deaths import Kernel
-from finetune_gateway.backends.local.dispatcher import Dispatcher
-from finetune_gateway.backends.local.queue import MAX_ATTEMPTS, Queue
-from finetune_gateway.backends.local.run import Run
-from finetune_gateway.backends.local.run_file import RunFile
-from finetune_gateway.backends.local.spawning import LOCK
+from finetune_gateway.backends.local.queue import MAX_ATTEMPTS
 from finetune_gateway.settings import processes
-from finetune_gateway.settings.files import try_lock
-from finetune_gateway.settings.home import Settings
-from finetune_gateway.spec import TrainingSpec
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 Rows = Callable[[int], list[dict[str, Any]]]
@@ -176,61 +169,11 @@ def test_what_is_stored_of_a_death_comes_back(died: Died) -> None:
 # -- what the dispatcher makes of it ----------------------------------------------------------
 
 
-class Sleeping(Dispatcher):
-    """A dispatcher of this process, whose workers do nothing until they are killed."""
-
-    def spawn(self, run_id: str, fence: int, run_lock: int, slot: str, slot_lock: int) -> None:
-        self.workers[run_id] = subprocess.Popen(
-            ["sleep", "600"], pass_fds=(run_lock, slot_lock), start_new_session=True
-        )
-
-
-class Home:
-    """A home with one run."""
-
-    def __init__(self, home: Path) -> None:
-        made = Settings(home).create()
-        self.queue = Queue(made)
-        self.alone = try_lock(made.locks / LOCK)
-        self.dispatcher = Sleeping(made.home, made.database, made.locks, made.runs)
-        folder = self.queue.folder("a")
-        folder.mkdir(parents=True)
-        spec = TrainingSpec.build(model="builtin/tiny")
-        file = RunFile(job_id="a", spec=spec, train_sha256="", versions={}, created_at=0.0)
-        (folder / "run.json").write_text(file.model_dump_json(), "utf-8")
-        self.queue.add("a", Schedule(), ("gpu-0",))
-
-    def look(self) -> None:
-        self.dispatcher.not_before.clear()
-        self.dispatcher.look()
-
-    def begin(self) -> Run:
-        """Start its worker, and do what that does first."""
-        self.look()
-        run = Run(self.queue.settings, "a", self.queue.get("a").fence)
-        run.begin()
-        run.begin_attempt("gpu-0")
-        run.claim(phase="training", step=7)
-        return run
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        worker = self.dispatcher.workers["a"]
-        os.kill(worker.pid, number)
-        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
-
-    @property
-    def phase(self) -> str:
-        found = self.queue.get("a")
-        return states.States(self.queue, [found]).snapshot(found).phase
-
-
 @pytest.fixture
 def one(home: Path) -> Iterator[Home]:
     found = Home(home)
     yield found
-    for worker in found.dispatcher.workers.values():
-        worker.kill()
-        worker.wait()
+    found.close()
 
 
 def test_deaths_without_progress_end_a_job(one: Home) -> None:
@@ -275,9 +218,9 @@ def test_a_worker_is_known_before_it_says_a_word(one: Home) -> None:
         death = deaths.load(one.queue.get("a").death)
         assert death and death.code == -signal.SIGBUS and death.peak_bytes
         log = (one.queue.folder("a") / deaths.LOG).read_text()
-        assert log.count("the worker died before it began: killed by SIGBUS") == 1
+        assert log.count("the worker died while starting: killed by SIGBUS") == 1
         one.queue.claim("a", found.fence, status="running")
-        assert "its worker died before it began (killed by SIGBUS)" in one.phase
+        assert "its worker died while starting (killed by SIGBUS)" in one.phase
 
 
 def test_a_worker_of_a_dispatcher_that_is_gone_died_somehow(one: Home) -> None:

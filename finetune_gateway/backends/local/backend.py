@@ -28,7 +28,7 @@ from finetune_gateway.backends.local import (
 from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
 from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.local_chat import LocalChat
-from finetune_gateway.backends.local.queue import Queue
+from finetune_gateway.backends.local.queue import HANG_SECONDS, Queue
 from finetune_gateway.backends.local.run import EVENTS
 from finetune_gateway.backends.local.run_file import (
     BASE_FILE,
@@ -58,6 +58,7 @@ from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import METHODS, TRAINERS
 from finetune_gateway.model import exact_methods, lazy_property
 from finetune_gateway.settings import files, sealed
+from finetune_gateway.settings.config import current_value
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
@@ -163,6 +164,7 @@ class LocalBackend(Backend):
         if spec.training_type == "qlora":
             fourbit.require("QLoRA")
         trackers.require(spec.report_to, os.environ)
+        current_value(self.settings, HANG_SECONDS)  # raises SpecError for what is no number
         require_supported(spec, on_gpu=slots() != ["cpu"])
         self.check_model(spec)
         folder = models.small_files(spec.model, self.settings)

@@ -13,6 +13,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -61,6 +63,7 @@ class Death:
 
     code: int | None = None  # of its exit; of a signal, its negative number; None: nobody knows
     reason: str = ""  # why it was killed by the dispatcher
+    fence: int = 0  # which worker it was
     phase: str = ""
     step: int | None = None  # that it had made last
     peak_bytes: int | None = None  # of its memory
@@ -70,6 +73,29 @@ class Death:
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child of this process has ended."""
+
+    pid: int
+    code: int
+    peak_bytes: int | None = None
+
+
+def end_of(worker: subprocess.Popen[bytes]) -> Ended | None:
+    """Return how a worker that was started here has ended; None if it has not."""
+    if worker.returncode is None:
+        with suppress(ChildProcessError):
+            pid, status, usage = os.wait4(worker.pid, os.WNOHANG)
+            if pid == 0:
+                return None
+            worker.returncode = os.waitstatus_to_exitcode(status)
+            unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
+            return Ended(worker.pid, worker.returncode, usage.ru_maxrss * unit)
+    code = worker.poll()
+    return None if code is None else Ended(worker.pid, code)
 
 
 def load(text: str | None) -> Death | None:
@@ -124,7 +150,10 @@ def advice(death: Death) -> str:
     """Return what to try after a death for which memory is not the reason."""
     name = signal_name(-death.code) if death.code is not None and death.code < 0 else ""
     if death.reason:
-        return "ftg resume lets it go on; FTG_HANG_SECONDS sets how long it may take (0: for ever)."
+        return (
+            "Where it hung stands in its log. FTG_HANG_SECONDS sets how long it may take (0: for "
+            "ever); ftg resume lets it go on."
+        )
     if name in CRASHES:
         return (
             "A library has crashed, which its log may name: try engine=trl or another version of "

@@ -26,7 +26,14 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.backends.local import deaths, line, messages, run_folder
+from finetune_gateway.backends.local import (
+    deaths,
+    heartbeat,
+    line,
+    messages,
+    run_folder,
+)
+from finetune_gateway.backends.local.hangs import Watch
 from finetune_gateway.backends.local.line import INTERRUPTED, MAX_STARTS
 from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.backends.local.spawning import (
@@ -64,15 +71,6 @@ class Submit:
     at: float  # monotonic
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a worker that was started here has ended."""
-
-    pid: int
-    code: int
-    peak_bytes: int | None = None
-
-
 class Dispatcher:
     """Looks at the runs that wait or run, starts workers, and sees to those that have ended."""
 
@@ -84,7 +82,8 @@ class Dispatcher:
         self.db = schema.connect(database)
         self.file = self._identity()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}  # ours, by run
-        self.ended: dict[str, Ended] = {}  # those that have ended, by run
+        self.watch = Watch()
+        self.ended: dict[str, deaths.Ended] = {}  # those that have ended, by run
         self.submits: dict[str, Submit] = {}  # in which environments runs were submitted
         self.stopping: dict[str, float] = {}  # when they were first seen to be asked to stop
         # What a run had done when it was started last, and how often it was started with no more.
@@ -132,6 +131,7 @@ class Dispatcher:
             del self.submits[name]
         for name in self.ended.keys() - live:
             del self.ended[name]
+        self.watch.forget(live)
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """Take a message, which says that somebody looks; perhaps how the worker of a run is to be
@@ -153,7 +153,7 @@ class Dispatcher:
 
     def _reap(self) -> None:
         """Forget the workers that have ended, but not how."""
-        found = {name: _end_of(one) for name, one in self.workers.items()}
+        found = {name: deaths.end_of(one) for name, one in self.workers.items()}
         for run_id, end in found.items():
             if end is not None:
                 del self.workers[run_id]
@@ -169,6 +169,12 @@ class Dispatcher:
             asked = self.stopping.setdefault(row["id"], time.monotonic())
             if row["pid"] is not None and time.monotonic() - asked >= CANCEL_SECONDS:
                 processes.send(row["pid"], row["pid_start"], signal.SIGKILL)
+        elif row["pid"] is not None and (reason := self.watch.look(row)):
+            with self._transaction():
+                hangs = self.watch.note(self.db, row, reason)
+            self._version = -1
+            if hangs:
+                self.watch.end(row)
         return True
 
     def _note_death(self, row: sqlite3.Row) -> None:
@@ -182,6 +188,9 @@ class Dispatcher:
         found = deaths.find(folder, end.code if end else None, row["pid"])
         peak = max((end.peak_bytes if end else None) or 0, row["peak_bytes"] or 0)
         found = replace(found, phase=row["phase"], step=row["step"], peak_bytes=peak or None)
+        decided = deaths.load(row["death"])
+        if decided is not None and decided.fence == row["fence"]:
+            found = replace(found, reason=decided.reason, fence=decided.fence)
         with self._transaction():
             # Of a row as it is now: it may have ended since it was read.
             noted = self.db.execute(
@@ -277,7 +286,8 @@ class Dispatcher:
             if row and processes.is_of_earlier_boot(row["pid_start"]):
                 self.db.execute(line.TAKE_BACK, (run_id,))
             row = self.db.execute(
-                "UPDATE runs SET fence = fence + 1, pid = NULL, pid_start = NULL, slot = ?"
+                "UPDATE runs SET fence = fence + 1, pid = NULL, pid_start = NULL, slot = ?,"
+                " progress_at = NULL, step_seconds = NULL, peak_bytes = NULL, step = NULL"
                 f" WHERE id = ? AND {line.LIVE} RETURNING fence, attempts, first_fence",
                 (slot, run_id),
             ).fetchone()
@@ -299,7 +309,8 @@ class Dispatcher:
         if worker is not None and start is not None:
             with self._transaction():
                 self.db.execute(
-                    "UPDATE runs SET pid = ?, pid_start = ? WHERE id = ? AND fence = ?"
+                    "UPDATE runs SET pid = ?, pid_start = ?, phase = 'starting'"
+                    " WHERE id = ? AND fence = ?"
                     f" AND first_fence = ? AND pid IS NULL AND {line.LIVE}",  # it has not left
                     (worker.pid, start, run_id, fence, self.starts[run_id][0][1]),
                 )
@@ -371,20 +382,6 @@ class Dispatcher:
         return found.st_dev, found.st_ino
 
 
-def _end_of(worker: subprocess.Popen[bytes]) -> Ended | None:
-    """Return how a worker that was started here has ended; None if it has not."""
-    if worker.returncode is None:
-        with suppress(ChildProcessError):
-            pid, status, usage = os.wait4(worker.pid, os.WNOHANG)
-            if pid == 0:
-                return None
-            worker.returncode = os.waitstatus_to_exitcode(status)
-            unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
-            return Ended(worker.pid, worker.returncode, usage.ru_maxrss * unit)
-    code = worker.poll()
-    return None if code is None else Ended(worker.pid, code)
-
-
 def _has_often_died(row: sqlite3.Row) -> bool:
     """Return True for a run that may have had all the workers that it gets."""
     from_here: int = row["fence"] - row["first_fence"]
@@ -408,6 +405,7 @@ def main(arguments: list[str]) -> None:
     os.set_blocking(signals, False)
     files.adopt(int(lock))
     home, database, locks, runs = map(Path, paths)
+    heartbeat.write(locks)
     dispatcher = Dispatcher(home, database, locks, runs, by_user=by == BY_USER)
     held: int | None = int(lock)
     while held is not None:
@@ -424,9 +422,12 @@ def dispatch(dispatcher: Dispatcher, signals: int, listener: messages.Listener) 
     """Look again and again, until no run is left or the home is gone; return False if it was shut
     down before. ``signals``: a descriptor with the numbers of those that came."""
     awaited = [signals] if listener.socket is None else [signals, listener.socket.fileno()]
-    faulty = False
+    faulty, beaten = False, -math.inf
     while dispatcher.is_there():
         pause = LOOK_SECONDS
+        if time.monotonic() - beaten >= heartbeat.BEAT_SECONDS:
+            beaten = time.monotonic()
+            heartbeat.write(dispatcher.locks)
         try:
             if not dispatcher.look():
                 return True

@@ -102,6 +102,7 @@ class Progress(TrainerCallback):
 
     def add_batch(self, tokens: int | torch.Tensor, loss: float | torch.Tensor) -> None:
         """Add a batch of the step that is being made: its trained tokens, its part of the loss."""
+        self.run.pulse.advance()
         self._step_tokens = self._step_tokens + tokens
         self._step_loss = self._step_loss + loss
 
@@ -170,6 +171,12 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._pace.step_begins()
+        self.run.pulse.step_begins()
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.run.pulse.advance()
 
     def on_log(
         self,
@@ -213,6 +220,7 @@ class Progress(TrainerCallback):
         self.trained_tokens += int(self._step_tokens)
         self._step_tokens = 0
         self._pace.step_ends()
+        self.run.pulse.step_ends(state.global_step)
         self._require_finite({"train_loss": loss}, args, state.global_step)
         self._look_for_divergence(loss, args, state.global_step)
         if self.run.stop.is_set():

@@ -33,11 +33,13 @@ from finetune_gateway.events import JobStatus, Result
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import processes
+from finetune_gateway.settings.config import current_value
 from finetune_gateway.settings.files import try_lock, try_locking
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 
 MAX_ATTEMPTS = 3  # of workers that may die without a later step saved; then the job has failed
+HANG_SECONDS = "local.hang_seconds"  # the setting
 LEAVE_SECONDS = 10.0  # from the final status of a run to the end of its worker
 SLOTS_SECONDS = 60.0  # for so long the devices are known, where they only say when a job begins
 NOT_ENDED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
@@ -104,11 +106,12 @@ class Queue:
         self, run_id: str, schedule: Schedule = AT_ONCE, devices: Sequence[str] | None = None
     ) -> None:
         """Add a run to the queue; adding it again changes nothing. ``devices``: slots, one of which
-        it has to have."""
+        it has to have. Raises SpecError for a setting that is invalid."""
+        hang = current_value(self.settings, HANG_SECONDS).amount
         with self.store.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO runs (id, status, max_attempts, queued_at, priority, after,"
-                " start_at, devices) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?)",
+                " start_at, devices, hang_seconds) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
                 (
                     run_id,
                     MAX_ATTEMPTS,
@@ -117,6 +120,7 @@ class Queue:
                     json.dumps(schedule.after),
                     schedule.start_at,
                     None if devices is None else json.dumps([*devices]),
+                    None if hang is None else float(hang),
                 ),
             )
 
@@ -293,7 +297,12 @@ class Queue:
         ``attempt``. The last worker of that, which may not quite have ended, must not write any
         more: the fence is a new one."""
         self.bring_environment(run_id)
+        hang = current_value(self.settings, HANG_SECONDS).amount
         with self.store.transaction() as db:
+            db.execute(
+                "UPDATE runs SET hang_seconds = ? WHERE id = ?",
+                (None if hang is None else float(hang), run_id),
+            )
             db.execute(
                 "UPDATE runs SET status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,"
                 " phase = CASE status WHEN 'paused' THEN '' ELSE phase END, pause_at = NULL"

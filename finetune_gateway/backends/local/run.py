@@ -19,15 +19,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_gateway.backends.local import event_log, line, models
+from finetune_gateway.backends.local import event_log, hangs, line, models
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run_file import (
     BASE_FILE,
@@ -83,6 +84,8 @@ class Run:
         self.seconds_left: float | None = None  # of training, as the trainer's pace says
         self._earlier = 0.0  # seconds of work of the attempts before this one
         self._began: float | None = None  # monotonic; when we got the slot
+        self.pulse = hangs.Pulse()
+        self._telling = threading.Lock()  # the heartbeat has events too
         self._counting = threading.Lock()  # of what the row counts of this attempt
         self._counted, self._taken_back = False, False
         self._place = identity(self.folder)
@@ -242,12 +245,13 @@ class Run:
         row = self.queue.get(self.id)
         if row.fence != self.fence:
             raise Fenced
-        number = self._log.number + 1
-        name = f"{self.id}-{self.fence}-{number}"
-        event = Event(id=name, level=level, type=type, message=message, data=data or {})
-        event_log.append(self._events, event)
-        self._log.number = number
-        self._log.losses |= event_log.losses_of(event.type, event.data)
+        with self._telling:
+            number = self._log.number + 1
+            name = f"{self.id}-{self.fence}-{number}"
+            event = Event(id=name, level=level, type=type, message=message, data=data or {})
+            event_log.append(self._events, event)
+            self._log.number = number
+            self._log.losses |= event_log.losses_of(event.type, event.data)
 
     def losses_told(self) -> set[event_log.Reported]:
         """Return which losses the events of this run have told of which steps, as they are in its
@@ -279,11 +283,14 @@ class Run:
 
     def phase(self, phase: str) -> None:
         """Store what is being done now. Raises Cancelled if the run should stop."""
-        self.claim(phase=phase)
+        self.pulse.begin_phase(phase)
+        self.claim(phase=phase, progress_at=self.pulse.at, step_seconds=None)
         self.check()
 
     def check(self) -> None:
-        """Raise Cancelled if the run was asked to stop, Fenced if a newer worker has it."""
+        """Note some progress. Raise Cancelled if the run was asked to stop, Fenced if a newer
+        worker has it."""
+        self.pulse.advance()
         if self.lost:
             raise Fenced
         self.require_folder()
@@ -381,7 +388,7 @@ class Run:
         try:
             seconds = {"seconds": self.seconds} if self._began else {}
             values = {"heartbeat_at": time.time(), "seconds_left": self.seconds_left, **seconds}
-            self.queue.claim(self.id, self.fence, **values)
+            self.queue.claim(self.id, self.fence, **values, **self._progress())
             row = self.queue.get(self.id)
         except StoreError as exc:  # a full disk or a busy store: the next heartbeat may succeed
             print(f"no heartbeat: {exc}", file=sys.stderr)
@@ -392,6 +399,19 @@ class Run:
             self.stop.set()
         if not self.stop.is_set():
             self.queue.ensure_dispatcher(self.environment, by_user=False)
+
+    def _progress(self) -> dict[str, float | int | None]:
+        """Return what the row says of our progress; tell of one that is missing."""
+        if self._began and (news := self.pulse.news()):
+            with suppress(OSError, Fenced):  # a full disk: the row says it
+                self.event(news, level="warn")
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
+        return {
+            "progress_at": self.pulse.at,
+            "step_seconds": self.pulse.step_seconds,
+            "step": self.pulse.step,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        }
 
 
 _FETCH = (

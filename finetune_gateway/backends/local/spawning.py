@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from finetune_gateway.backends.local import messages
+from finetune_gateway.backends.local import heartbeat, messages
 from finetune_gateway.errors import BackendError
 from finetune_gateway.settings import files, interpreter, processes
 from finetune_gateway.text.cleaning import visible
@@ -39,21 +39,27 @@ def ensure(
     It inherits the lock that is taken here, so at no moment can a second one start. Raises
     BackendError if it cannot be started.
     """
-    lock = files.try_lock(locks / LOCK)
+    lock, ended = files.try_lock(locks / LOCK), ""
+    if lock is None and (ended := heartbeat.end_silent(locks)):
+        lock = files.try_lock(locks / LOCK)
     if lock is None:
         return
     try:
         if by_user or not _rests(lock):
             words = [*map(str, (home, database, locks, runs, lock)), BY_USER if by_user else ""]
-            _spawn(words, locks, lock, env)
+            _spawn(words, locks, lock, env, ended)
     finally:
         files.unlock(lock)
 
 
-def _spawn(words: list[str], locks: Path, lock: int, env: Mapping[str, str]) -> None:
+def _spawn(
+    words: list[str], locks: Path, lock: int, env: Mapping[str, str], reason: str = ""
+) -> None:
     path = locks / f"{LOCK}.log"
     written = files.open_private(path, os.O_WRONLY | os.O_TRUNC)
     with open(written, "ab") as log, processes.holding_signals():
+        log.write(f"{reason}\n".encode() if reason else b"")
+        log.flush()
         # The process started here forks, starts a session of its own and ends at once: the
         # dispatcher outlives us, and leaves no zombie in a long-lived parent. If we are interrupted
         # (Ctrl-C), it does so all the same.

@@ -8,10 +8,11 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from finetune_gateway.backends.local import deaths, line
+from finetune_gateway.backends.local import deaths, hangs, heartbeat, line
 from finetune_gateway.backends.local.line import Place, Waiting
 from finetune_gateway.backends.local.queue import Queue, RunRow
 from finetune_gateway.events import PAUSING, JobStatus, Result, Snapshot
+from finetune_gateway.settings import processes
 
 SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
 WAITING = "waiting for a free slot"
@@ -68,7 +69,8 @@ class States:
         if unmet := line.unmet(row.after, self.statuses):
             return f"waiting for {' and '.join(unmet)} to succeed"
         fault = self.queue.dispatcher_fault
-        return f"{row.phase or WAITING}{f'; {fault}' if fault else ''}"
+        said = f"{row.phase or WAITING}{f'; {fault}' if fault else ''}"
+        return _with_dispatcher(said, self.queue)
 
 
 def places(queue: Queue, now: float) -> dict[str, Place]:
@@ -105,7 +107,21 @@ def _left(row: sqlite3.Row) -> float | None:
     return None if row["expected"] is None else float(max(0.0, row["expected"] - row["seconds"]))
 
 
+def _with_dispatcher(phase: str, queue: Queue) -> str:
+    """Return a phase of waiting; that the dispatcher does not answer, where it cannot be
+    replaced."""
+    said = heartbeat.silence_text(queue.settings.locks)
+    return f"{phase} ({said})" if said else phase
+
+
 def _with_silence(row: RunRow) -> str:
+    """Return the phase of a run with a worker; that this is stopped, or makes no progress."""
+    if row.pid is not None and processes.is_stopped(row.pid, row.pid_start):
+        return f"{row.phase} (process {row.pid} is stopped: kill -CONT {row.pid} lets it go on)"
+    if row.progress_at is not None and row.pid and processes.start_of(row.pid) == row.pid_start:
+        said = hangs.slowness(time.monotonic() - row.progress_at, row.step_seconds)
+        if said:
+            return f"{row.phase} ({said})"
     silent = time.time() - row.heartbeat_at if row.heartbeat_at else 0.0
     if row.status is JobStatus.RUNNING and silent > SILENT_SECONDS:
         return f"{row.phase} (no heartbeat for {silent:.0f} s)"

@@ -206,6 +206,7 @@ class FastTrainer(WatchedTrainer):
         size = self.args.per_device_eval_batch_size
         for at in range(0, len(rows), size):
             chosen = [rows[number] for number in range(at, min(at + size, len(rows)))]
+            self.progress.run.pulse.advance()
             with self.compute_loss_context_manager():
                 found = self.losses(model, chosen)
             total, units = total + float(found.total), units + found.units

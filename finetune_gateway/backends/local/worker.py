@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-from finetune_gateway.backends.local import deaths, out_of_memory, trackers
+from finetune_gateway.backends.local import deaths, hangs, out_of_memory, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.line import INTERRUPTED
@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
     home, run_id, fence, run_lock, slot, slot_lock = arguments
     environment = dict(os.environ)  # as it was given; what we set is for this job alone
     faulthandler.enable()  # a crash of a library says in worker.log where it was
+    faulthandler.register(hangs.SAY_WHERE)  # so does one that hangs
     make_process_private()
     for descriptor in (run_lock, slot_lock):  # no child may hold the locks that mean we live
         adopt(int(descriptor))
