@@ -1,4 +1,4 @@
-"""Workers and dispatchers that hang or are stopped: they are told of, and hold up nobody for long.
+"""Workers and dispatchers that hang or are stopped: that is said, and they hold up nobody for long.
 What works is left alone, however long it takes."""
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_when_a_worker_hangs(
     assert not hangs.is_hung(silent, idle, 0, step, phase)
 
 
-def test_what_is_slow_is_told_once() -> None:
+def test_what_is_slow_is_said_once() -> None:
     """A step that takes ten times as long as others, at least a minute; a phase after five. Parts
     of a step are progress as long as nobody knows how long one takes."""
     assert hangs.slowness(59, 0.1) == "" and "a step takes 0.1 s" in hangs.slowness(60, 0.1)
@@ -125,7 +125,7 @@ def test_steps_that_took_long_are_in_the_median() -> None:
 # -- what the dispatcher does -----------------------------------------------------------------
 
 
-def test_a_stopped_worker_is_told_of_and_killed(one: Home, home: Path) -> None:
+def test_a_stopped_worker_is_named_and_killed(one: Home, home: Path) -> None:
     """It holds up nobody on another device; the next worker has its slot."""
     one.begin()
     worker = one.dispatcher.workers["a"]

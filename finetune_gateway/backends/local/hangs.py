@@ -1,4 +1,4 @@
-"""Workers that make no progress: one that hangs or is stopped is told of, and killed after a bound.
+"""Workers that make no progress: of one that hangs or is stopped that is said, then it is killed.
 
 A worker writes with its heartbeat when it made progress last, on a clock that all processes of this
 run of the machine share, that stands still while it sleeps, and that nobody can set. In a step, it
@@ -21,7 +21,7 @@ from finetune_gateway.settings import processes
 
 HANG_SECONDS = 1800.0  # without progress, then a worker is killed; unless a setting says otherwise
 USUAL_STEPS = 20  # whose median is what a step takes
-SLOW, SLOW_SECONDS = 10, 60.0  # times as long as usual, and at least so long: that is told
+SLOW, SLOW_SECONDS = 10, 60.0  # times as long as usual, and at least so long: that is said
 SLOW_PHASE_SECONDS = 300.0  # the same where nobody knows what is usual
 BUSY = 12  # times the bound, for a process that works and says not how far it is
 BUSY_SHARE, BUSY_BYTES = 0.1, 50_000.0  # of a core, and bytes a second: more is work
@@ -40,7 +40,7 @@ class Pulse:
         self.step: int | None = None
         self._began: float | None = None  # the step that is being made
         self._seconds: deque[float] = deque(maxlen=USUAL_STEPS)
-        self._reported: float | None = None  # of which lack of progress was told
+        self._reported: float | None = None  # the lack of progress that was said
         self._seen = self.at
 
     def begin_phase(self, phase: str) -> None:
@@ -69,7 +69,7 @@ class Pulse:
         return statistics.median(seconds) if seconds and self._began is not None else None
 
     def news(self) -> str:
-        """Return what to tell: once of each time without progress, and of one in which not even
+        """Return what to tell: each time without progress once, and of one in which not even
         this thread ran. Empty for most calls, which come every few seconds."""
         now, seen = time.monotonic(), self._seen
         self._seen = now
