@@ -13,6 +13,7 @@ Json = dict[str, Any]
 
 _ROLES = ("system", "user", "assistant")
 _PLACE = "mapping[].message"  # of keys that stay here
+_NODE = {"id", "parent", "children", "message"}
 _OWN = "Write what it says as a message of its own, or leave this conversation out."
 
 
@@ -35,6 +36,7 @@ def read(reader: Reader) -> Json:
     path = _path(nodes)
     for at, name in enumerate(path):
         message, here = nodes[name].get("message"), f"mapping[{at}].message"
+        drop(reader, nodes[name], _NODE, "mapping[]")
         if isinstance(message, dict):
             messages += _message(reader, message, here, last=at == len(path) - 1)
         elif message is not None:
