@@ -194,7 +194,7 @@ class LocalBackend(Backend):
         return LocalRenderer(source, spec.model, train_on=spec.train_on, limit=limit)
 
     def _row_limit(self, spec: TrainingSpec, folder: Path) -> int:
-        return row_limit(spec.max_length, models.config_of(folder).get("max_position_embeddings"))
+        return row_limit(spec.max_length, models.context_of(folder))
 
     def estimate(
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
@@ -203,7 +203,7 @@ class LocalBackend(Backend):
         folder = models.small_files(spec.model, self.settings)
         shape = shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
-        context = models.config_of(folder).get("max_position_embeddings")
+        context = models.context_of(folder)
         target = TargetDevice(
             device="cpu" if on_cpu else "gpu",
             gpu=self.gpu,

@@ -44,7 +44,7 @@ from finetune_gateway.backends.local.precision import (
 from finetune_gateway.backends.local.quantization import LOADED_BY, MXFP4, stored_method
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.step_plan import seed_of
-from finetune_gateway.errors import GatewayError
+from finetune_gateway.errors import GatewayError, SpecError
 from finetune_gateway.estimation.engine import SMALL_MODEL, engine_of
 from finetune_gateway.estimation.weights import listed
 from finetune_gateway.tokens.chat_template import ChatTemplate, row_limit
@@ -52,6 +52,8 @@ from finetune_gateway.tokens.text_tokenizer import TextTokenizer
 
 HEAD = "score.weight"  # of a reward model
 FLASH = "flash_attention_2"
+# What transformers calls such a table: in modeling_gpt2.py, modeling_opt.py, modeling_bert.py.
+POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 THREADS = torch.get_num_threads()  # as many as there are cores
 
 
@@ -357,6 +359,25 @@ def load_tokenizer(
 
 
 def max_length_for(run: Run, model: PreTrainedModel) -> int:
-    """Return the tokens per row at which rows are cut, as in previews."""
+    """Return the tokens per row at which rows are cut, as in previews.
+
+    Raises SpecError where that is more than a model has positions, if it has learned each: the
+    first longer row, maybe a held-out one, would end the training.
+    """
     context = getattr(model.config, "max_position_embeddings", None)
-    return row_limit(run.spec.max_length, context)
+    limit = row_limit(run.spec.max_length, context)
+    if context and limit > context and _has_learned_positions(model):
+        raise SpecError(
+            f"max_length {limit:,} is above the {context:,} positions of {run.spec.model}, which "
+            "has learned each of them and has no more: it cannot read a longer row at all.",
+            hint=f"Set max_length to at most {context}: longer rows are cut there.",
+        )
+    return limit
+
+
+def _has_learned_positions(model: PreTrainedModel) -> bool:
+    """Return True if positions are looked up in a table, as in GPT-2 and OPT, not computed."""
+    return any(
+        isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in POSITIONS
+        for name, module in model.named_modules()
+    )

@@ -122,6 +122,14 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
+def context_of(folder: Path) -> int | None:
+    """Return how many tokens the model reads, as transformers finds it; None if it does not say."""
+    config = config_of(folder)
+    # The second: GPT-2, GPT-J, GPTBigCode, CodeGen (attribute_map of transformers' configs).
+    found = config.get("max_position_embeddings", config.get("n_positions"))
+    return found if isinstance(found, int) and found > 0 else None
+
+
 # -- which base it is ------------------------------------------------------------------------
 
 
