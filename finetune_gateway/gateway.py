@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from finetune_gateway import methods, registry
 from finetune_gateway.backend import Backend, Schedule
+from finetune_gateway.backend.plugin_objects import renderer_of
 from finetune_gateway.data.columns import mapped
 from finetune_gateway.data.dataset import Dataset, Source
 from finetune_gateway.errors import SpecError, shown
@@ -149,7 +150,7 @@ class Gateway(HomeJobs, HomeEvaluations):
         spec = TrainingSpec.build(model=model, **training)
         methods.require(spec)
         spec, limits = runner.resolve(spec, dataset), runner.capabilities(model)
-        renderer = runner.preview_renderer(spec) or select.hosted_renderer(spec, limits)
+        renderer = renderer_of(runner, spec) or select.hosted_renderer(spec, limits)
         rules = rules_for(runner.name, limits.rules)
         return select.previews(dataset, renderer, rules, rows, spec.method if method else None)
 

@@ -137,17 +137,17 @@ class TogetherBackend(ftg.Backend):
     def poll(self, provider_id: str, cursor: str | None) -> ftg.Snapshot:
         with self.asking() as client:
             job = client.fine_tuning.retrieve(provider_id)
-            events = client.fine_tuning.list_events(provider_id).data
+            events = client.fine_tuning.list_events(provider_id).data or []
         status = ftg.JobStatus.parse(STATUSES.get(job.status, job.status))
         tuned = job.x_model_output_name if status is ftg.JobStatus.SUCCEEDED else None
-        return ftg.Snapshot(
-            status=status, raw_status=job.status, cursor=str(len(events)),
+        return ftg.Snapshot.model_construct(  # figures that can be none are left out for us
+            status=status, raw_status=str(job.status), cursor=str(len(events)),
             events=[ftg.Event(id=f"{provider_id}-{n}", message=one.message, type=one.type,
                               created_at=datetime.fromisoformat(one.created_at).timestamp())
                     for n, one in enumerate(events) if n >= int(cursor or 0)],
             error=events[-1].message if status is ftg.JobStatus.FAILED and events else None,
             trained_tokens=job.token_count, place_in_line=job.queue_depth or None,
-            cost_usd=Decimal(job.total_price) / 10**9 if job.total_price else None,  # nanodollars
+            cost_usd=Decimal(str(job.total_price or "NaN")) / 10**9,  # nanodollars
             result=ftg.Result(kind="hosted", model=tuned) if tuned else None,
         )  # fmt: skip
 

@@ -21,6 +21,7 @@ from finetune_gateway.backend.seam import (
     begin,
     cut_off,
     guarding,
+    is_plugin,
     limit_of,
     refused,
     settle,
@@ -35,7 +36,9 @@ from finetune_gateway.chat import (
     require_sampling,
 )
 from finetune_gateway.errors import GatewayError, shown
+from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.counter import TokenCounter
+from finetune_gateway.tokens.masks.preview import Preview, PreviewRenderer
 
 Counted = TypeVar("Counted")
 Sampling = dict[str, Any]
@@ -261,3 +264,30 @@ def watched(
             if time.monotonic() >= last + seconds:
                 raise TooSlow(f"no answer within {seconds:.3g} s")
         return call.result()
+
+
+class _GuardedRenderer:
+    """The renderer of a plug-in: what it raises is an error of ours, what it gives a Preview."""
+
+    def __init__(self, renderer: PreviewRenderer, backend: Any) -> None:
+        self._renderer = renderer
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        with guarding(self._backend, "preview_renderer"):
+            return getattr(self._renderer, name)
+
+    def preview(self, row: dict[str, Any], line: int = 1) -> Preview:
+        with guarding(self._backend, "preview_renderer"):
+            found: object = self._renderer.preview(row, line)
+        if isinstance(found, Preview):
+            return found
+        raise refused(self._backend, "preview_renderer", f"rendered {shown(found)}, no Preview")
+
+
+def renderer_of(backend: Any, spec: TrainingSpec) -> PreviewRenderer | None:
+    """Return what shows which tokens a backend trains; None for the usual rule."""
+    renderer: PreviewRenderer | None = backend.preview_renderer(spec)
+    if renderer is None or not is_plugin(type(backend)):
+        return renderer
+    return cast(PreviewRenderer, _GuardedRenderer(renderer, backend))

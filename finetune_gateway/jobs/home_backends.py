@@ -126,18 +126,21 @@ class HomeBackends:
 
     def _kind_of(self, name: str, given: Backend | None) -> type[Backend] | None:
         """Return the class of the user's object with a name that no installed backend has."""
-        if name in registry.BUILTIN or name in registry.names():
+        if name in registry.names():
             return None
         objects = [given, *self._by_name.values(), *self._submitted.values()]
         kinds = [type(one) for one in objects if one is not None and one.name == name]
         if kinds:
             return kinds[0]
-        raise NotFoundError(
-            f"No backend named {visible(name)!r} is installed, and none of this Gateway has that "
-            "name.",
-            hint="Install its package; or give its object: Gateway(backends={NAME: object}), or "
-            "for one job gateway.job(ID, backend=object).",
-        )
+        try:
+            registry.require_known(name)
+        except NotFoundError as exc:
+            exc.hint = (
+                "Install its package; or give its object: Gateway(backends={NAME: object}), or for "
+                "one job gateway.job(ID, backend=object)."
+            )
+            raise
+        return None
 
     def _kept(self, what: list[Any], build: Callable[[], Backend]) -> Backend:
         """Return the one backend of which this is said; ``build`` makes it, for this home."""

@@ -163,6 +163,22 @@ def test_what_it_cannot_take_is_refused(
     assert not host.requests
 
 
+def test_odd_answers_break_no_poll(
+    host: TogetherHost, backend: Any, home: Path, train_file: Path
+) -> None:
+    """What a figure or a status cannot be is left out; the paid job is followed to its end."""
+    job = Gateway().submit(train_file, model=MODEL, backend=backend)
+    [stored] = host.jobs.values()
+    odd = {"token_count": "many", "total_price": "NaN", "queue_depth": -1, "status": None}
+    for name, value in odd.items():
+        before, stored[name] = stored.get(name), value
+        record = job.refresh().record
+        assert not record.status.final and record.place_in_line != -1
+        stored[name] = before
+    stored["status"] = "running"
+    assert job.wait(30).status is JobStatus.SUCCEEDED
+
+
 def test_a_price_above_the_limit_creates_nothing(
     home: Path, train_file: Path, host: TogetherHost, backend: Any
 ) -> None:

@@ -33,6 +33,7 @@ from finetune_gateway.backend import (
     stored_options,
 )
 from finetune_gateway.jobs.plugins import check_restorable
+from finetune_gateway.tokens.masks.hosted import HostedRenderer
 
 # What the base class alone has: for authors, and for the gateway.
 HELPERS = {"key", "required_key", "http_client", "gives_quotes", "cannot_delete"}
@@ -89,6 +90,24 @@ def test_a_renderer_that_is_none_is_named(home: Path, train_file: Path) -> None:
     backend = breaking({"preview_renderer": lambda backend, honest: "as JSON"})
     with pytest.raises(BackendError, match=r"preview_renderer\(\) of backend 'hostile' must"):
         Gateway(home).preview(train_file, model="m", backend=backend)
+
+
+class OddRenderer(HostedRenderer):
+    """Renders one row as text, and breaks at the next."""
+
+    def preview(self, row: Any, line: int = 1) -> Any:
+        return "as text" if line == 1 else 1 / 0
+
+
+@pytest.mark.parametrize(("line", "text"), [(1, "rendered 'as text'"), (2, "ZeroDivisionError")])
+def test_what_a_renderer_gives_and_raises_is_checked(
+    home: Path, train_file: Path, line: int, text: str
+) -> None:
+    """Each row passes the seam, as chats and counts do."""
+    made = OddRenderer("gpt-4.1-mini", limit=None)
+    backend = breaking({"preview_renderer": lambda backend, honest: made})
+    with pytest.raises(BackendError, match=rf"preview_renderer\(\) of backend 'hostile'.*{text}"):
+        Gateway(home).preview(train_file, model="m", backend=backend, rows=[line])
 
 
 def test_calls_that_hang_at_once_all_count(monkeypatch: pytest.MonkeyPatch) -> None:
