@@ -34,6 +34,7 @@ CALLS = (
     *("counter", "estimate", "preview_renderer", "models", "health"),
     *("upload", "upload_lifetime", "find_upload", "find_uploads", "quote", "start", "find"),
     *("poll", "statuses", "cancel", "pause", "resume", "rewind", "checkpoint"),
+    "allow_changed_versions",
     *("deployment_price", "deploy", "end_deployment", "download"),
     *("open", "log_path", "kept_files", "delete_file", "delete_model"),
 )

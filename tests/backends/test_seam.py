@@ -42,7 +42,7 @@ SENDS = {
     *("account", "check_model", "check", "connect", "models", "health", "quote", "upload"),
     *("find_upload", "find_uploads", "start", "find", "poll", "statuses", "cancel", "pause"),
     *("resume", "rewind", "checkpoint", "deploy", "end_deployment", "download", "open"),
-    *("delete_file", "delete_model"),
+    *("delete_file", "delete_model", "allow_changed_versions"),
 }
 
 
