@@ -111,7 +111,8 @@ class Damaged:
 
 
 @pytest.fixture
-def warm() -> Iterator[Warm]:
+def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
+    monkeypatch.chdir(tmp_path)  # where ftg report writes its page
     with Warm() as process:
         yield process
 
