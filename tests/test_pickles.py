@@ -129,7 +129,8 @@ def one_of(kind: type[GatewayError], report: Report) -> GatewayError:
         "status_code": 429, "code": "x", "maybe_applied": True, "retryable": True,
         "retry_after": 1.5, "not_there": True, "param": "model", "variable": "A_KEY",
         "url": "https://host", "scope": "api.model.read", "job_id": "ftg-1", "request_id": "req_1",
-        "options": {"url": "https://host"},
+        "options": {"url": "https://host"}, "folder": Path("checkpoint-1"),
+        "reason": "a.pt is gone",
     }  # fmt: skip
     taken = inspect.signature(kind.__init__).parameters
     return kind(**{name: values[name] for name in taken if name != "self"})

@@ -36,10 +36,6 @@ AFTER = (
     ["prune", "--older-than", "0d", "--yes"], ["list"],
 )  # fmt: skip
 OF_ALL = ("list", "costs", "prune")
-# A few of each kind, for every run of the tests.
-SOME = [
-    ("run.json", "flipped"), ("data/train.jsonl", "halved"), ("worker.log", "folder"),
-]  # fmt: skip
 
 
 @dataclass
@@ -148,16 +144,6 @@ def prepared(
     weights = (done / "runs" / job / "model" / "adapter_model.safetensors").read_bytes()
     chosen = home if killed else done
     return Damaged(chosen, job, ftg, env, warm, weights, answer.stdout)
-
-
-def test_damage_to_some_files_between_two_attempts(
-    tmp_path: Path, env: dict[str, str], ftg: Ftg, warm: Warm, tiny_folder: Path
-) -> None:
-    """All files: the tests marked ``chaos``."""
-    cases = prepared(tmp_path, env, ftg, warm, tiny_folder, killed=True)
-    for name, how in SOME:
-        cases.damage(name, how)
-    assert not cases.wrong, "\n".join(cases.wrong)
 
 
 @pytest.mark.chaos

@@ -49,6 +49,7 @@ from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.estimation.local import evaluations
 from finetune_gateway.events import DIVERGED
 from finetune_gateway.reports.job_text import next_step
+from finetune_gateway.settings import config
 from finetune_gateway.settings.files import try_lock, unlock
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
@@ -95,6 +96,7 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
     it for this user alone. The run folder is enough to train again: spec, data, seed and versions
     are in it."""
     data, steps = rows(16), {"max_steps": 6, "save_steps": 2, "eval_steps": 1}
+    keep_checkpoints(home)
     with umask(0):  # the worker inherits it, and libraries go by it
         job = submit(data, tiny_folder, validation=rows(20)[16:], **steps)
         handle = job.result(timeout=180)
@@ -127,6 +129,11 @@ def test_lora_with_validation_from_file_to_chat(home: Path, tiny_folder: Path, r
     with pytest.raises(SpecError, match="max_tokens"):
         again.chat("Hi", max_token=3)
     answers_as_trained(job, tiny_folder)
+
+
+def keep_checkpoints(home: Path) -> None:
+    """Keep the last two: by default the best and the last one stay."""
+    config.write(Settings(home).create(), "retention.checkpoints", "2")
 
 
 def answers_as_trained(job: Job, base: Path | None) -> None:
@@ -166,6 +173,7 @@ def test_full_fine_tuning_gives_a_whole_model(home: Path, tiny_folder: Path, row
     data[1]["messages"][0]["content"] = "word " * 60
     options: dict[str, Any] = {"training_type": "full", "learning_rate": 1e-4, "n_epochs": 1}
     options["save_steps"] = 2
+    keep_checkpoints(home)
     job = submit(data, tiny_folder, max_steps=None, max_length=48, **options)
     handle = job.result(180)
     assert handle.kind == "merged" and not list(Path(handle.model).glob("adapter*"))

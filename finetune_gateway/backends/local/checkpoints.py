@@ -69,7 +69,7 @@ def begin(folder: Path) -> None:
     """Mark a checkpoint that is about to be saved, or deleted: what a kill leaves of it counts as
     none. Raises OSError."""
     files.folder(folder)
-    (folder / UNFINISHED).touch()
+    files.make_private(folder / UNFINISHED)
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
