@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from support.chaos import MODEL
 from support.provider import CREATE, Fault, Provider
@@ -211,7 +214,7 @@ class Sequence:
         faults = self._faults()
         stop = self.draw.choice(("request", "moment")) if self.draw.random() < 0.15 else ""
         stop = "" if name in ("copy", "restore") else stop  # half a copy is no copy
-        creates = self.provider.posts[JOBS]
+        creates, late = self.provider.posts[JOBS], self.provider.given_up[JOBS]
         told = f"{name} {faults} {stop}"
         try:
             with self._interrupted(stop if timed else stop and "request"):
@@ -220,8 +223,10 @@ class Sequence:
             told += f" -> {type(exc).__name__}: {exc}"
         self.provider.faults.clear()
         sent = self.provider.posts[JOBS] - creates
-        self.told.append(f"{told} [{sent} creates]")
-        assert sent == 0 or name in ASKING, f"{name} bought a job"
+        # On a busy machine a host may read only now what an earlier action sent and gave up.
+        late = self.provider.given_up[JOBS] - late
+        self.told.append(f"{told} [{sent} creates, {late} of them given up]")
+        assert sent <= late or name in ASKING, f"{name} bought a job"
         self.check()
 
     def _faults(self) -> str:
@@ -362,6 +367,20 @@ def test_nothing_is_bought_unasked_or_twice(run: Callable[..., Sequence]) -> Non
     """A short sequence at each of two kinds of hosts."""
     for seed in (3, 9):
         run(seed, 6)
+
+
+def test_what_a_busy_host_reads_late_is_no_later_action() -> None:
+    """A sequence may not blame the next action for it."""
+    with Interrupting() as provider:
+        split = urlsplit(provider.url)
+        head = f"POST /v1{JOBS} HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{{}}"
+        with provider.lock, socket.create_connection((split.hostname, split.port)) as gone:
+            gone.sendall(head.encode())
+        with pytest.raises(httpx.HTTPStatusError):
+            httpx.post(f"{provider.url}{JOBS}", json={}).raise_for_status()
+        while provider.posts[JOBS] < 2:
+            time.sleep(0.01)
+        assert provider.given_up[JOBS] == 1
 
 
 @pytest.mark.skipif("SEQUENCE" not in os.environ, reason="SEQUENCE names none")

@@ -66,6 +66,7 @@ class Provider(Host):
         self.admin_keys = admin_keys or {}
         self.admin_refusal = admin_refusal
         self.posts: Counter[str] = Counter()
+        self.given_up: Counter[str] = Counter()  # of these, what no client waited for any more
         self.requests: list[tuple[str, str, dict[str, str]]] = []
 
     @property

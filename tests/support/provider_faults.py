@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import time
@@ -131,6 +132,14 @@ class Answering(BaseHTTPRequestHandler):
             sent += len(piece)
             self.provider.sent += len(piece)
             time.sleep(pause)
+
+    def is_given_up(self) -> bool:
+        """Return whether the client has hung up before this request was read."""
+        try:
+            readable = select.select([self.connection], [], [], 0)[0]
+            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def reset(self) -> None:
         """Close with RST, as a crashed peer or a firewall does."""

@@ -40,6 +40,8 @@ class Handler(Answering):
         self.query = {name: values[-1] for name, values in parse_qs(split.query).items()}
         self.route = unquote(split.path).removeprefix("/v1")
         sent = {name.lower(): value for name, value in self.headers.items()}
+        with self.provider.lock:
+            self.provider.given_up[self.route] += self.command == "POST" and self.is_given_up()
         self.provider.count(self.command, self.route, sent)
         endpoint = f"{self.command} {starred(self.route)}"
         self.answer(endpoint, self.provider.next_fault(endpoint))
