@@ -86,7 +86,8 @@ class Gateway(HomeJobs, HomeEvaluations):
 
         Arguments:
             data: Path or URL of a file, open file, bytes, rows in memory, or a Dataset.
-            model: Count tokens as this model does; one of this machine is judged for this machine.
+            model: Count tokens as this model does, and hold rows to its limit; one of this
+                machine is judged for this machine.
             backend: Judge for this backend alone. By default every known backend is judged, and
                 each finding names those that would refuse.
             method: What the rows are for: 'sft', 'dpo', ... (default: as their format says).

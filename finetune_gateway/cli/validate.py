@@ -63,7 +63,8 @@ def _print_schema(requested: bool) -> None:
 def validate(
     data: Data,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Count tokens as this model does.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Count tokens as this model does; its limit holds."),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="Check for this backend only.")

@@ -6,6 +6,7 @@ Separate from ``gateway``, so that ``ftg validate`` imports nothing of jobs and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.data.dataset import BOM, Dataset
@@ -64,7 +65,7 @@ def validate(
         limits = runner.capabilities(model)
         backends, limit = rules_for(runner.display_name, limits.rules), limits.max_context
     elif model:
-        backends = _rules_of_model(model)
+        backends, limit = _rules_of_model(model)
     given: dict[str, Any] = {"model": model or "unnamed", "method": method, **(training or {})}
     spec = TrainingSpec.build(**given)
     require(spec)
@@ -95,16 +96,27 @@ def validate(
     return report.without(ignored)
 
 
-def _rules_of_model(model: str) -> dict[str, RuleSet]:
-    """Return the rules of the known backends for this model, of which each tunes others on
-    images."""
+def _rules_of_model(model: str) -> tuple[dict[str, RuleSet], int | None]:
+    """Return the rules of the known backends for this model, and the tokens that an example may
+    have for it at those that have it, the fewest where they differ; None if none of them has it.
+
+    Each backend tunes other models on images. One that lacks the model has no limit for it.
+    """
     # Imported here: rows are often judged without a model.
     from finetune_gateway.estimation import profiles
 
-    found = dict(known_backends())
+    found, limits = dict(known_backends()), dict[str, int]()
     for name in set(found) & set(profiles.profile_names()):
-        found |= rules_for(name, profiles.load_profile(name).rules_of(model))
-    return found
+        profile = profiles.load_profile(name)
+        found |= rules_for(name, profile.rules_of(model))
+        limit = profile.context(model)
+        if limit is not None and profile.model(model) is not None:
+            limits[name] = limit
+    least = min(limits.values(), default=None)
+    for name, rules in found.items():
+        if limits.get(name) != least:
+            found[name] = replace(rules, own={**rules.own, "example_too_long": None})
+    return found, least
 
 
 def _halves(on_progress: OnProgress | None) -> tuple[OnProgress | None, OnProgress | None]:

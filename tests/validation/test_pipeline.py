@@ -13,7 +13,7 @@ from support.rows import chat_rows
 import finetune_gateway as gateway
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
-from finetune_gateway.errors import UnsupportedError
+from finetune_gateway.errors import DataError, UnsupportedError
 from finetune_gateway.spec import AnyMethod
 
 Json = dict[str, Any]
@@ -61,6 +61,31 @@ def test_a_bad_file_is_refused_by_local_rules_alone(
     assert [(one["code"], one["line"], one["backends"]) for one in report["findings"][:1]] == [
         ("label", 13, ["local"])
     ]
+
+
+# -- a model without a backend -----------------------------------------------------------------
+
+
+def test_the_limit_of_a_model_counts_without_a_backend(tmp_path: Path, home: Path) -> None:
+    """A row that is longer than the model takes is the same error as with a backend and in an
+    estimate; it names the backends that have the model. A model that none has is given no limit."""
+    rows = [*chat_rows(11), chat_rows(1)[0]]
+    rows[11]["messages"][0]["content"] = "dog " * 17_000
+    path = written(tmp_path / "a.jsonl", *rows)
+    found = gateway.validate(path, model="gpt-3.5-turbo").errors
+    assert [(one.code, one.line, one.backends) for one in found] == [
+        ("example_too_long", 12, ["openai"])
+    ]
+    assert "gpt-3.5-turbo takes 16,385" in found[0].message
+    assert gateway.validate(path, model="gpt-3.5-turbo", backend="openai").errors == found
+    assert gateway.validate(path, model="gpt-4.1-mini").ok  # takes 65,536
+    assert gateway.validate(path).ok and gateway.validate(path, model="no-such-model").ok
+    rows[11]["messages"][0]["content"] = "dog " * 66_000
+    written(path, *rows)
+    [found_by_both] = gateway.validate(path, model="gpt-4.1-mini").errors
+    assert (found_by_both.code, found_by_both.backends) == ("example_too_long", ["openai", "azure"])
+    with pytest.raises(DataError, match="66,0"):
+        gateway.estimate(path, model="gpt-4.1-mini")
 
 
 # -- methods -----------------------------------------------------------------------------------
