@@ -41,7 +41,7 @@ from _models import shape
 from _rows import method_rows, write
 
 from finetune_gateway.estimation.assumptions import START_SECONDS
-from finetune_gateway.estimation.gpus import GPUS
+from finetune_gateway.estimation.gpus import GPUS, gpus_named
 from finetune_gateway.estimation.memory import Setup, trained_parameters
 from finetune_gateway.estimation.model_shape import ModelShape, shape_of
 from finetune_gateway.spec import TrainingSpec
@@ -172,12 +172,8 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def known(device: str) -> str | None:
-    """Return the name in ``GPUS`` of what torch calls a device: the one with most of its words,
-    such as A100-80GB of "NVIDIA A100-SXM4-80GB"."""
-    words = {*re.split(r"[\s-]+", device.casefold())}
-    names = {name: {*re.split(r"[\s-]+", name.casefold())} for name in GPUS}
-    fitting = [name for name, wanted in names.items() if wanted <= words]
-    found = max(fitting, key=lambda name: len(names[name]), default=None)
+    """Return the name in ``GPUS`` of what torch calls a device."""
+    found = next(iter(gpus_named(device)), None)
     if found is None:
         say(f"No peak is known of {device}: speed is measured, and neither MFU nor memory judged.")
     return found

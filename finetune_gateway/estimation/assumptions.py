@@ -82,10 +82,10 @@ def assumptions(
         )
         notes.append(f"The speed is 5 to 40 % of {what}; this share is not measured.")
     if target.gpu is not None:
-        watts = GPUS[target.gpu].watts
+        gpu = GPUS[target.gpu]
         notes.append(
-            f"Energy: 50 to 100 %, expected 80 %, of the {watts} W of {target.gpu} by NVIDIA's "
-            "datasheet; without the rest of the machine."
+            f"Energy: 50 to 100 %, expected 80 %, of the {gpu.watts} W of {target.gpu} by "
+            f"{gpu.maker}'s datasheet; without the rest of the machine."
         )
     if target.gpu in NO_BFLOAT16:
         notes.append(

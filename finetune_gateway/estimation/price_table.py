@@ -28,6 +28,7 @@ from finetune_gateway.errors import (
     validation_error_text,
 )
 from finetune_gateway.estimation import genai_prices
+from finetune_gateway.estimation.gpus import gpus_named
 from finetune_gateway.estimation.profiles import STALE_DAYS, load_profile, profile_names
 from finetune_gateway.model import Given
 from finetune_gateway.settings import clock, files
@@ -153,9 +154,11 @@ def _row(rows: Iterable[Price], keys: Sequence[Key]) -> Price | None:
 
 
 def gpu_prices(gpu: str, *, extra: Path | None = None) -> list[Price]:
-    """Return the hourly prices of exactly this GPU in every market, cheapest first."""
-    rows = (row for row in prices(extra) if row.unit == "gpu_hour" and row.model == gpu)
-    return sorted(rows, key=lambda row: row.usd)
+    """Return the hourly prices of exactly this GPU in every market, cheapest first; also those of
+    rows that name it as nvidia-smi does."""
+    rows = (row for row in prices(extra) if row.unit == "gpu_hour")
+    own = [row for row in rows if row.model == gpu or gpus_named(row.model) == [gpu]]
+    return sorted(own, key=lambda row: row.usd)
 
 
 def catalog_prices(backend: str, model: str) -> list[Price]:

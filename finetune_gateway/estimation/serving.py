@@ -15,10 +15,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, computed_field
 
-from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.break_even import BreakEven, Curve, find_break_even
 from finetune_gateway.estimation.estimate import MILLION, Range
-from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.gpus import gpu_notes, gpus_named
 from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
@@ -176,7 +175,7 @@ def serving_costs(
     bases = [_as_it_is(host, model, traffic, extra) for host, model in untuned]
     tuned = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
     theirs = [*(way for way in tuned if way not in bases), *bases]
-    own = _own(_known_name(gpu), usd_per_hour, tokens_per_second, traffic, extra, day)
+    own = _own(gpu, usd_per_hour, tokens_per_second, traffic, extra, day)
     break_even = [
         comparison
         for way in theirs
@@ -288,6 +287,8 @@ def _own(
     gpu: str, usd: Decimal | None, speed: Decimal | None, traffic: Traffic,
     extra: Path | None, today: date,
 ) -> list[ServingOption]:  # fmt: skip
+    notes = gpu_notes(gpu)
+    gpu = (gpus_named(gpu) or [gpu])[0]  # any other machine keeps its name
     rows = _hourly_prices(gpu, usd, extra, today)
     known = THROUGHPUTS.get(gpu)
     rate = speed if speed is not None else known.tokens if known else None
@@ -301,7 +302,7 @@ def _own(
             model=gpu,
             data_leaves_machine=False,
             prices=list(dict.fromkeys(rows)) if rows else [],
-            assumptions=_own_assumptions(gpu, rows, rate, source) if rate else [],
+            assumptions=[*_own_assumptions(gpu, rows, rate, source), *notes] if rate else [],
             unknown=unknown,
         )
         if rows and rate and not unknown:
@@ -331,14 +332,6 @@ def _own_assumptions(gpu: str, rows: Hour | None, rate: Decimal, source: str) ->
         "On demand it starts once a day for the collected requests, 10 minutes each time.",
         "Not checked: whether the model fits the GPU, and whether its answers are as good.",
     ]
-
-
-def _known_name(gpu: str) -> str:
-    """Return the GPU's name in the tables, or the name as given for any other machine."""
-    try:
-        return gpu_name(gpu)
-    except SpecError:
-        return gpu
 
 
 Hour = tuple[Price, Price, Price]

@@ -17,7 +17,7 @@ import httpx
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from finetune_gateway.errors import BackendError, SpecError, validation_error_text
-from finetune_gateway.estimation.gpus import gpu_name
+from finetune_gateway.estimation.gpus import gpus_named
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
@@ -82,19 +82,20 @@ def gpu_hours(today: date, on_odd: Callable[[str], object] = lambda machine: Non
             backend="huggingface",
             retryable=True,
         ) from None
-    return list(_rows(machines, today, shown))
+    return list(_rows(machines, today, shown, on_odd))
 
 
 def _readable(raw: bytes, on_odd: Callable[[str], object]) -> list[_Machine]:
     """Return the machines that can be read. Raises ValidationError if there are only others."""
-    entries = TypeAdapter(list[dict[str, Any]]).validate_json(raw)
+    entries = TypeAdapter(list[Any]).validate_json(raw)
     machines, last = [], None
     for entry in entries:
         try:
             machines.append(_Machine.model_validate(entry))
         except ValidationError as exc:
             last = exc
-            name = visible(str(entry.get("prettyName") or entry.get("name") or "without a name"))
+            names = entry if isinstance(entry, dict) else {}
+            name = visible(str(names.get("prettyName") or names.get("name") or "without a name"))
             on_odd(f"{name[:60]}: {validation_error_text(exc)}")
     if last is not None and not machines:
         raise last
@@ -129,15 +130,21 @@ def _get(address: str, shown: str, proxy: Proxy | None) -> bytes:
             raise httpx.ReadError(str(exc)) from None
 
 
-def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Price]:
+def _rows(
+    machines: Iterable[_Machine], today: date, source: str, on_odd: Callable[[str], object]
+) -> Iterable[Price]:
     cheapest: dict[str, Price] = {}
     for machine in machines:
         gpu = machine.accelerator
         if gpu is None or gpu.type != "gpu" or gpu.quantity != "1":
             continue
+        names = gpus_named(f"{gpu.model}-{gpu.vram}") or gpus_named(gpu.model) or [gpu.model]
+        if len(names) > 1:
+            on_odd(f"{visible(machine.name)[:60]}: it does not say which, {' or '.join(names)}")
+            continue
         row = Price(
             backend="huggingface",
-            model=_table_name(gpu.model, gpu.vram or ""),
+            model=names[0],
             unit="gpu_hour",
             usd=Decimal(machine.micro_usd * PER_HOUR[machine.unit]) / MILLION,
             as_of=today,
@@ -148,13 +155,3 @@ def _rows(machines: Iterable[_Machine], today: date, source: str) -> Iterable[Pr
         if row.model not in cheapest or row.usd < cheapest[row.model].usd:
             cheapest[row.model] = row
     return cheapest.values()
-
-
-def _table_name(model: str, vram: str) -> str:
-    """Return the GPU's name in our tables, with its memory if needed, else the hub's name."""
-    for text in (model, f"{model}-{vram}"):
-        try:
-            return gpu_name(text)
-        except SpecError:
-            continue
-    return model

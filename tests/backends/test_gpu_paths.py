@@ -61,8 +61,8 @@ def test_estimates_of_gpus_without_bfloat16_are_in_float32() -> None:
 
     assert all(parts(gpu) == 4 * shape_of(SHAPE).parameters for gpu in NO_BFLOAT16)
     assert parts("A10") == 2 * shape_of(SHAPE).parameters
-    assert smallest(10 * 2**30, 14 * 2**30) == "T4"
-    assert smallest(10 * 2**30, 20 * 2**30) not in {*NO_BFLOAT16, None}
+    assert smallest(12 * 2**30, 14 * 2**30) == "T4"
+    assert smallest(12 * 2**30, 20 * 2**30) not in {*NO_BFLOAT16, None}
 
 
 def test_float32_that_was_asked_for_stays() -> None:

@@ -47,7 +47,7 @@ def test_a_gpu_nobody_knows_refuses_local_options_alone(ftg: Ftg) -> None:
     alone = ftg("estimate", str(DATA), "--model", TINY, "--gpu", "H1000")
     assert alone.returncode == 2 and "H100" in alone.stderr and alone.stdout == ""
     none = ftg("estimate", str(DATA), "--backend", "local,fake", "--model", TINY, "--gpu", "no")
-    assert none.returncode == 0 and "Known: T4" in none.stdout
+    assert none.returncode == 0 and "Known: RTX 3060" in none.stdout
 
 
 def test_parts_of_memory_are_told_of_several_options_too(ftg: Ftg, tmp_path: Path) -> None:
@@ -59,7 +59,8 @@ def test_parts_of_memory_are_told_of_several_options_too(ftg: Ftg, tmp_path: Pat
     assert ftg(*asked, "--html", str(page)).returncode == 0
     for text in (words(done.stdout), words(unescape(page.read_text(encoding="utf-8")))):
         for said in ("memory by part: weights", "activations", "logits", "overhead", "optimizer",
-                     "largest batch: ", "smallest GPU: T4 (requested: H100)", "of H100", " kWh (",
+                     "largest batch: ", "smallest GPU: RTX 3060 (requested: H100)", "of H100",
+                     " kWh (",
                      "of the 700 W of H100 by NVIDIA's datasheet"):  # fmt: skip
             assert said in text, said
         assert "e-0" not in text
@@ -304,20 +305,22 @@ def test_gpu_hours_of_the_hub_become_rows_of_yours(
 
 
 def test_one_odd_machine_hides_no_other(ftg: Ftg, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Free ones and those in a form that is new are left out by name; seconds and an accelerator
-    without memory are read."""
+    """Free ones, those in a form that is new, and a name of two GPUs are left out by name; seconds
+    and an accelerator without memory are read."""
     by_second = {**machine("T4 by the second", "T4", "1", "16 GB", 100), "unitLabel": "second"}
     bare = machine("L4 small", "L4", "1", "24 GB", 10_000)
     del bare["accelerator"]["vram"]
     free = machine("Zero", "Z9", "1", "12 GB", 0)
     moon = {**machine("Moon", "T4", "1", "16 GB", 1), "unitLabel": "moon"}
-    with hub([free, by_second, {"prettyName": "Empty"}, bare, moon]) as (address, _):
+    which = machine("Any", "A100", "1", "", 1)
+    with hub([free, by_second, {"prettyName": "Empty"}, bare, moon, "text", which]) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
         done = ftg("prices", "update", "--json")
         rows = json.loads(done.stdout)["rows"]
         assert {row["model"]: row["usd"] for row in rows} == {"T4": "0.36", "L4": "0.6"}
         left = [line for line in done.stderr.splitlines() if "Left out" in line]
-        assert all(name in line for name, line in zip(("Zero", "Empty", "Moon"), left, strict=True))
+        names = ("Zero", "Empty", "Moon", "without a name", "Any: it does not say which, A100-40GB")
+        assert all(name in line for name, line in zip(names, left, strict=True))
     with hub([free]) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
         assert "in an unknown form" in ftg("prices", "update").stderr

@@ -21,7 +21,6 @@ from finetune_gateway import backend
 from finetune_gateway.cli import main
 from finetune_gateway.errors import BudgetError, SpecError
 from finetune_gateway.estimation import genai_prices, price_table
-from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.price_table import (
     Price,
     find_price,
@@ -65,11 +64,10 @@ def row(**changes: Any) -> Price:
 
 
 def test_gpu_hours_have_a_market_and_no_other_row_has() -> None:
-    """All three markets are there, and most GPUs that memory and time are known for."""
+    """All three markets are there."""
     rows = price_table.packaged_prices()
     assert {r.market for r in rows if r.unit == "gpu_hour"} == {"on-demand", "spot", "community"}
     assert {r.market for r in rows if r.unit != "gpu_hour"} == {None}
-    assert {r.model for r in rows} >= GPUS.keys() - {"RTX 3090", "RTX 5090"}  # of desktops
 
 
 def test_a_gpu_is_found_by_its_whole_name_cheapest_first() -> None:

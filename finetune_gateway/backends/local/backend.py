@@ -50,7 +50,7 @@ from finetune_gateway.errors import MissingDependency, SpecError, StoreError, Un
 from finetune_gateway.estimation import calibration, profiles
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.estimate import Estimate
-from finetune_gateway.estimation.gpus import GIB, gpu_name
+from finetune_gateway.estimation.gpus import GIB, gpu_name, gpu_notes
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot, going_on
@@ -87,6 +87,7 @@ class LocalBackend(Backend):
         price."""
         self.settings = Settings.load()
         self.gpu = None if gpu is None else gpu_name(gpu)
+        self.gpu_notes = [] if gpu is None else gpu_notes(gpu)
         self.usd_per_gpu_hour = (
             None if usd_per_gpu_hour is None else parse_usd(usd_per_gpu_hour, "usd_per_gpu_hour")
         )
@@ -224,7 +225,7 @@ class LocalBackend(Backend):
             estimate.warnings.append(estimate.refused["longer"])
         if self.gpu is None and estimate.fits == "no":
             estimate.refused["oversize"] = _too_large(estimate)
-        estimate.assumptions.extend(_ways_of_training(spec, tokens))
+        estimate.assumptions.extend([*_ways_of_training(spec, tokens), *self.gpu_notes])
         if spec.engine == "trl" and METHODS[spec.method].experimental:
             estimate.warnings.append(
                 f"TRL's trainer of {spec.method} is experimental: its next version may train "
