@@ -202,10 +202,11 @@ def test_the_reference_is_the_model_that_is_continued(
 
 @pytest.mark.chaos
 def test_a_whole_model_is_the_base_and_an_adapter_is_merged_into_one(
-    home: Path, tiny_folder: Path, rows: Rows
+    home: Path, tiny_folder: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a model that was trained whole goes on an adapter, on its folder; from an adapter one
     that is trained whole, merged. Either begins where the first one ended."""
+    monkeypatch.setenv("FTG_RETENTION_CHECKPOINTS", "2")  # also the one to go on from
     data = rows(4)
     options: dict[str, Any] = {"training_type": "full", "max_steps": 6, "save_steps": 3}
     whole = submit(data, tiny_folder, **options)
