@@ -70,7 +70,11 @@ class Storm:
         """A job of any kind; some begin after another one, and inherit its end."""
         size = self.draw.choice(["short", "short", "short", "middle", "middle", "long"])
         priority = self.draw.choice([-1, 0, 0, 0, 5])
-        after = self.draw.choice([*self.jobs]) if self.jobs and self.draw.random() < 0.2 else None
+        after = None
+        if self.draw.random() < 0.2:  # one that has failed, or was cancelled, is refused
+            ended = {"failed", "cancelled"}
+            names = [row["id"] for row in self.machine.rows() if row["status"] not in ended]
+            after = self.draw.choice(names) if names else None
         self.submit(size, "--priority", priority, after=after)
 
     def cancel_one(self) -> None:
