@@ -90,7 +90,7 @@ class Storm:
         path = run.folder / "events.jsonl"
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         events = [json.loads(line) for line in lines if f"{run.id}-{fence}-" in line[:80]]
-        return max((one["data"].get("step", 0) for one in events), default=0)
+        return max((one["data"].get("step") or 0 for one in events), default=0)
 
     def finish(self, run: Run) -> None:
         until(lambda: self.ended(run), 240, 0.05)
