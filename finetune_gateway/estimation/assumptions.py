@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,8 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from finetune_gateway.estimation.batch_plan import BatchPlan
-from finetune_gateway.estimation.calibration import Calibration
-from finetune_gateway.estimation.engine import Device
+from finetune_gateway.estimation.calibration import Calibration, stretch_now
+from finetune_gateway.estimation.engine import Device, cores
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.gpus import GIB, GPUS, NO_BFLOAT16
 from finetune_gateway.estimation.memory import Setup
@@ -46,13 +45,6 @@ class TargetDevice:
     @property
     def usable_bytes(self) -> int | None:
         return GPUS[self.gpu].usable_bytes if self.gpu else self.memory_bytes
-
-
-def cores() -> int:
-    """Return the number of CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def expected_price(prices: Sequence[Price]) -> Price:
@@ -161,7 +153,10 @@ def _speed_words(calibration: Calibration | None) -> str:
         )
     load = f"1-minute load {calibration.load_average:.1f}"
     slowdown = f"a CPU second took {calibration.stretch:.1f} s"
-    return f"Speed: measured on this machine on {calibration.measured_on} ({load}, {slowdown})."
+    text = f"Speed: measured on this machine on {calibration.measured_on} ({load}, {slowdown})."
+    if (now := stretch_now()) > calibration.stretch:
+        text += f" It is busier now: one takes {now:.1f} s, which the longest time allows for."
+    return text
 
 
 def warnings(

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from finetune_gateway.estimation.batch_plan import BatchPlan
-from finetune_gateway.estimation.engine import BITSANDBYTES, SMALL_MODEL, TRL, cpu_has_bf16
+from finetune_gateway.estimation.engine import BITSANDBYTES, SMALL_MODEL, TRL, cores, cpu_has_bf16
 from finetune_gateway.estimation.memory import (
     AUTOCAST,
     BLOCK,
@@ -43,6 +44,9 @@ QUANTISE_CPU, READINGS = 4e-8, 2
 # a larger one costs more: three times as much in TRL's tiles of 1 to 133 MB (14 to 45 ns, 20
 # shapes), where each of some twenty passes over a tile gets new memory.
 CACHED = 12 << 20
+# More threads than one are taken where they were this many times as fast in each measurement: two
+# gained 1.76 and lost half within 13 minutes, on cores that others used too.
+FASTER = 1.3
 # Importing what only some jobs need, where it is not measured.
 IMPORT_CPU = {TRL: 0.2, BITSANDBYTES: 1.2}
 STALE_DAYS = 90
@@ -221,10 +225,10 @@ class Calibration(BaseModel):
     machine: str
     torch: str
     measured_on: date
-    threads: int  # for models above 20 million parameters; smaller ones use one
+    threads: int  # of all cores: those that models above 20 million parameters could use
     rates: tuple[float, ...]  # CPU seconds per unit of WORK, with one thread
     stretch: float  # wall seconds per CPU second, under the load at that time
-    speedup: float  # of ``threads`` over one thread, in wall seconds
+    speedups: tuple[float, ...]  # of ``threads`` over one thread, in wall seconds; none of one core
     start_cpu: float  # importing, loading and the first answer, of LoRA in our engine
     save_cpu: float  # one checkpoint of an adapter
     save_byte_cpu: float  # each byte of a larger one
@@ -263,12 +267,23 @@ class Calibration(BaseModel):
         imports = sum(self.import_cpu.get(name, IMPORT_CPU[name]) for name in load.packages)
         return self.start_cpu + imports + reading + (saves + 1) * each
 
+    @property
+    def threads_used(self) -> int:
+        """Return the threads of a job of a large model: one, unless more were faster each time."""
+        return self.threads if min(self.speedups, default=1.0) >= FASTER else 1
+
     def seconds(self, load: Load, saves: int) -> float:
         """Return the wall seconds of a run under the load of the measurement."""
         overhead = self._overhead(load, saves)
         work = self.cpu_seconds(load, saves) - overhead
-        speedup = self.speedup if load.parameters >= SMALL_MODEL else 1.0
+        threaded = self.threads_used > 1 and load.parameters >= SMALL_MODEL
+        speedup = median(self.speedups) if threaded else 1.0
         return self.stretch * (overhead + work / speedup)
+
+    def busy_seconds(self, load: Load, saves: int) -> float:
+        """Return the wall seconds with one thread, under the load of the measurement or that of
+        now, whichever is higher."""
+        return max(self.stretch, stretch_now()) * self.cpu_seconds(load, saves)
 
     def stale_reason(self, today: date) -> str | None:
         """Return why the figures may no longer hold, or None."""
@@ -280,6 +295,14 @@ class Calibration(BaseModel):
             return f"it was measured with torch {self.torch}, not {torch_version()}"
         age = (today - self.measured_on).days
         return f"it is {age} days old" if age > STALE_DAYS else None
+
+
+def stretch_now() -> float:
+    """Return the wall seconds that a CPU second takes beside what has run in the last minute: the
+    cores are shared evenly. 1.0 where the system does not say."""
+    if not hasattr(os, "getloadavg"):
+        return 1.0
+    return max(1.0, (os.getloadavg()[0] + 1) / cores())
 
 
 def machine() -> str:

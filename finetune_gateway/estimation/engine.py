@@ -3,6 +3,7 @@ and estimates share. Imports no torch."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,13 @@ def computes_in_bf16(
     if spec.training_type == "qlora" or engine_of(spec) != "fast":
         return False
     return parameters >= SMALL_MODEL and cpu_has_bf16()
+
+
+def cores() -> int:
+    """Return the number of CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

@@ -16,7 +16,6 @@ from finetune_gateway.estimation import assumptions
 from finetune_gateway.estimation.assumptions import (
     START_SECONDS,
     TargetDevice,
-    cores,
     expected_price,
 )
 from finetune_gateway.estimation.batch_plan import BatchPlan, needs_whole_batch, plan_batches
@@ -30,6 +29,7 @@ from finetune_gateway.estimation.calibration import (
     load_of,
     passes_of,
 )
+from finetune_gateway.estimation.engine import cores
 from finetune_gateway.estimation.estimate import Estimate, Range, auto_eval_steps
 from finetune_gateway.estimation.gpus import GPUS, NO_BFLOAT16, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
@@ -298,9 +298,11 @@ def _calibrated(
     saves = checkpoints(spec, plan.steps)
     expected = calibration.seconds(load, saves)
     idle = min(expected, calibration.cpu_seconds(load, saves))
+    # More threads than one may be of no use by then: others want the cores.
+    slowest = max(expected, calibration.busy_seconds(load, saves))
     far = 2.0 if shape.parameters > _FAR * calibration.largest else 1.0
     return Range[float](
-        low=_CALIBRATED_LOW * idle / far, expected=expected, high=_CALIBRATED_HIGH * far * expected
+        low=_CALIBRATED_LOW * idle / far, expected=expected, high=_CALIBRATED_HIGH * far * slowest
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from finetune_gateway.estimation.calibration import WORK, Calibration
+from finetune_gateway.estimation.calibration import FASTER, WORK, Calibration
 from finetune_gateway.reports.machine_checks import Check
 from finetune_gateway.reports.output import apply_style, wrap_text
 
@@ -75,5 +75,8 @@ def _speed(rate: float) -> str:
 def _threads(calibration: Calibration) -> str:
     if calibration.threads == 1:
         return "1"
-    faster = f"{calibration.speedup:.2f} times as fast as one"
-    return f"{calibration.threads} for models above 20 million parameters, {faster}"
+    least, most = min(calibration.speedups), max(calibration.speedups)
+    faster = f"{calibration.threads} were {least:.2f} to {most:.2f} times as fast"
+    if calibration.threads_used == 1:
+        return f"1: {faster}, and {FASTER} each time is asked for"
+    return f"{calibration.threads} for models above 20 million parameters: {faster} as one"

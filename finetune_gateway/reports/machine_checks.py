@@ -28,7 +28,7 @@ from finetune_gateway.backends.local.slots import find_slots
 from finetune_gateway.backends.local.versions import STACK
 from finetune_gateway.errors import GatewayError, SpecError, StoreError
 from finetune_gateway.estimation import price_table, profiles
-from finetune_gateway.estimation.assumptions import cores
+from finetune_gateway.estimation.engine import cores
 from finetune_gateway.jobs import charges, compared, deletion, recordings, removal, schema
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.pruning import DAY

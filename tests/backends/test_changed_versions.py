@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.measured import calibrated
 from support.method_rows import small_rows
 from support.training import events_of, method_run, train_run
 
@@ -18,6 +20,7 @@ from finetune_gateway import Gateway, SpecError, UnsupportedError
 from finetune_gateway.backends.local import checkpoints, resuming, versions
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation import calibration
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.reports.job_text import job_facts
 from finetune_gateway.spec import TrainingSpec
@@ -125,6 +128,27 @@ def test_a_run_keeps_its_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         resuming.keep_threads(run)
         with pytest.raises(GatewayError, match="threads 3 then, 2 now"):
             resuming.require_equal(run, run.checkpoints / "checkpoint-2")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_run_begins_with_one_thread_where_more_were_no_gain(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the calibration of this machine, not by one that came with a copied home."""
+    shutil.rmtree(run.checkpoints)  # which say how many there were
+    threads = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    here, elsewhere = calibration.machine(), "another machine"
+    try:
+        for machine, speedups, taken in (
+            (here, (1.7, 0.5), 1), (here, (1.7, 1.4), 2), (elsewhere, (1.7, 0.5), 2)
+        ):  # fmt: skip
+            changed = {"machine": machine, "speedups": speedups}
+            calibration.write(run.settings.home, calibrated().model_copy(update=changed))
+            torch.set_num_threads(2)
+            resuming.keep_threads(run)
+            assert torch.get_num_threads() == taken
     finally:
         torch.set_num_threads(threads)
 

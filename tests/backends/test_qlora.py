@@ -206,7 +206,7 @@ def test_the_time_of_qlora_counts_what_it_does_beside_training() -> None:
     assert (lora.quantised, qlora.quantised) == (0, shape.linear_parameters)
     given: dict[str, Any] = {
         "machine": "m", "torch": "t", "measured_on": "2026-11-21", "threads": 1,
-        "rates": (0,) * len(WORK), "stretch": 1, "speedup": 1, "start_cpu": 0, "save_cpu": 0,
+        "rates": (0,) * len(WORK), "stretch": 1, "speedups": (), "start_cpu": 0, "save_cpu": 0,
         "save_byte_cpu": 0, "imported_bytes": 1, "errors": (), "largest": 1, "load_average": 0,
         "engine": ENGINE,
     }  # fmt: skip

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.measured import calibrated
 
 from finetune_gateway import Gateway, LocalBackend, SpecError
 from finetune_gateway.estimation import calibration
@@ -22,14 +26,13 @@ from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.batch_plan import pack_lengths, plan_batches
 from finetune_gateway.estimation.calibration import (
     WORK,
-    Calibration,
     Load,
     Passes,
     fit_rates,
     forward_passes,
     load_of,
 )
-from finetune_gateway.estimation.engine import cpu_has_bf16
+from finetune_gateway.estimation.engine import SMALL_MODEL, cores
 from finetune_gateway.estimation.estimate import auto_eval_steps
 from finetune_gateway.estimation.memory import Setup
 from finetune_gateway.estimation.model_shape import shape_of
@@ -160,19 +163,11 @@ def test_calibration_is_measured_kept_and_used(
     assert [path.name for path in home.glob("ftg-calibrate-*")] == []
 
 
-def calibrated() -> Calibration:
-    return Calibration(
-        machine=calibration.machine(), torch=calibration.torch_version(),
-        measured_on=clock.today(), threads=2,
-        rates=(1e-3, 1e-11, 4e-12, 1e-8, 3e-8, 1e-8, 5e-8, 6e-9, 2e-10, 1e-9, 1e-3),
-        stretch=1.0, speedup=1.5, start_cpu=8, save_cpu=0.1, save_byte_cpu=2e-9,
-        imported_bytes=460_000_000, errors=(0.01,), largest=30_000_000,
-        load_average=0.5, engine=calibration.ENGINE, bf16=cpu_has_bf16(),
-    )  # fmt: skip
-
-
-def test_a_calibrated_range_is_narrower(home: Path, tiny_folder: Path, train_file: Path) -> None:
+def test_a_calibrated_range_is_narrower(
+    home: Path, tiny_folder: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Assumed speeds span a factor of ten, measured ones less; both hold what is expected."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     model = str(tiny_folder)
     assumed = Gateway().estimate(train_file, model=model, backend="local", n_epochs=50).seconds
     calibration.write(home, calibrated())
@@ -180,6 +175,52 @@ def test_a_calibrated_range_is_narrower(home: Path, tiny_folder: Path, train_fil
     assert assumed and measured
     assert assumed.high / assumed.low >= 10 > measured.high / measured.low
     assert measured.low < measured.expected < measured.high
+
+
+@pytest.mark.parametrize(
+    ("speedups", "threads", "gain"),
+    [((1.76, 0.52, 1.7), 1, 1), ((1.29, 1.9), 1, 1), ((1.6, 1.4, 2.0), 2, 1.6), ((), 1, 1)],
+    ids=["once slower", "hardly faster", "faster", "one core"],
+)
+def test_a_second_thread_counts_where_it_was_faster_each_time(
+    speedups: tuple[float, ...], threads: int, gain: float
+) -> None:
+    """Two threads that once lost half are not taken."""
+    work = (0.0, 1e12, *(0.0,) * (len(WORK) - 2))
+    load = Load(work, parameters=40_000_000, checkpoint_bytes=0)
+    found = calibrated().model_copy(update={"speedups": speedups, "stretch": 2.0})
+    assert found.threads_used == threads
+    assert found.seconds(load, 0) == pytest.approx(2 * (8.1 + 10 / gain))
+    small = replace(load, parameters=1_000_000)
+    assert found.seconds(small, 0) == pytest.approx(2 * (8.1 + 10))
+
+
+def test_the_longest_time_is_that_of_one_thread_on_a_busy_machine(
+    home: Path, tiny_folder: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the load of the measurement or of now, whichever is higher; the expected time does not
+    change with the load, and the longest says why it does."""
+    asked: dict[str, Any] = {"model": str(tiny_folder), "backend": "local", "n_epochs": 50}
+    calibration.write(home, calibrated())
+    found = []
+    for others in (0.0, 4.0 * cores()):
+        monkeypatch.setattr(os, "getloadavg", partial(tuple, [others] * 3))
+        found.append(Gateway().estimate(train_file, **asked))
+    quiet, busy = (one.seconds for one in found)
+    assert quiet and busy and (quiet.low, quiet.expected) == (busy.low, busy.expected)
+    assert quiet.high == pytest.approx(1.5 * quiet.expected)
+    assert busy.high == pytest.approx((4 + 1 / cores()) * quiet.high)
+    said = [" ".join(one.assumptions) for one in found]
+    assert "busier now" in said[1] and "busier now" not in said[0]
+    threaded = calibrated().model_copy(update={"speedups": (4.0, 4.0)})
+    load = load_of(
+        shape_of({**SHAPE, "num_hidden_layers": 12}),
+        Setup(),
+        Passes(1e6, 1e6, 1e9, batches=1e3, masked=False),
+        steps=1e3,
+    )
+    assert load.parameters >= SMALL_MODEL
+    assert threaded.busy_seconds(load, 0) > 3 * threaded.seconds(load, 0)
 
 
 def test_an_old_or_foreign_calibration_is_doubted(home: Path) -> None:
@@ -400,8 +441,8 @@ def test_the_screen_shows_memory_by_part(home: Path, tiny_folder: Path, train_fi
     assert max(map(len, text.splitlines())) <= 80
     told = json.loads(ftg("--gpu", "H200", "--usd-per-gpu-hour", "3.10", "--json").stdout)[0]
     assert sum(told["memory_parts"].values()) == told["memory_bytes"]["expected"]
-    assert told["prices"][0]["usd"] == "3.10" and told["smallest_gpu"] == "T4"
-    wrong = ftg("--gpu", "A100")
+    assert told["prices"][0]["usd"] == "3.10" and told["smallest_gpu"] == "RTX 3060"
+    wrong = ftg("--gpu", "A100-90GB")
     assert wrong.returncode != 0 and "A100-80GB" in wrong.stderr
     hosted = subprocess.run(
         [sys.executable, "-m", "finetune_gateway", "estimate", str(train_file), "--model",

@@ -66,9 +66,8 @@ class Case:
 TRL_STEP = {"engine": "trl"}
 FULL, AGAIN = {"training_type": "full"}, {"gradient_checkpointing": True}
 BF16 = {"bf16": cpu_has_bf16()}  # as large models are trained, on a small one
-# Each is heavy in another kind of work. The first has more than 20 million parameters, so that it
-# trains with all threads; it comes first, as the smaller ones set the process to one thread, with
-# which the last trains too: without a large one the rates were 5 % low for models of 40 million.
+# Each is heavy in another kind of work, and trains with one thread. Without the large ones, the
+# first and the last, the rates were 5 % low for models of 40 million parameters.
 CASES = (
     Case(512, 1408, 8, 8_000, 1, 160),
     Case(192, 512, 4, 1_152, 1, 40),
@@ -87,6 +86,9 @@ CASES = (
     Case(256, 768, 4, 16_000, 4, 120, TRL_STEP),
     Case(512, 1408, 8, 32_000, 2, 120),
 )
+# After these cases the first is trained with one thread and with all: what a second thread gains
+# depends on what others do, so it is measured several times, apart.
+APART = (1, 8, 15)
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,18 @@ class Measured:
     save: tuple[float, float]
 
 
-def measure(home: Settings, number: int, case: Case) -> Measured:
+def measure(home: Settings, name: str, case: Case, *, threads: int = 1) -> Measured:
     """Train one case for a few steps, up to its first answer, and return the seconds it took."""
+    import torch
+
     # Loaded above, with the method.
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from finetune_gateway.backends.local import finishing
 
-    folder = builtin.ensure_tokenizer(home.home / f"model-{number}")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # as if the user had chosen: no load changes it
+    torch.set_num_threads(threads)
+    folder = builtin.ensure_tokenizer(home.home / f"model-{name}")
     heads = case.hidden // 32
     config = {
         **builtin.CONFIG,
@@ -151,7 +157,7 @@ def measure(home: Settings, number: int, case: Case) -> Measured:
         save_steps=STEPS,
         **case.options,
     )
-    run = _run(home, f"case-{number}", spec, case.words)
+    run = _run(home, f"case-{name}", spec, case.words)
     began = time.perf_counter(), time.process_time()
     finishing.train(run)
     ended = time.perf_counter(), time.process_time()
@@ -202,7 +208,7 @@ def _run(settings: Settings, name: str, spec: TrainingSpec, words: int) -> Timed
 
 
 def calibrate(scratch: Path) -> Calibration:
-    """Measure every case and return the calibration; about 30 seconds on an idle core."""
+    """Measure every case and return the calibration; about a minute on an idle core."""
     import torch  # loaded above, with the method
 
     settings = Settings(home=scratch).create()
@@ -211,11 +217,13 @@ def calibrate(scratch: Path) -> Calibration:
     from finetune_gateway.backends.local import trl_trainers  # noqa: F401  # the import is timed
 
     import_cpu = {TRL: time.process_time() - began}
-    results = [measure(settings, number, case) for number, case in enumerate(CASES)]
-    # With one thread the large model is a shape like the others.
-    large, small = results[0], results[1:] if threads > 1 else results
-    rates = fit_rates([case.load for case in small], [case.step[1] for case in small])
-    stretch = sum(case.step[0] for case in small) / sum(case.step[1] for case in small)
+    results, speedups = [], []
+    for number, case in enumerate(CASES):
+        results.append(measure(settings, str(number), case))
+        if threads > 1 and number in APART:
+            speedups.append(_speedup(settings, number, threads))
+    rates = fit_rates([case.load for case in results], [case.step[1] for case in results])
+    stretch = sum(case.step[0] for case in results) / sum(case.step[1] for case in results)
     stretch = max(1.0, stretch)
     largest = max(results, key=lambda case: case.load.checkpoint_bytes)
     plain = median(case.save[1] for case in results)
@@ -230,12 +238,12 @@ def calibrate(scratch: Path) -> Calibration:
         threads=threads,
         rates=rates,
         stretch=stretch,
-        speedup=_taken(large.load, rates) * stretch / large.step[0] if threads > 1 else 1.0,
+        speedups=tuple(speedups),
         start_cpu=IMPORT_CPU + median(case.around[1] for case in results),
         save_cpu=plain,
         save_byte_cpu=max(0.0, largest.save[1] - plain) / largest.load.checkpoint_bytes,
         imported_bytes=IMPORTED,
-        errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in small),
+        errors=tuple(_taken(case.load, rates) / case.step[1] - 1 for case in results),
         largest=max(case.load.parameters for case in results),
         load_average=os.getloadavg()[0],
         import_cpu=import_cpu,
@@ -243,6 +251,16 @@ def calibrate(scratch: Path) -> Calibration:
         engine=ENGINE,
         bf16=cpu_has_bf16(),
     )
+
+
+def _speedup(settings: Settings, number: int, threads: int) -> float:
+    """Return how many times as fast so many threads train the first case as one, one after the
+    other, in wall seconds."""
+    one, more = (
+        measure(settings, f"{number}-{count}", CASES[0], threads=count).step[0]
+        for count in (1, threads)
+    )
+    return one / more
 
 
 def _quantising() -> float:

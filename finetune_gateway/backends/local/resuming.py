@@ -12,6 +12,7 @@ import torch
 from finetune_gateway.backends.local import checkpoints, versions
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation import calibration
 
 FLAG = "--allow-changed-versions"
 
@@ -46,11 +47,17 @@ def environment() -> dict[str, str]:
 
 def keep_threads(run: Run) -> None:
     """Compute with as many threads as the checkpoints were made with, unless the user has chosen:
-    how many are taken depends on what else runs."""
+    how many are taken depends on what else runs. A job begins with one where this machine was
+    measured, and more were not faster each time."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
     points = checkpoints.whole(run.checkpoints)
     kept = _environment_of(Path(points[-1].model)).get(versions.THREADS, "") if points else ""
-    if "OMP_NUM_THREADS" not in os.environ and kept.isdecimal() and int(kept) > 0:
+    measured = calibration.read(run.settings.home)
+    if kept.isdecimal() and int(kept) > 0:
         torch.set_num_threads(int(kept))
+    elif measured and measured.machine == calibration.machine() and measured.threads_used == 1:
+        torch.set_num_threads(1)
 
 
 def tell_changed(run: Run) -> None:
