@@ -14,7 +14,7 @@ from finetune_gateway.backend.secret_values import of_environment, texts
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import Result, Snapshot
 from finetune_gateway.model import Model
-from finetune_gateway.text.cleaning import visible
+from finetune_gateway.text.cleaning import encodable, visible
 from finetune_gateway.text.redaction import holds, redact, without
 
 # Calls whose answer is kept as it is, to find a job or a file again: with a key in it, it is none.
@@ -32,6 +32,16 @@ def holds_key(name: str, answer: Any, keys: Set[str]) -> bool:
     return any(holds(whole, key) for key in keys | of_environment())
 
 
+def writable(answer: Any) -> Any:
+    """Return a checked answer with texts that UTF-8 can hold: a host cuts its log in the middle of
+    a character, and half of one would break each poll."""
+    if isinstance(answer, dict) and any(isinstance(one, Snapshot) for one in answer.values()):
+        return {job: writable(one) for job, one in answer.items()}
+    if not isinstance(answer, Snapshot | Result | Health):
+        return answer
+    return changed(answer, encodable)
+
+
 def cleaned(name: str, answer: Any, keys: Set[str]) -> Any:
     """Return the checked answer of a call with texts that can be stored and shown."""
     if name == "display_name":
@@ -41,7 +51,7 @@ def cleaned(name: str, answer: Any, keys: Set[str]) -> Any:
     if isinstance(answer, Snapshot | Result | Health):
         whole = answer.model_dump_json().encode()
         inside = [key for key in keys | of_environment() if holds(whole, key)]
-        return _changed(answer, lambda text: _without(text, inside))
+        return changed(answer, lambda text: _without(text, inside), shown=True)
     if isinstance(answer, Capabilities):
         notes, reason = answer.notes, answer.unknown_model_reason
         return replace(
@@ -64,7 +74,7 @@ def clean_error(exc: GatewayError, keys: Set[str]) -> GatewayError:
     return exc
 
 
-def _changed(value: Any, change: Callable[[str], str], *, shown: bool = True) -> Any:
+def changed(value: Any, change: Callable[[str], str], *, shown: bool = False) -> Any:
     """Return a value with all its texts changed; those that are ``shown`` can be shown."""
     if isinstance(value, str) and not isinstance(value, Enum):
         return visible(change(value)) if shown else change(value)
@@ -72,14 +82,14 @@ def _changed(value: Any, change: Callable[[str], str], *, shown: bool = True) ->
         fields = {**value.__dict__, **(value.model_extra or {})}
         return value.model_copy(
             update={
-                name: _changed(one, change, shown=shown and name not in JSON)
+                name: changed(one, change, shown=shown and name not in JSON)
                 for name, one in fields.items()
             }
         )
     if isinstance(value, dict):
-        return {change(name): _changed(one, change, shown=shown) for name, one in value.items()}
+        return {change(name): changed(one, change, shown=shown) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_changed(one, change, shown=shown) for one in value]
+        return [changed(one, change, shown=shown) for one in value]
     return value
 
 

@@ -24,6 +24,7 @@ from finetune_gateway.events import Artifact, Checkpoint, Event, JobStatus, Resu
 from finetune_gateway.model import MOST, Model
 from finetune_gateway.settings.money import MOST_USD
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.text.redaction import redact
 from finetune_gateway.tokens.counter import TokenCounter
 from finetune_gateway.tokens.masks.preview import PreviewRenderer
@@ -86,7 +87,7 @@ def _identifiers(value: Any, *_: Any) -> list[str]:
 def _text(value: Any, *_: Any) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > LONGEST_ID:
         raise Wrong(f"must be a short text, not {shown(value)}")
-    return value
+    return encodable(value)
 
 
 # -- what it can do ----------------------------------------------------------------------

@@ -14,6 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
+from finetune_gateway.backend.answer_texts import changed
 from finetune_gateway.backend.answers import is_number
 from finetune_gateway.backend.seam import (
     CALL_SECONDS,
@@ -37,6 +38,7 @@ from finetune_gateway.chat import (
 )
 from finetune_gateway.errors import GatewayError, shown
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.text.cleaning import encodable
 from finetune_gateway.tokens.counter import TokenCounter
 from finetune_gateway.tokens.masks.preview import Preview, PreviewRenderer
 
@@ -78,10 +80,11 @@ class _GuardedModel:
         return limit_of(self._backend, "chat") or CALL_SECONDS
 
     def _reply(self, name: str, *args: Any, **sampling: Any) -> ChatReply:
-        reply: ChatReply = self._ask(name, args, sampling)
+        reply = self._ask(name, args, sampling)
         if not _is_reply(reply):
             raise refused(self._backend, name, f"must return a ChatReply, not {shown(reply)}")
-        return reply
+        found: ChatReply = changed(reply, encodable)
+        return found
 
     def _each(
         self,
@@ -97,7 +100,7 @@ class _GuardedModel:
             wrong = f"must return a list of {len(asked)}, not {shown(found)}"
             raise refused(self._backend, name, wrong)
         return [
-            one
+            changed(one, encodable)
             if isinstance(one, GatewayError) or good(one)
             else refused(self._backend, name, f"must give {what} for each, not {shown(one)}")
             for one in found
@@ -110,7 +113,7 @@ class _GuardedModel:
         return self._checked(name, pieces)
 
     def _checked(self, name: str, pieces: Iterator[Any]) -> Generator[str, None, Any]:
-        turns = _Turns()
+        turns, half = _Turns(), ""
         ask = partial(cut_off, self._backend, name, self._seconds, what="piece")
         hangs = False
         try:
@@ -122,10 +125,13 @@ class _GuardedModel:
                         hangs = True
                         raise
                 if isinstance(found, _End):
-                    return found.value
+                    yield from [encodable(half)] if half else []
+                    return changed(found.value, encodable)
                 if not isinstance(found, str):
                     raise refused(self._backend, name, f"must yield texts, not {shown(found)}")
-                yield found
+                whole, half = _halved(half + found)
+                if whole or not half:
+                    yield encodable(whole)
         finally:
             if isinstance(pieces, Generator) and not hangs:
                 with guarding(self._backend, name):
@@ -146,6 +152,12 @@ def _next(pieces: Iterator[Any]) -> Any:
         return next(pieces)
     except StopIteration as end:
         return _End(end.value)
+
+
+def _halved(text: str) -> tuple[str, str]:
+    """Return a piece, and the half of a character at its end: the next begins with the rest."""
+    cut = len(text) - 1 if "\ud800" <= text[-1:] <= "\udbff" else len(text)
+    return text[:cut], text[cut:]
 
 
 class _Turns:

@@ -38,6 +38,9 @@ CALLS = (
     *("deployment_price", "deploy", "end_deployment", "download"),
     *("open", "log_path", "kept_files", "delete_file", "delete_model"),
 )
+# Calls about one job, or another thing, by the id that the provider gave it: a 404 says that it has
+# no such thing for the key at hand.
+BY_ID = frozenset({"poll", "cancel", "pause", "resume", "rewind", "checkpoint", "delete_file"})
 SCREEN_SECONDS = 5.0  # for one call of a plug-in, on screens that show other things too
 CALL_SECONDS = 120.0  # for one elsewhere, if its class does not say
 UPLOAD_RATE = 100_000.0  # bytes per second: an upload has more time
@@ -115,7 +118,7 @@ def _call(
             return answer
         if answer_texts.holds_key(name, answer, keys):
             raise refused(backend, name, "returned a key or password, which would be stored")
-        return answer_texts.cleaned(name, answer, keys)
+        return answer_texts.cleaned(name, answer_texts.writable(answer), keys)
 
     seconds = limit_of(backend, name, args)
     try:
@@ -126,6 +129,7 @@ def _call(
         if is_plugin(type(backend)):
             answer_texts.clean_error(exc, keys)
             _without_requests(exc, keys)
+            _note_absence(exc, name)
         raise
     except Exception as exc:  # whatever a plug-in raises
         error = answer_texts.clean_error(_broken(backend, name, exc), keys)
@@ -365,6 +369,12 @@ def in_words(exc: BaseException, keys: Set[str] = frozenset()) -> PluginExceptio
     clear_frames(exc.__traceback__)
     words = answer_texts.text_of(words_of(exc), keys)
     return PluginException(words).with_traceback(exc.__traceback__)
+
+
+def _note_absence(error: GatewayError, name: str) -> None:
+    """Let a plug-in's 404, or 410, for what is asked for by its id say that it is not there."""
+    if name in BY_ID and isinstance(error, BackendError) and error.status_code in (404, 410):
+        error.not_there = True
 
 
 def _without_requests(error: GatewayError, keys: Set[str] = frozenset()) -> None:

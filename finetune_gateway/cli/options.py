@@ -319,11 +319,11 @@ def refresh_or_warn(job: Job, *, quiet: bool = False) -> None:
     except (BackendError, StoreError) as exc:
         if isinstance(exc, StoreError) and not job.store.read_only:
             raise
-        print_warning(f"{job.id} is shown as last seen: {exc.message}", quiet=quiet)
+        print_warning(f"{job.id} is shown as last seen: {exc.message} {exc.hint}", quiet=quiet)
 
 
 def parse_amount(name: str, text: str | None) -> Decimal | None:
-    """Return the amount of USD typed for ``--name``; None if it was not given. Raises SpecError."""
+    """Return the amount of USD typed for ``--name``; None if not given. Raises SpecError."""
     return None if text is None else parse_usd(text, f"--{name}")
 
 

@@ -29,11 +29,13 @@ class ConductContract(ReachContract):
     """The tests of one start, of options there and back, and of how long a call takes.
 
     ``call_seconds``: the longest that a call may take; ``upload``, ``start`` and ``open`` may take
-    longer. The fixture ``odd_job``: the provider's id of a job whose state is a word that nobody
-    knows (default: none, the test is skipped).
+    longer. ``lost_id``: an id of a job that the provider does not have, in the form of its ids. The
+    fixture ``odd_job``: the provider's id of a job whose state is a word that nobody knows
+    (default: none, the test is skipped).
     """
 
     call_seconds = 20.0
+    lost_id = "no-such-job"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -45,6 +47,15 @@ class ConductContract(ReachContract):
         """What the gateway asks before it stores a job: options without a key, that another process
         builds the same backend from, and from a host the time that a create may take effect."""
         check_restorable(backend)
+
+    def test_a_job_that_is_not_there_is_said_to_be(self, backend: Backend) -> None:
+        """A host says so with a status code of 404 or 410, and of no other failure: else a job that
+        it has lost, or one of another account, would be waited for without end."""
+        if not backend.capabilities().hosted:
+            pytest.skip("its jobs lie on this machine")
+        with pytest.raises(BackendError) as lost:
+            backend.poll(self.lost_id, None)
+        assert lost.value.not_there and not lost.value.retryable
 
     def test_a_job_is_started_once(
         self, backend: Backend, finished: FinishedJob, intent_of: Callable[..., Intent]

@@ -3,13 +3,23 @@ what steers a terminal."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_gateway import BackendError, FakeBackend, Gateway
-from finetune_gateway.backend import Capabilities, Event, Health, Result, Snapshot
+from finetune_gateway.backend import (
+    Capabilities,
+    ChatReply,
+    Event,
+    HandleData,
+    Health,
+    Result,
+    Snapshot,
+)
 
 KEY = "acme-4f9Q81xTzPlm20"  # nothing but the name of its variable says that it is one
 CLEAR = "\x1b[2J"
@@ -94,3 +104,48 @@ def test_what_is_no_key_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
         with pytest.raises(BackendError, match=value):
             Failing().health()
+
+
+HALF = "Training \ud83d"
+
+
+class Cutting(FakeBackend):
+    """Hands on what a host has cut in the middle of a character."""
+
+    name = "cutting"
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
+        event = Event(id="1", message=HALF, data={HALF: [HALF]})
+        found = super().poll(provider_id, cursor)
+        changes: dict[str, Any] = {"events": [event], "phase": HALF, "raw_status": HALF}
+        if found.result is not None:
+            changes["result"] = found.result.model_copy(update={"warnings": [HALF]})
+        return found.model_copy(update=changes)
+
+    def open(self, handle: HandleData) -> Any:
+        return Halves()
+
+
+class Halves:
+    """Answers with halves of characters, some of which come together."""
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        return ChatReply(text=HALF)
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Iterator[str]:
+        yield from ("It is \ud83d", "\ude00", " well\ude00", "", "\ud83d")
+
+
+def test_half_a_character_breaks_no_poll_and_no_answer(home: Path, train_file: Path) -> None:
+    """It is stored, and said, as an escape; two halves in two pieces are one character."""
+    job = Gateway(home).submit(train_file, model="m", backend=Cutting())
+    handle = job.result(30)
+    assert [event.message for event in job.events() if event.id.endswith("1")]
+    told = json.dumps([job.to_dict(), [one.model_dump() for one in job.events()], handle.warnings])
+    assert "Training \\\\ud83d" in told and "\\ud83d" not in told.replace("\\\\ud83d", "")
+    assert handle.chat("Hello").text == "Training \\ud83d"
+    pieces = list(handle.stream("Hello"))
+    assert "".join(pieces) == "It is \U0001f600 well\\ude00\\ud83d"

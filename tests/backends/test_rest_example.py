@@ -205,6 +205,25 @@ def test_a_lost_answer_makes_one_run(rest: Ftg, service: RestService, train_file
 # -- deployments -----------------------------------------------------------------------------
 
 
+def test_a_run_that_the_service_has_lost_is_ended(
+    rest: Ftg, service: RestService, train_file: Path
+) -> None:
+    """Its 404 says so: each look names the way, and what it may have cost counts as spent."""
+    sent = rest("submit", str(train_file), *SUBMIT, "--yes", "-q")
+    assert sent.returncode == 0, sent.stderr
+    job = Gateway().job("latest")
+    job.refresh()
+    service.runs.clear()
+    for words in (["events", job.id], ["cancel", job.id, "--yes"]):
+        done = rest(*words)
+        assert f"ftg settle {job.id} --not-created" in flat(done.stderr), (words, done)
+    settled = rest("settle", job.id, "--not-created")
+    assert settled.returncode == 0, settled.stderr
+    ended = Gateway().job(job.id)
+    assert ended.status == "failed" and "has no" in str(ended.error)
+    assert rest("rm", job.id, "--yes").returncode == 0
+
+
 def test_a_deployment_is_made_once_and_its_cost_is_counted(
     rest: Ftg, service: RestService, train_file: Path
 ) -> None:

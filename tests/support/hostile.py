@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_gateway.backend import (
     Backend,
+    BackendError,
     Capabilities,
     ChatReply,
     DataFile,
@@ -28,6 +29,7 @@ from finetune_gateway.backend import (
 
 USD = Decimal(4)
 ODD = "job-warming-up"  # a job in a state of the host's own
+LOST = "no-such-job"
 Misbehaviour = Callable[..., Any]
 
 
@@ -109,6 +111,8 @@ class Honest(Backend):
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
         if provider_id == ODD:
             return Snapshot(status=JobStatus.parse("warming_up"), raw_status="warming_up")
+        if provider_id == LOST:
+            raise BackendError("There is no such job.", backend=self.name, status_code=404)
         event = Event(id=f"{provider_id}-1", message="Done.")
         return Snapshot(
             status=JobStatus.SUCCEEDED,

@@ -139,7 +139,9 @@ class RestService:
         ]
 
     def stop(self, name: str, *_: Any) -> tuple[int, Any]:
-        run = self.runs[name]
+        run = self.runs.get(name)
+        if run is None:
+            return 404, {"error": "no such run"}
         run["stopped"] = run["stopped"] or STAGES[run["stage"]][0] != "DONE"
         return 200, {}
 
