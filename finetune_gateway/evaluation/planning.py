@@ -22,7 +22,7 @@ from finetune_gateway.evaluation.asking import MAX_TOKENS
 from finetune_gateway.evaluation.bounds import require_whole
 from finetune_gateway.evaluation.costing import Costing
 from finetune_gateway.evaluation.prompts import Prompt, drawn, fingerprint_of_all, read_prompts
-from finetune_gateway.evaluation.recording import About, Recording, default_name, plain
+from finetune_gateway.evaluation.recording import About, Recording, default_name, newest, plain
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.evaluation.work import Work, spent_already
 from finetune_gateway.jobs.requests import State
@@ -118,7 +118,9 @@ def plan(subject: Subject, data: Source | None, asked: Request, store: Store) ->
     existing = Recording.find(store.settings, name)
     prompts, words, sha256 = _prompts(subject, data, asked, existing, store)
     about = _about(subject, asked, existing, prompts, name, now)
-    about = about.model_copy(update={"data": words, "data_sha256": sha256})
+    about = about.model_copy(
+        update={"data": words, "data_sha256": sha256, "number": 1 + newest(store.settings)}
+    )
     if existing is not None:
         _require_same(existing, about)
     recording = existing or Recording(store.settings.recordings / name, about)

@@ -22,6 +22,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,6 +32,7 @@ from typing import Any, Self, TypeVar
 from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_gateway.errors import (
+    GatewayError,
     NotFoundError,
     SpecError,
     StoreError,
@@ -64,14 +66,17 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class About(Model):
-    """What a recording is of. ``parameters``: sent with each request. ``samples``: answers to each
-    prompt. ``rows_sha256``: what the set of prompts is recognised by. ``data``: where they are
-    from, in words. ``system_fingerprints``: those of the host, and how many answers have each."""
+    """What a recording is of. ``number``: larger than those that were there when it was made: no
+    clock says which of two is the newer one. ``parameters``: sent with each request. ``samples``:
+    answers to each prompt. ``rows_sha256``: what the set of prompts is recognised by. ``data``:
+    where they are from, in words. ``system_fingerprints``: those of the host, and how many answers
+    have each."""
 
     model_config = ConfigDict(defer_build=True, protected_namespaces=())
 
     version: int = 1
     name: str
+    number: int = 0
     created_at: float
     date: str
     model: str
@@ -327,6 +332,16 @@ def folder_of(settings: Settings, name: str) -> Path:
 def names(settings: Settings) -> list[str]:
     """Return the names of all recordings of a home folder, half-made ones too."""
     return sorted(path.name for path in settings.recordings.glob("*") if path.is_dir())
+
+
+def newest(settings: Settings) -> int:
+    """Return the number of the newest recording; 0 without one."""
+    numbers = [0]
+    for name in names(settings):
+        with suppress(GatewayError):  # a damaged one is named where it is used
+            found = Recording.find(settings, name)
+            numbers += [found.about.number] if found else []
+    return max(numbers)
 
 
 def default_name(model: str, moment: float) -> str:

@@ -17,7 +17,7 @@ from finetune_gateway.errors import BudgetError
 from finetune_gateway.estimation.estimate import MILLION, Estimate, Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus
-from finetune_gateway.jobs.records import JobRecord
+from finetune_gateway.jobs.records import JobRecord, StoredEstimate
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Shown
 
@@ -28,18 +28,13 @@ TOO_MANY = 10  # times the high estimate of the tokens: no host has trained so m
 NAMED = 5  # jobs that a refusal lists
 
 
-class Quote(Model):
-    """The parts of a job's stored estimate that are used here, and the price that its host has
-    named, which takes the place of the estimated one."""
+class Quote(StoredEstimate):
+    """The stored estimate of a job, and the price that its host has named, which takes the place of
+    the estimated one."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
-    cost_usd: Range[Decimal] | None = None
     quoted_usd: Decimal | None = None
-    billed_tokens: Range[int] | None = None
-    trained_tokens: Range[int] | None = None
-    seconds: Range[float] | None = None
-    prices: tuple[Price, ...] = ()
 
     @classmethod
     def of(cls, record: JobRecord) -> Self:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from finetune_gateway.backend import BY_FTG, NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import BackendError, DataError, StoreError
+from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.model import Model
 from finetune_gateway.spec import TrainingSpec
@@ -29,6 +31,9 @@ from finetune_gateway.text.cleaning import LATEST, clean, moment, visible, whole
 # the provider may or may not have received a job that is found in such a step. "resuming": an ended
 # job goes on, and its backend may not know it yet.
 Step = Literal["intent", "uploading", "creating", "sent", "resuming"]
+
+
+Moment = Annotated[float, Field(gt=-LATEST, lt=LATEST)]  # that a calendar has
 
 
 class StoredFile(Model):
@@ -53,13 +58,25 @@ class StoredFile(Model):
         )
 
 
+class StoredEstimate(Model):
+    """The parts of a job's stored estimate that are used again."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
+
+    cost_usd: Range[Decimal] | None = None
+    billed_tokens: Range[int] | None = None
+    trained_tokens: Range[int] | None = None
+    seconds: Range[float] | None = None
+    prices: tuple[Price, ...] = ()
+
+
 class JobRecord(BaseModel):
     """One row of ``jobs``."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     id: str
-    created_at: float
+    created_at: Moment
     name: str  # the dataset's file name, for people
     backend: str
     backend_options: dict[str, Any]
@@ -84,10 +101,10 @@ class JobRecord(BaseModel):
     earlier_keys: tuple[str, ...] = Field(default=(), exclude=True)
     account: str | None = None  # see ``accounts``; None is not known
     step: Step = "intent"
-    step_at: float
+    step_at: Moment
     step_clock: str | None = None  # the same moment by the ``stopwatch``
     tries: int = 0
-    sent_at: float | None = None  # when its first create was announced
+    sent_at: Moment | None = None  # when its first create was announced
     train_file_id: str | None = None  # the provider's id of the file in its last create
     settled: bool = False  # a person said that it was not created
     not_before: float | None = None  # it waits here until then: its host takes no more jobs now
@@ -99,20 +116,20 @@ class JobRecord(BaseModel):
     phase: str = ""
     error: str | None = None
     cursor: str | None = None
-    polled_at: float | None = None
+    polled_at: Moment | None = None
     trained_tokens: int | None = None
     seconds: float | None = None  # of work, by the backend's own clock
     cost_usd: Decimal | None = None  # as its host bills it, so far or in all
     progress: float | None = None  # from 0 to 1, as its host says
     place_in_line: int | None = None  # at its host, while it waits there
-    expected_start_at: float | None = None  # while it waits, as its host expects it
+    expected_start_at: Moment | None = None  # while it waits, as its host expects it
     priority: int = 0  # as it was submitted: the larger one begins first
     after: tuple[str, ...] = ()  # jobs that must have succeeded before it begins
-    start_at: float | None = None  # it begins no earlier
-    finished_at: float | None = None
+    start_at: Moment | None = None  # it begins no earlier
+    finished_at: Moment | None = None
     result: Result | None = None
     handle: dict[str, Any] | None = None
-    removed_at: float | None = None  # its texts were removed then: see ``removal``
+    removed_at: Moment | None = None  # its texts were removed then: see ``removal``
     erased: bool = False  # and no file has anything left of them
     gone: bool = False  # its host has nothing more of it that is to be deleted: see ``pruning``
 
@@ -307,6 +324,7 @@ def _read(row: sqlite3.Row, real_path: Callable[[str], str]) -> JobRecord:
     _replace_paths(values, real_path)
     if "chosen" not in values["spec"]:  # stored before that was kept
         values["spec"]["chosen"] = _not_default(values["spec"])
+    StoredEstimate.model_validate(values["estimate"] or {})
     return JobRecord.model_validate(values)
 
 

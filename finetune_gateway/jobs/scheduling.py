@@ -3,7 +3,6 @@ submit."""
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.arguments import list_of
+from finetune_gateway.text.cleaning import LATEST
 
 MOST_PRIORITY = 1_000_000  # and as much below zero
 LATE_SECONDS = 60.0  # a time that has passed by less begins at once
@@ -84,7 +84,7 @@ def _start_at(value: object) -> float | None:
     if value is None:
         return None
     moment = _moment(value)
-    if moment is None or not math.isfinite(moment):
+    if moment is None or not abs(moment) < LATEST:
         raise SpecError(f"{shown(value)} is no time.", hint=LIKE)
     if moment < time.time() - LATE_SECONDS:
         raise SpecError(f"{shown(value)} is in the past.", hint=f"Leave at out. {LIKE}")

@@ -90,7 +90,7 @@ class Store:
             " AND held_out_share IS NULL) AND (account IS ?3 OR account IS NULL OR ?3 IS NULL)"
             " AND status NOT IN ('failed', 'cancelled')"
             " ORDER BY submit_key IN (?4, ?5), status = 'succeeded', rowid DESC",
-            (record.submit_key, record.old_submit_key, record.account, *earlier),
+            (record.submit_key, record.old_submit_key or None, record.account, *earlier),
         ).fetchone()
         return self.record_of(row) if row else None
 

@@ -336,7 +336,8 @@ def _old(against: str | None, source: FineTuneSource, store: Store) -> Recording
         for name in recordings.names(store.settings)
         if (one := Recording.find(store.settings, name)) and one.about.model == source.one.model
     ]
-    return max(found, key=lambda one: one.about.created_at, default=None)
+    # Those of earlier versions have no number.
+    return max(found, key=lambda one: (one.about.number, one.about.created_at), default=None)
 
 
 def _sides(wanted: Wanted, source: FineTuneSource, old: Recording | None, store: Store) -> Sides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from finetune_gateway.evaluation.results import (
     Verdict,
 )
 from finetune_gateway.evaluation.thresholds import Threshold, decide
-from finetune_gateway.migration import moving, sides
+from finetune_gateway.migration import moving, running, sides
 from finetune_gateway.migration.destinations import destination
 from finetune_gateway.migration.inventory import FineTune
 from finetune_gateway.migration.outcome import Migration
@@ -321,3 +322,20 @@ def test_the_same_on_this_machine(provider: Provider, ftg: Ftg) -> None:
     assert done.returncode == 1 and json.loads(done.stdout)["trained_rows"] == 30
     again = ftg(*call, "--quiet")
     assert again.returncode == 1 and again.stdout.startswith("no-go")
+
+
+def test_no_clock_decides_which_recording_is_the_newest(provider: Provider, home: Path) -> None:
+    """It was set back between the two; a damaged one of another name is no hindrance."""
+    model = fetched(provider, rows=4)
+    for name in ("first", "second"):
+        evaluation.record(model, name=name, rows=2, backend=host(provider, profile="openai"))
+        about = Settings(home).recordings / name / "recording.json"
+        known = json.loads(about.read_text())
+        about.write_text(json.dumps({**known, "created_at": 2e9 - known["created_at"]}))
+        if name == "first":
+            (about.parent.with_name("another") / about.name).mkdir(parents=True)
+    shutil.rmtree(about.parent.with_name("another"))
+    source = moving.fetched_source(model, Settings(home))
+    assert source is not None
+    found = running._old(None, source, Gateway().store)
+    assert found is not None and found.about.name == "second"

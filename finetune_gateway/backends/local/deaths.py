@@ -106,7 +106,10 @@ def load(text: str | None) -> Death | None:
         return None
     if not isinstance(stored, dict):
         return None
-    return Death(**{one.name: stored[one.name] for one in fields(Death) if one.name in stored})
+    found = {one.name: stored[one.name] for one in fields(Death) if one.name in stored}
+    kinds = {one.name: str if one.default == "" else int | None for one in fields(Death)}
+    sound = all(isinstance(value, kinds[name]) for name, value in found.items())
+    return Death(**found) if sound else None
 
 
 # -- in words ------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class Dispatcher:
         """Do what there is to do now; return False if no run waits or runs any more."""
         self._reap()
         rows = self._rows()
-        waiting = [row for row in rows if line.is_readable(row) and not self._has_worker(row)]
+        waiting = [row for row in rows if not self._has_worker(row)]
         for row in waiting:
             self._note_death(row)
         self._start(waiting)
@@ -114,12 +114,13 @@ class Dispatcher:
         return bool(rows)
 
     def _rows(self) -> list[sqlite3.Row]:
-        """Return the runs that wait or run, in order."""
+        """Return the runs that wait or run, in order; a damaged one has to be restored first."""
         # It changes with each commit of another connection: most looks read nothing else.
         version = self.db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
             query = f"SELECT * FROM runs WHERE {line.LIVE} {line.IN_LINE}"
-            self._found, self._version = self.db.execute(query).fetchall(), version
+            found = self.db.execute(query)
+            self._found, self._version = [row for row in found if not line.defect(row)], version
             self._forget({row["id"] for row in self._found})
         return self._found
 
@@ -148,8 +149,7 @@ class Dispatcher:
 
     def has_runs(self) -> bool:
         """Return True if a run waits or runs."""
-        found = self.db.execute(f"SELECT 1 FROM runs WHERE {line.LIVE} LIMIT 1")
-        return found.fetchone() is not None
+        return bool(self._rows())
 
     def _reap(self) -> None:
         """Forget the workers that have ended, but not how."""

@@ -12,7 +12,6 @@ import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 LIVE = "status IN ('queued', 'running')"  # as the index of the table has it
 MAX_STARTS = 30  # workers of a run in all, those that died before they started to train included
@@ -20,12 +19,31 @@ MAX_STARTS = 30  # workers of a run in all, those that died before they started 
 TAKE_BACK = (
     "UPDATE runs SET first_fence = first_fence + 1, attempts = max(0, attempts - 1) WHERE id = ?"
 )
+HIGHEST = 253_402_300_800  # of numbers; as a moment the year 10000, which no calendar has
 INTERRUPTED = "interrupted; goes on by itself"  # the phase of a run whose worker was shut down
 IN_LINE = "ORDER BY priority DESC, seq"
 # Of runs by their ids (a JSON list): how each has ended, also of one whose texts were removed.
 STATUSES = (
     "SELECT value AS id, coalesce((SELECT status FROM runs WHERE id = value),"
     " (SELECT status FROM jobs WHERE id = value), '') AS status FROM json_each(?)"
+)
+# What the columns of a run may hold: numbers from these on, texts, and lists of names as JSON.
+COUNTS = (
+    *("seq", "fence", "attempts", "resumes", "first_fence", "step", "trained_tokens", "peak_bytes"),
+)
+WHOLE = {**dict.fromkeys(COUNTS, 0), "max_attempts": 1, "pid": 1, "saved_step": -1}
+WHOLE["priority"] = -HIGHEST
+MOMENTS = (
+    *("heartbeat_at", "cancel_at", "pause_at", "start_at", "finished_at"),
+    *("seconds", "seconds_left", "progress_at", "step_seconds", "hang_seconds"),
+)
+LOWEST = {**WHOLE, **dict.fromkeys(MOMENTS, 0)}
+LISTS = ("after", "devices")
+TEXTS = ("id", "status", "phase", "slot", "error", "result", "pid_start", "death", *LISTS)
+NULLABLE = (
+    *("pid", "pid_start", "slot", "heartbeat_at", "cancel_at", "pause_at", "start_at", "devices"),
+    *("error", "result", "trained_tokens", "seconds_left", "finished_at", "death", "step"),
+    *("progress_at", "step_seconds", "peak_bytes", "hang_seconds"),
 )
 SUCCEEDED, ENDED_OTHERWISE = "succeeded", ("failed", "cancelled", "")
 
@@ -49,12 +67,37 @@ class Place:
     start_in: float | None
 
 
-def is_readable(row: Mapping[str, Any] | sqlite3.Row) -> bool:
-    """Return False for a row that somebody else has written to: it holds up no other."""
+def defect(row: sqlite3.Row) -> str:
+    """Return the first column, of those that were selected, with what only somebody else can have
+    written; empty for a row that can be used. A damaged one holds up no other."""
+    columns = zip(row.keys(), row, strict=True)
+    return next((name for name, value in columns if not _is_sound(name, value)), "")
+
+
+def _is_sound(name: str, value: object) -> bool:
+    if value is None:
+        return name in NULLABLE or name not in LOWEST and name not in TEXTS
+    if name in LISTS:
+        return isinstance(value, str) and _are_names(value)
+    if name in TEXTS:
+        return isinstance(value, str) and (name != "id" or _is_name(value))
+    if name in LOWEST:
+        kinds = (int,) if name in WHOLE else (int, float)
+        return isinstance(value, kinds) and LOWEST[name] <= value < HIGHEST
+    return True
+
+
+def _are_names(text: str) -> bool:
+    """Return True for a JSON list of names. Of files, a job and a device have one each."""
     try:
-        return all(isinstance(json.loads(row[name] or "[]"), list) for name in ("after", "devices"))
-    except (ValueError, TypeError):
+        found = json.loads(text)
+    except ValueError:
         return False
+    return isinstance(found, list) and all(isinstance(one, str) and _is_name(one) for one in found)
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) < 200 and text.isprintable() and "/" not in text and text[0] != "."
 
 
 def unmet(after: Iterable[str], statuses: Mapping[str, str]) -> list[str]:

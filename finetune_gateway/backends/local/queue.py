@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from finetune_gateway.backend.capabilities import AT_ONCE, Schedule
 from finetune_gateway.backends.local import deaths, line, out_of_memory, run_folder, spawning
 from finetune_gateway.backends.local.line import MAX_STARTS
@@ -107,7 +109,7 @@ class Queue:
     ) -> None:
         """Add a run to the queue; adding it again changes nothing. ``devices``: slots, one of which
         it has to have. Raises SpecError for a setting that is invalid."""
-        hang = current_value(self.settings, HANG_SECONDS).amount
+        hang = self._hang_seconds()
         with self.store.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO runs (id, status, max_attempts, queued_at, priority, after,"
@@ -120,9 +122,13 @@ class Queue:
                     json.dumps(schedule.after),
                     schedule.start_at,
                     None if devices is None else json.dumps([*devices]),
-                    None if hang is None else float(hang),
+                    hang,
                 ),
             )
+
+    def _hang_seconds(self) -> float | None:
+        amount = current_value(self.settings, HANG_SECONDS).amount
+        return None if amount is None else min(float(amount), line.HIGHEST - 1.0)
 
     def find(self, run_id: str) -> RunRow | None:
         row = self.store.query("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
@@ -297,12 +303,9 @@ class Queue:
         ``attempt``. The last worker of that, which may not quite have ended, must not write any
         more: the fence is a new one."""
         self.bring_environment(run_id)
-        hang = current_value(self.settings, HANG_SECONDS).amount
+        hang = self._hang_seconds()
         with self.store.transaction() as db:
-            db.execute(
-                "UPDATE runs SET hang_seconds = ? WHERE id = ?",
-                (None if hang is None else float(hang), run_id),
-            )
+            db.execute("UPDATE runs SET hang_seconds = ? WHERE id = ?", (hang, run_id))
             db.execute(
                 "UPDATE runs SET status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,"
                 " phase = CASE status WHEN 'paused' THEN '' ELSE phase END, pause_at = NULL"
@@ -379,14 +382,17 @@ class Queue:
 
 def _read(row: sqlite3.Row) -> RunRow:
     """Return the run in a row. Raises BackendError for a row that somebody else has written to."""
+    wrong = line.defect(row)
     try:
-        return _run(row)
-    except (ValueError, TypeError):  # no status, no JSON
-        raise BackendError(
-            f"What the store has of the local run {visible(str(row['id']))} is damaged.",
-            hint="Restore the file from a copy of yours; or submit the job again.",
-            backend="local",
-        ) from None
+        if not wrong:
+            return _run(row)
+    except ValueError as exc:  # no status, no result
+        wrong = "result" if isinstance(exc, ValidationError) else "status"
+    raise BackendError(
+        f"What the store has of the local run {visible(str(row['id']))} is damaged: {wrong}.",
+        hint="Restore the file from a copy of yours; or submit the job again.",
+        backend="local",
+    )
 
 
 def _run(row: sqlite3.Row) -> RunRow:

@@ -39,7 +39,7 @@ from finetune_gateway.backends.local.run_file import (
 )
 from finetune_gateway.backends.local.run_folder import PUT_BACK, identity, missing
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import GatewayError, StoreError
+from finetune_gateway.errors import BackendError, GatewayError, StoreError
 from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.settings import files, sealed
 from finetune_gateway.settings.home import Settings
@@ -390,7 +390,8 @@ class Run:
             values = {"heartbeat_at": time.time(), "seconds_left": self.seconds_left, **seconds}
             self.queue.claim(self.id, self.fence, **values, **self._progress())
             row = self.queue.get(self.id)
-        except StoreError as exc:  # a full disk or a busy store: the next heartbeat may succeed
+        except (StoreError, BackendError) as exc:
+            # A full disk, a busy store, a damaged row: the next heartbeat may succeed.
             print(f"no heartbeat: {exc}", file=sys.stderr)
             return
         self.lost = row.fence != self.fence

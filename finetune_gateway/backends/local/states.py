@@ -17,7 +17,9 @@ from finetune_gateway.settings import processes
 SILENT_SECONDS = 120.0  # after so long without a heartbeat the phase says so
 WAITING = "waiting for a free slot"
 DIED = "its worker died{how}; goes on when a slot is free"
-EXPECTED = "json_extract(jobs.estimate, '$.seconds.expected')"
+EXPECTED = (
+    "CASE WHEN json_valid(jobs.estimate) THEN json_extract(jobs.estimate, '$.seconds.expected') END"
+)
 
 
 class States:
@@ -82,11 +84,11 @@ def places(queue: Queue, now: float) -> dict[str, Place]:
         " WHERE runs.status IN ('queued', 'running') AND runs.pause_at IS NULL"
         " AND runs.cancel_at IS NULL ORDER BY runs.priority DESC, runs.seq"
     ).fetchall()
-    rows = [row for row in rows if line.is_readable(row)]
+    rows = [row for row in rows if not line.defect(row)]
     running = {row["slot"]: _left(row) for row in rows if row["pid"] and row["slot"]}
     statuses = queue.statuses({one for row in rows for one in json.loads(row["after"])})
     waiting = [
-        Waiting(row["id"], _devices(row), row["expected"])
+        Waiting(row["id"], _devices(row), _expected(row))
         for row in rows
         if not row["pid"]
         and (row["start_at"] or 0.0) <= now
@@ -104,7 +106,14 @@ def _left(row: sqlite3.Row) -> float | None:
     estimated."""
     if row["seconds_left"] is not None:
         return float(row["seconds_left"])
-    return None if row["expected"] is None else float(max(0.0, row["expected"] - row["seconds"]))
+    expected = _expected(row)
+    return None if expected is None else float(max(0.0, expected - row["seconds"]))
+
+
+def _expected(row: sqlite3.Row) -> float | None:
+    """Return what was estimated, in seconds; None where that is damaged."""
+    found = row["expected"]
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _with_dispatcher(phase: str, queue: Queue) -> str:
