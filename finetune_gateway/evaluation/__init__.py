@@ -53,6 +53,7 @@ def record(
     wait: bool = False,
     at_once: int = 16,
     max_cost_usd: Decimal | float | None = None,
+    monthly_usd: Decimal | float | str | None = None,
     backend: OpenAIBackend | list[OpenAIBackend] | None = None,
     allow_pii: bool = False,
     allow_secrets: bool = False,
@@ -79,6 +80,7 @@ def record(
         wait: With ``batch``, return when it has ended. Otherwise the same call again collects it.
         at_once: Requests on their way to the host at the same time, from all of this process.
         max_cost_usd: Asking stops when the next request could pass it.
+        monthly_usd: The budget of the month, like that of a Gateway; by default of the home.
         backend: The host, or one object for each key of it.
         allow_pii, allow_secrets: Send personal data, or keys and passwords, that were found.
         confirm: Called with a RecordPlan before anything is sent; False refuses.
@@ -108,6 +110,7 @@ def record(
         store=store,
         batch=batch,
         max_cost_usd=None if max_cost_usd is None else parse_usd(max_cost_usd, "max_cost_usd"),
+        monthly_usd=None if monthly_usd is None else parse_usd(monthly_usd, "monthly_usd"),
         allow_pii=allow_pii,
         allow_secrets=allow_secrets,
     )
@@ -128,6 +131,7 @@ def check(
     max_tokens: int | None = None,
     at_once: int = 16,
     max_cost_usd: Decimal | float | str | None = None,
+    monthly_usd: Decimal | float | str | None = None,
     key_envs: Mapping[str, str] | None = None,
     backend: OpenAIBackend | list[OpenAIBackend] | None = None,
     allow_http: bool = False,
@@ -152,6 +156,7 @@ def check(
         max_tokens: Of an answer, 1024 by default.
         at_once: Requests on their way to the host at the same time.
         max_cost_usd: Asking stops when the next request could pass it.
+        monthly_usd: The budget of the month, like that of a Gateway; by default of the home.
         key_envs: For a host the variable that holds its key.
         backend: The host, where it is none of OpenAI's, or an object for each key of it.
         allow_pii, allow_secrets: Send personal data, or keys and passwords, that were found.
@@ -174,6 +179,7 @@ def check(
         seed=seed,
         max_tokens=max_tokens,
         max_cost_usd=max_cost_usd,
+        monthly_usd=None if monthly_usd is None else parse_usd(monthly_usd, "monthly_usd"),
         key_envs=key_envs or {},
         backends=[*given] if isinstance(given, list | tuple) else [given],
         allow_http=allow_http,

@@ -194,7 +194,7 @@ class Places:
         if not record.status.final:
             raise JobNotFinished(
                 f"Job {record.id} is still {record.status}; there is no model yet.",
-                hint=f"Run: ftg wait {record.id}. One that it has saved: {record.id}@last",
+                hint=f"Run: ftg wait {record.id}.{self._saved(record)}",
                 job_id=record.id,
             )
         if record.handle is not None:
@@ -202,9 +202,14 @@ class Places:
         if record.result is None:
             raise SpecError(
                 f"{record.id} has no model: it is {record.status}.",
-                hint=f"See: ftg status {record.id}. One that it has saved: {record.id}@last",
+                hint=f"See: ftg status {record.id}.{self._saved(record)}",
             )
         return results.handle_of(record, record.result, backend)
+
+    def _saved(self, record: JobRecord) -> str:
+        """Return the part of a hint that names the last checkpoint of a job; "" if it has none."""
+        there = results.checkpoints(record, self.store)
+        return f" One that it has saved: {record.id}@last" if there else ""
 
     def _looked_at(self, record: JobRecord, backend: Backend) -> JobRecord:
         """Return a job as it is now: one that runs may have ended since."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Protocol
 
 from finetune_gateway.evaluation import measures, statistics
 from finetune_gateway.evaluation.comparison import ScoredAnswer
-from finetune_gateway.evaluation.missing_scores import Unjudged, choosers
+from finetune_gateway.evaluation.missing_scores import Unjudged, alike, choosers
 from finetune_gateway.evaluation.results import (
     AnswerFigures,
     CheckFigure,
@@ -31,7 +30,6 @@ EXAMPLES = 20  # rows that are named for a check of one model
 KINDS_OF_ERROR = 5
 MANY = 1000  # scores from which a tenth of a percent says something
 SMALL = 0.01  # difference of shares of which tenths of a point are said
-NUMBER = re.compile(r"\d+")
 NAMED = 3  # models with their figures, where one cannot tell which is best
 
 
@@ -147,6 +145,7 @@ def _figure(
     unjudged: Counter[str],
     clusters: Mapping[str, str],
 ) -> MeasureFigure:
+    unjudged = alike(unjudged)
     if not values:
         reasons = ", ".join(reason for reason, _ in unjudged.most_common(2))
         return MeasureFigure(empty=reasons or "no answer was scored", unjudged=dict(unjudged))
@@ -180,7 +179,7 @@ def answer_figures(answers: Sequence[ComparedAnswer], refused: int) -> AnswerFig
     return AnswerFigures(
         answers=len(good),
         errors=sum(errors.values()),
-        error_kinds=dict(_alike(errors).most_common(KINDS_OF_ERROR)),
+        error_kinds=dict(alike(errors).most_common(KINDS_OF_ERROR)),
         refusals=refused,
         prompt_tokens=_mean(one.prompt_tokens for one in good),
         completion_tokens=_mean(one.completion_tokens for one in good),
@@ -200,21 +199,6 @@ def unanswered(
     errors of requests that it never got."""
     asked = [one for one in answers if one.error not in not_asked]
     return sum(measures.unjudged(one) is not None for one in asked), len(asked)
-
-
-def _alike(errors: Counter[str]) -> Counter[str]:
-    """Return the errors, those that differ in their numbers alone as one, without these."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for text in errors:
-        groups[NUMBER.sub("0", text)].append(text)
-    return Counter({_common(texts): sum(errors[one] for one in texts) for texts in groups.values()})
-
-
-def _common(texts: Sequence[str]) -> str:
-    """Return the first text, with … for each number in which the others differ."""
-    numbers = zip(*(NUMBER.findall(text) for text in texts), strict=True)
-    shown = iter([one[0] if len(set(one)) == 1 else "…" for one in numbers])
-    return NUMBER.sub(lambda _: next(shown), texts[0])
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

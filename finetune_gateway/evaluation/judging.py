@@ -23,6 +23,7 @@ from finetune_gateway.evaluation import statistics
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.checks.check import PREFIX
 from finetune_gateway.evaluation.judge import MAX_TOKENS, JudgeQuestion
+from finetune_gateway.evaluation.missing_scores import alike
 from finetune_gateway.evaluation.results import (
     AnswerTable,
     ComparedAnswer,
@@ -252,6 +253,7 @@ def _figure(
     unjudged: Counter[str],
     rows: Mapping[str, ComparedRow],
 ) -> MeasureFigure:
+    unjudged = alike(unjudged)
     if not values:
         why = unjudged.most_common(1)[0][0] if unjudged else "there was nothing to judge"
         return MeasureFigure(empty=f"not judged: {why}", unjudged=dict(unjudged))

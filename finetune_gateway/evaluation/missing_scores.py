@@ -3,7 +3,9 @@ is right in the rest, and a judge that fails on many pairs has said something of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_gateway.evaluation.results import UNDECIDED, Difference, MeasureFigure
@@ -12,6 +14,7 @@ UNANSWERED = 0.05  # share of requests without an answer, from which on no figur
 # Share of the answers that a check or the judge has not judged, from which on it decides nothing.
 UNJUDGED = 0.5
 FAILED = 0.1  # of them those of which something went wrong: an answer can bring that about
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")  # 900, 1,024 and 0.5 are a number each
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,23 @@ class Unjudged:
     def __str__(self) -> str:
         why = self.why.rstrip(".")
         return f"{self.count:,} of {self.answers:,} answers were not judged ({why})"
+
+
+def alike(reasons: Counter[str]) -> Counter[str]:
+    """Return the reasons, those that differ in their numbers alone as one, with … in the place of
+    each number that differs."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for text in reasons:
+        groups[NUMBER.sub("0", text)].append(text)
+    return Counter(
+        {_common(texts): sum(reasons[one] for one in texts) for texts in groups.values()}
+    )
+
+
+def _common(texts: Sequence[str]) -> str:
+    numbers = zip(*(NUMBER.findall(text) for text in texts), strict=True)
+    shown = iter([one[0] if len(set(one)) == 1 else "…" for one in numbers])
+    return NUMBER.sub(lambda _: next(shown), texts[0])
 
 
 def choosers(left: Mapping[str, tuple[int, int]]) -> set[str]:

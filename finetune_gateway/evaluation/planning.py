@@ -56,6 +56,7 @@ class Request:
     store: bool | None = None
     batch: bool = False
     max_cost_usd: Decimal | None = None
+    monthly_usd: Decimal | None = None
     allow_pii: bool = False
     allow_secrets: bool = False
 
@@ -134,7 +135,7 @@ def plan(subject: Subject, data: Source | None, asked: Request, store: Store) ->
         prompts,
         _costing(subject, about, store, batch=asked.batch),
         config.current_value(store.settings, "budget.job_usd", asked.max_cost_usd).usd,
-        config.current_value(store.settings, "budget.monthly_usd").usd,
+        config.current_value(store.settings, "budget.monthly_usd", asked.monthly_usd).usd,
         asked.batch,
         spent_already(store, recording),
     )

@@ -85,7 +85,7 @@ def _of_job(record: JobRecord, backends: Sequence[OpenAIBackend], store: Store) 
     return _subject(
         record.result.model,
         record.spec.model,
-        [*backends] or [_restored(record.backend, record.backend_options, store)],
+        [*backends] or [_restored(record, record.id, store)],
         job_id=record.id,
         system_prompt=record.system_prompt or handle.get("system_prompt"),
     )
@@ -94,7 +94,7 @@ def _of_job(record: JobRecord, backends: Sequence[OpenAIBackend], store: Store) 
 def _of_handle(handle: HandleData, backends: Sequence[OpenAIBackend], store: Store) -> Subject:
     if handle.kind != "hosted":
         raise _not_hosted(handle.model)
-    usable = [*backends] or [_restored(handle.backend, handle.backend_options, store)]
+    usable = [*backends] or [_restored(handle, handle.model, store)]
     return _subject(
         handle.model,
         handle.base_model,
@@ -115,11 +115,19 @@ def _subject(
     return Subject(model, base_model(base), seeing(backends, model), job_id, system_prompt)
 
 
-def _restored(name: str, options: dict[str, object], store: Store) -> OpenAIBackend:
-    backend = registry.restore(name, options, store.settings)
-    if not isinstance(backend, OpenAIBackend):
-        raise _not_hosted(backend.display_name)
-    return backend
+def _restored(stored: JobRecord | HandleData, name: str, store: Store) -> OpenAIBackend:
+    """Return the host of a job or a handle; ``name``: of it in messages."""
+    backend = registry.restore(stored.backend, stored.backend_options, store.settings)
+    if isinstance(backend, OpenAIBackend):
+        return backend
+    if not backend.capabilities().hosted:
+        raise _not_hosted(name)
+    raise UnsupportedError(
+        f"{name!r} answers at {backend.display_name}, whose backend is a plug-in: what is recorded "
+        "goes over OpenAI's contract.",
+        hint="A comparison keeps what it answers, for the next ones too: ftg compare JOB",
+        option="model",
+    )
 
 
 def _bound(backend: OpenAIBackend, store: Store) -> OpenAIBackend:

@@ -139,7 +139,8 @@ def _raise_refused(counts: _Counts, dataset: Dataset, to: str) -> None:
     rows = "1 row" if counts.refusals == 1 else f"{counts.refusals:,} rows"
     reasons = [f"{_lines(lines)}: {reason}" for reason, lines in counts.refused.items()]
     more = counts.refusals - sum(map(len, counts.refused.values()))
-    listed = "\n  ".join([*reasons, *([f"... and {more:,} more rows"] if more else [])])
+    cut = f"... and {more:,} more row{'s' * (more > 1)}"
+    listed = "\n  ".join([*reasons, *([cut] if more else [])])
     raise DataError(
         f"{dataset.name}: {rows} cannot be written as {to} without loss:\n  {listed}",
         hint=f"Nothing was written. {counts.advice.removesuffix('.')}."

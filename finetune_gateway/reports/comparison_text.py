@@ -36,7 +36,7 @@ def _answer(data: ComparisonData, *, whole: bool) -> Iterator[str]:
     verdict = _verdict(visible(data.verdict.text), whole=whole)
     yield apply_style("\n".join(verdict), "bold")
     yield from _figures(data, max(1, _room(LINES - 1) - len(verdict)))
-    yield wrap_text(_beside(data), "  ", "")
+    yield wrap_text(_beside(data, whole=whole), "  ", "")
 
 
 def _verdict(text: str, *, whole: bool) -> list[str]:
@@ -85,7 +85,7 @@ def _figures(data: ComparisonData, room: int) -> list[str]:
     return lines[:room]
 
 
-def _beside(data: ComparisonData) -> str:
+def _beside(data: ComparisonData, *, whole: bool) -> str:
     """Return what stands beside the answer: rows, those left out, failed requests, money."""
     left = sum(data.data.left_out.values())
     failed = sum(one.errors for one in data.answers.values())
@@ -95,6 +95,8 @@ def _beside(data: ComparisonData) -> str:
         f"{format_count(failed, 'request')} failed" if failed else "",
         spent,
     )
+    if whole:
+        return f"{', '.join(filter(None, said))}."
     warnings = sum(1 for _ in view.warnings(data))
     told = format_count(warnings, "warning") if warnings else "All figures"
     return f"{', '.join(filter(None, said))}. {told}: --explain"

@@ -116,9 +116,16 @@ def test_what_cannot_be_told_apart_is_said_once_with_all_figures() -> None:
 
 def test_errors_that_differ_in_numbers_alone_are_one_kind() -> None:
     """Else seventeen rows that are too long are five reasons, and the count of none is right."""
-    errors = ["It has 550 tokens of 512.", "It has 601 tokens of 512.", "Gone."]
+    errors = ["It has 550 tokens of 512.", "It has 1,601 tokens of 512.", "Gone."]
     answers = [
         ComparedAnswer(model="a", row=str(place), error=error) for place, error in enumerate(errors)
     ]
     kinds = assessing.answer_figures(answers, 0).error_kinds
     assert kinds == {"It has … tokens of 512.": 2, "Gone.": 1}
+    reasons = [{"match": Score(reason=error)} for error in errors]
+    listed = [
+        ScoredAnswer(answer=one, scores=score) for one, score in zip(answers, reasons, strict=True)
+    ]
+    rows = {one.row: row(one.row) for one in answers}
+    figure = assessing.figures(assessing.gather(MATCH, MODELS, rows, listed), {})["a"]
+    assert figure.unjudged == kinds and figure.empty == "It has … tokens of 512., Gone."

@@ -12,7 +12,7 @@ import pytest
 from support.hostile import Answering, Honest
 from support.plugins import installed
 
-from finetune_gateway import BudgetError, Gateway, Job, aio, evaluation
+from finetune_gateway import BudgetError, Gateway, Job, UnsupportedError, aio, evaluation
 from finetune_gateway.backend import ChatReply, HandleData
 from finetune_gateway.evaluation.checks import Guide
 
@@ -77,9 +77,20 @@ def test_a_hosted_plugin_is_asked_after_a_yes_and_within_no_limit(
         pytest.raises(BudgetError, match="No price is known for answers of 'tuned'"),
     ):
         capped.compare([job.id], ROWS)
+    with pytest.raises(BudgetError, match="No price is known for answers of 'tuned'"):
+        evaluation.check(job.id, Guide.loads(GUIDE), monthly_usd=Decimal(100))
     assert not chats
     found = gateway.compare([job.id], ROWS)
     assert found.data.spent_usd is None and len(chats) == len(ROWS)
+
+
+def test_a_plugin_is_not_recorded_and_the_reason_is_said(shop: tuple[Gateway, Job]) -> None:
+    """It is a host; one that speaks a language of its own."""
+    _, job = shop
+    with pytest.raises(UnsupportedError, match="answers at shop, whose backend is a plug-in") as no:
+        evaluation.record(job.id, ROWS)
+    assert f"{job.id!r}" in no.value.message and "ftg compare" in (no.value.hint or "")
+    assert not chats
 
 
 def test_what_a_job_of_a_plugin_has_answered_is_not_asked_again(

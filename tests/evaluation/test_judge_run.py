@@ -18,6 +18,7 @@ from finetune_gateway import BudgetError, ChatReply, Comparison, Gateway
 
 Json = dict[str, Any]
 JUDGE = "gpt-4o-2024-08-06"
+BASE = "gpt-4.1-mini-2025-04-14"
 SHOWN = re.compile(r"<answer [12] ([0-9a-f]{12})>\n(.*?)\n</answer [12] \1>", re.S)
 ROWS = [{"prompt": f"Where is parcel {number}?", "completion": "Here."} for number in range(12)]
 
@@ -85,6 +86,36 @@ def test_a_hosted_judge_is_priced_paid_once_and_kept_for_its_user_alone(
     again = compare(provider)
     assert again.data.spent_usd == 0 and again.verdict == found.verdict
     assert sum(provider.world.asked.values()) == 24
+
+
+@pytest.mark.parametrize("limit", ["max_cost_usd", "monthly_usd"])
+def test_a_judge_without_a_price_is_refused_before_a_row_is_paid(
+    provider: Provider, limit: str
+) -> None:
+    """The judge comes last: whether its price is known is seen before the models are asked."""
+    asked: dict[str, Any] = {
+        "models": [BASE, MODELS[0]],
+        "data": ROWS,
+        "judge": f"{provider.url}#mystery-judge",
+        "backends": [connect(provider, profile="openai")],
+        "allow_http": True,
+    }
+    own = Decimal(5)
+    with (
+        Gateway().use(monthly_usd=own if limit == "monthly_usd" else None) as gateway,
+        pytest.raises(BudgetError, match="No price is known for answers of 'mystery-judge'"),
+    ):
+        gateway.compare(**asked, max_cost_usd=own if limit == "max_cost_usd" else None)
+    assert not provider.world.asked
+    plans: list[Any] = []
+
+    def no(plan: Any) -> bool:
+        plans.append(plan)
+        return False
+
+    with pytest.raises(BudgetError, match="not confirmed"):  # without a limit a yes is enough
+        Gateway().compare(**asked, confirm=no)
+    assert plans[0].cost is None and plans[0].sends and not provider.world.asked
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,13 @@ def test_what_was_not_judged_says_so() -> None:
     assert one.problem == "no verdict of the judge: it was not asked" and other.better is None
     assert judging.facts([one, other], BY_ID, "judge").pairs == 0
     assert judging.figures([], MODELS, BY_ID).measures == []
+    errors = zip(ROWS, ("900", "1,024"), strict=False)
+    unread = [
+        one.model_copy(update={"row": row.id, "problem": f"error: {tokens} tokens are too many"})
+        for row, tokens in errors
+    ]
+    figures = judging.figures(unread, MODELS, BY_ID).figures["judge:wins"]
+    assert figures["a"].unjudged == {"error: … tokens are too many": 2}
 
 
 def test_rows_that_need_no_judge_are_not_asked() -> None:

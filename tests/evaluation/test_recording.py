@@ -362,6 +362,8 @@ def test_the_month_has_to_have_room(home: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(BudgetError, match="It may cost"):
             recorded(provider, rows(9), name="a")
         assert not (home / "recordings" / "a").exists()
+        with pytest.raises(BudgetError, match="It may cost"):  # the budget of a Gateway
+            recorded(provider, rows(9), name="a", monthly_usd="0.04", max_cost_usd="0.045")
         done = recorded(provider, rows(9), name="a", max_cost_usd="0.04")
         assert done.run is not None and done.run.answers == 9
         assert spent(provider) <= 0.04

@@ -15,6 +15,7 @@ from support.records import record
 from support.rows import chat_rows
 
 from finetune_gateway import Gateway, GatewayError, Job, ModelHandle, NotFoundError, OpenAIBackend
+from finetune_gateway.backend import Checkpoint, Snapshot
 from finetune_gateway.chat import ChatReply
 from finetune_gateway.errors import JobNotFinished, SpecError, UnboundKeyError
 from finetune_gateway.evaluation.default_rows import default_rows
@@ -225,14 +226,21 @@ def test_a_base_whose_weights_have_changed_is_not_the_base(home: Path, tiny_fold
 
 
 def test_a_job_without_a_model(home: Path) -> None:
-    """Says what it is, and that what it has saved can be asked."""
+    """Says what it is, and that what it has saved can be asked: nothing, of one that waits."""
     failed = local_job(Path("/x"), status=JobStatus.FAILED, result=None)
     with pytest.raises(SpecError, match="has no model: it is failed") as wrong:
         resolved(failed)
-    assert f"{failed}@last" in wrong.value.hint
+    assert wrong.value.hint == f"See: ftg status {failed}."
     waiting = local_job(Path("/x"), status=JobStatus.QUEUED, result=None)
-    with pytest.raises(JobNotFinished, match="still queued"):
+    with pytest.raises(JobNotFinished, match="still queued") as early:
         resolved(waiting)
+    assert early.value.hint == f"Run: ftg wait {waiting}."
+    point = Checkpoint(id="2", step=2, model=str(home))
+    saved = Snapshot(status=JobStatus.RUNNING, checkpoints=[point])
+    Gateway().store.apply(waiting, saved, None, 0)
+    with pytest.raises(JobNotFinished, match="still running") as early:
+        resolved(waiting)
+    assert f"{waiting}@last" in early.value.hint
     with pytest.raises(NotFoundError, match="no checkpoint at step 3"):
         resolved(f"{failed}@3")
 

@@ -31,7 +31,8 @@ def test_the_answer_fits_the_screen(
         for line in lines:
             is_command = line.startswith("  ftg ")
             assert display_width(line) <= columns or len(line.split()) <= 2 or is_command, line
-        assert lines[0].startswith(verdict.text[:20]) and "--explain" in text
+        assert lines[0].startswith(verdict.text[:20])
+        assert ("--explain" in text) != explain  # no hint at what is shown
         assert "2 left out" in text and "failed" in text
         assert explain or columns < 80 or len(lines) <= 6
 

@@ -28,7 +28,11 @@ def job(home: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.fixture
 def compared(home: Path, job: Job) -> Comparison:
     """A kept comparison of its model and the base."""
-    made = comparison(home, rows=8, models=5)
+    return kept(home, job, 8)
+
+
+def kept(home: Path, job: Job, rows: int) -> Comparison:
+    made = comparison(home, rows=rows, models=5)
     models = [
         one.model_copy(update={"job_id": job.id if one.key == "tuned" else one.job_id})
         for one in made.data.models
@@ -61,7 +65,7 @@ def test_the_page_of_a_comparison(ftg: Ftg, compared: Comparison) -> None:
     assert compared.report() == page and page.exists()
 
 
-def test_the_page_of_a_job(ftg: Ftg, job: Job, compared: Comparison) -> None:
+def test_the_page_of_a_job(ftg: Ftg, home: Path, job: Job, compared: Comparison) -> None:
     """Its losses, estimate and actual, data and settings; answers before and after, where a kept
     comparison has them, and how to make one where none has."""
     done = ftg("report", "latest")
@@ -74,6 +78,8 @@ def test_the_page_of_a_job(ftg: Ftg, job: Job, compared: Comparison) -> None:
     assert "figure estimated actual" in seen and "trained on train.jsonl, " in seen
     assert f"sha256 {job.record.train.sha256[:16]}" in seen and "n_epochs" in seen
     assert json.loads(ftg("report", "latest", "--json").stdout)["id"] == job.id
+    compared = kept(home, job, 6)
+    assert "1 more row: ftg report cmp-3f9a2c1d" in text_of(job.report(force=True))
     (compared.folder / "comparison.json").unlink()
     assert f"ftg compare base:{job.id} {job.id}" in text_of(job.report(force=True))
 

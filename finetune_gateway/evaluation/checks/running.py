@@ -43,6 +43,7 @@ class Request:
     seed: int = 0
     max_tokens: int | None = None
     max_cost_usd: Decimal | float | str | None = None
+    monthly_usd: Decimal | None = None
     key_envs: Mapping[str, str] = field(default_factory=dict)
     backends: Sequence[Any] = ()
     allow_http: bool = False
@@ -170,6 +171,7 @@ def _how(request: Request, how: How, model: EvaluatedModel, found: _Rows, store:
         parameters={"temperature": 0, "max_tokens": request.max_tokens or MAX_TOKENS},
         words=found.words,
         limit=limit_of(store, name, None if limit is None else parse_usd(limit, "max_cost_usd")),
+        monthly_usd=request.monthly_usd,
         at_once=how.at_once,
         allow_pii=request.allow_pii,
         allow_secrets=request.allow_secrets,
