@@ -71,7 +71,7 @@ def estimate_hosted(
         azure_training=way,
         residency=profile.trainings[way].data if way else None,
         life_cycle=profile.life_cycle(spec.model),
-        assumptions=_assumptions(tokens, profile, prices, hourly=hourly),
+        assumptions=_assumptions(spec, tokens, profile, prices, hourly=hourly),
         warnings=[
             *([f"{REFUSED}{refusal}"] if refusal else []),
             *profile.warnings(spec.model, day),
@@ -184,7 +184,7 @@ def with_validation(estimate: Estimate, tokens: TokenStats, profile: Profile) ->
 
 
 def _assumptions(
-    tokens: TokenStats, profile: Profile, prices: list[Price], *, hourly: bool
+    spec: TrainingSpec, tokens: TokenStats, profile: Profile, prices: list[Price], *, hourly: bool
 ) -> list[str]:
     rule = "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
     notes = [
@@ -195,6 +195,10 @@ def _assumptions(
         notes.append(f"Tokens are an {tokens.encoding}: the model's encoding is not known.")
     elif not tokens.exact and not hourly:
         notes.append("A range: how tools, images and answer pairs are billed is not published.")
+    if tokens.images and not hourly:
+        from finetune_gateway.tokens.images import rule_for  # here: few files have images
+
+        notes.append(rule_for(spec.model).words())
     for price in prices:
         if price.unit == "hosting_hour":
             notes.append(f"Not included: hosting the result, {price.usd} USD an hour. {price.note}")

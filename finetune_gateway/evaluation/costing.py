@@ -15,7 +15,7 @@ from finetune_gateway.estimation.price_table import Price, Unit, find_price
 from finetune_gateway.estimation.profiles import Profile
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.text.cleaning import whole
-from finetune_gateway.tokens.counter import IMAGE_HIGH, HostedCounter
+from finetune_gateway.tokens.counter import HostedCounter
 from finetune_gateway.tokens.encodings import APPROXIMATE
 
 Json = dict[str, Any]
@@ -25,12 +25,6 @@ _BATCH: tuple[Unit, Unit, Unit] = ("batch_in_mtok", "batch_out_mtok", "batch_cac
 TOO_MANY = 10  # times the most that a request can take: no host has used so many tokens
 # Tokens that a host may add to a prompt beyond the documented rule, for the high figure.
 SPARE = 8
-# The most tokens of one image, by the model that reads it: eight tiles of 512 pixels, or 1,536
-# patches times a factor (OpenAI's guide on images and vision). gpt-4o-mini counts 2,833 and 5,667 a
-# tile: 8,512 with a few words were billed for one of a single tile (read on 2026-12-01,
-# https://community.openai.com/t/1262691, as were the factors of mini and nano).
-MOST_OF_IMAGE = {"gpt-4o-mini": 48_169, "gpt-4.1-mini": 2_489, "gpt-4.1-nano": 3_779}
-MOST_OF_OTHERS = 85 + 8 * 170
 
 
 @dataclass(frozen=True)
@@ -107,8 +101,6 @@ class Costing:
         self.prices = prices
         self.max_tokens = max_tokens
         self._counter = HostedCounter(model)
-        found = (most for name, most in MOST_OF_IMAGE.items() if model.startswith(name))
-        self._image = next(found, MOST_OF_OTHERS)
         self._read: dict[str, Range[int]] = {}
         self.exact = self._counter.encoding != APPROXIMATE
 
@@ -143,7 +135,6 @@ class Costing:
         low, expected, high = min(row.total, row.billed_low), row.total, row.billed_high
         if not self.exact:
             low, high = int(low * APPROXIMATE_LOW), int(high * APPROXIMATE_HIGH)
-        high += prompt.images * max(0, self._image - IMAGE_HIGH)
         return Range[int](
             low=min(low, expected), expected=expected, high=max(expected, high) + SPARE
         )

@@ -58,11 +58,6 @@ class Prompt(Model):
         return {*self._types} - COUNTED
 
     @property
-    def images(self) -> int:
-        """How many images are in it."""
-        return self._types.count("image_url")
-
-    @property
     def _types(self) -> list[str]:
         contents = (as_list(message.get("content")) for message in self.messages)
         return [str(as_dict(part).get("type")) for content in contents for part in content]

@@ -58,6 +58,14 @@ class StoredFile(Model):
         )
 
 
+class _CountedRows(Model):
+    """What is used again of the tokens of an estimate."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
+
+    images: int = 0
+
+
 class StoredEstimate(Model):
     """The parts of a job's stored estimate that are used again."""
 
@@ -65,6 +73,7 @@ class StoredEstimate(Model):
 
     cost_usd: Range[Decimal] | None = None
     billed_tokens: Range[int] | None = None
+    counted: _CountedRows | None = Field(default=None, alias="tokens")
     trained_tokens: Range[int] | None = None
     seconds: Range[float] | None = None
     prices: tuple[Price, ...] = ()

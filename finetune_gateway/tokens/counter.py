@@ -46,9 +46,6 @@ _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "functio
 _PER_MESSAGE, _PER_NAME, _PER_ROW = 3, 1, 3  # the documented prompt rule
 _BILLED_PER_MESSAGE, _BILLED_PER_ROW = 4, 1  # fits both published bills
 
-# An image at low detail, and at most: 2048 x 4096 pixels (OpenAI's vision guide).
-_IMAGE_LOW, IMAGE_HIGH = 85, 1105
-
 _CACHED_TOOLS = 1024  # lists of tools: the rows of a file usually offer the same
 
 
@@ -117,6 +114,7 @@ class TokenCounter(ABC):
             totals.sums[name] += getattr(row, name)
         for role, count in row.roles.items():
             totals.add_role(role, *count)
+        totals.images += row.images
         over = max(0, row.longest - (self.max_context or row.longest))
         totals.truncated_rows += over > 0
         totals.truncated_tokens += over
@@ -141,6 +139,7 @@ class TokenCounter(ABC):
             truncated_trained=totals.truncated_trained,
             split_rows=totals.split_rows,
             pairs=totals.pairs,
+            images=totals.images,
             truncated_tokens=totals.truncated_tokens,
             roles={**totals.roles},
             histogram=lengths.bins(),
@@ -162,6 +161,8 @@ class _MessageSums:
     trained: int = 0
     unweighted: int = 0  # content of turns with weight 0; whether it is billed is not known
     images: int = 0
+    images_below: int = 0  # tokens they may have less than expected, and more
+    images_above: int = 0
     exact: bool = True
     by_role: dict[str, RoleCount] = field(default_factory=dict)
 
@@ -206,8 +207,8 @@ class _RolePattern:
         sums["billed"] += content + rows * self.billed
         sums["billed_low"] += content + rows * self.low
         sums["billed_high"] += content + rows * self.high
-        user = content - self._trained - self._system
-        tokens = {"system": self._system, "user": user, "assistant": self._trained}
+        tokens = {"system": self._system, "assistant": self._trained}
+        tokens["user"] = content - self._trained - self._system
         for role, count in Counter(self.roles).items():
             totals.add_role(role, rows * count, tokens[role])
 
@@ -300,13 +301,12 @@ class HostedCounter(TokenCounter):
         # other lengths get the span of the three.
         other = sums.content + 2 * sums.messages + 7
         total = sums.prompt + _PER_ROW + tools
-        images = sums.images * (IMAGE_HIGH - _IMAGE_LOW)
-        high = max(billed, other + tools, total) + tools_high - tools + images
-        low = min(billed - tools, other) - sums.unweighted
+        high = max(billed, other + tools, total) + tools_high - tools + sums.images_above
+        low = min(billed - tools, other) - sums.unweighted - sums.images_below
         exact = sums.exact and sums.messages > 0 and self.text.exact and not tools_high
         return RowTokens(
             total, sums.trained, sums.messages, exact, billed, low, high, longest=billed,
-            roles=sums.by_role,
+            roles=sums.by_role, images=sums.images,
         )  # fmt: skip
 
     def _preference(self, row: Json) -> RowTokens:
@@ -322,18 +322,14 @@ class HostedCounter(TokenCounter):
         tools, tools_high = self._tools(pair_input)
         billed = prompt.billed + chosen.billed + rejected.billed + _BILLED_PER_ROW + tools
         twice = 2 * (prompt.prompt + _PER_ROW + tools_high) + chosen.prompt + rejected.prompt
+        total = prompt.prompt + chosen.prompt + rejected.prompt + _PER_ROW + tools
+        messages = prompt.messages + chosen.messages + rejected.messages
+        low = prompt.content + chosen.content + rejected.content
         return RowTokens(
-            prompt.prompt + chosen.prompt + rejected.prompt + _PER_ROW + tools,
-            chosen.trained + rejected.trained,
-            prompt.messages + chosen.messages + rejected.messages,
-            False,
-            billed,
-            prompt.content + chosen.content + rejected.content,
-            max(billed, twice),
-            longest=billed - min(chosen.billed, rejected.billed),
-            sequences=2,
-            roles=roles,
-        )
+            total, chosen.trained + rejected.trained, messages, False, billed, low,
+            max(billed, twice), longest=billed - min(chosen.billed, rejected.billed), sequences=2,
+            roles=roles, images=prompt.images,
+        )  # fmt: skip
 
     def _text(self, row: Json) -> RowTokens:
         """Count a text row; high as if sent as one turn."""
@@ -371,13 +367,18 @@ class HostedCounter(TokenCounter):
             sums.trained += content
 
     def _add_message(self, message: Json, sums: _MessageSums) -> None:
-        images = sum(map(row_access.is_image, row_access.parts_of(message.get("content"))))
-        content = (
-            sum(self.text(text) for text in row_access.texts_of(message)) + images * _IMAGE_LOW
-        )
+        content = sum(self.text(text) for text in row_access.texts_of(message))
+        parts = row_access.parts_of(message.get("content"))
+        if images := [*filter(row_access.is_image, parts)]:
+            from finetune_gateway.tokens.images import tokens_of  # here: few files have images
+
+            low, expected, high = tokens_of(self.model, images)
+            content += expected
+            sums.images += len(images)
+            sums.images_below += expected - low
+            sums.images_above += high - expected
         role, name = str(message.get("role", "")), message.get("name")
         self._add_turn(role, content, sums)
-        sums.images += images
         if isinstance(name, str):
             sums.roles += self.text(name) + _PER_NAME
         if role == "assistant" and message.get("weight") == 0:
@@ -406,18 +407,17 @@ class HostedCounter(TokenCounter):
         return by_rule, max(by_rule, self.text(json.dumps(definitions, ensure_ascii=False)))
 
     def _tool(self, tool: Json) -> int:
-        line = f"{tool.get('name', '')}:{_no_dot(tool.get('description', ''))}"
+        line = f"{tool.get('name', '')}:{_no_dot(tool)}"
         count = self.text(line) + _FUNC_INIT.get(self.encoding, 7)
-        properties = row_access.as_dict(
-            row_access.as_dict(tool.get("parameters")).get("properties")
-        )
+        parameters = row_access.as_dict(tool.get("parameters"))
+        properties = row_access.as_dict(parameters.get("properties"))
         count += _PROP_INIT if properties else 0
         return count + sum(
             self._property(key, row_access.as_dict(value)) for key, value in properties.items()
         )
 
     def _property(self, key: str, value: Json) -> int:
-        line = f"{key}:{value.get('type', '')}:{_no_dot(value.get('description', ''))}"
+        line = f"{key}:{value.get('type', '')}:{_no_dot(value)}"
         values = sum(
             _ENUM_ITEM + self.text(str(item)) for item in row_access.as_list(value.get("enum"))
         )
@@ -446,5 +446,5 @@ _FUNC_INIT = {"o200k_base": 7, "o200k_harmony": 7, "cl100k_base": 10}
 _PROP_INIT, _PROP_KEY, _ENUM_INIT, _ENUM_ITEM, _FUNC_END = 3, 3, -3, 3, 12
 
 
-def _no_dot(text: object) -> str:
-    return str(text).removesuffix(".")
+def _no_dot(one: Json) -> str:
+    return str(one.get("description", "")).removesuffix(".")

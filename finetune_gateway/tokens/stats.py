@@ -42,6 +42,7 @@ class RowTokens:
     billed_high: int = 0
     longest: int = 0  # billed tokens of its longest sequence; a DPO row has two
     sequences: int = 1
+    images: int = 0
     roles: Mapping[str, RoleCount] = field(default_factory=dict)
 
     def truncated(self, max_context: int | None) -> RowTokens:
@@ -81,6 +82,7 @@ class TokenStats(Given):
     truncated_trained: int = 0  # of them, those that would be trained; local models alone
     split_rows: int = 0  # rows trained as a sequence for each turn; ``rows`` counts sequences
     pairs: int = 0  # rows trained as two sequences, counted so by local models alone
+    images: int = 0
     roles: dict[str, RoleCount] = Field(default_factory=dict)
     histogram: list[tuple[int, int, int]] = Field(default_factory=list)  # from, to, rows
     # Length -> rows of that length; and -> those of them in which nothing is trained. Not output.
@@ -185,6 +187,7 @@ class TokenTotals:
     truncated_trained: int = 0
     split_rows: int = 0
     pairs: int = 0
+    images: int = 0
 
     def add_role(self, role: str, messages: int, tokens: int) -> None:
         before = self.roles.get(role, RoleCount(0, 0))
@@ -205,6 +208,7 @@ class TokenTotals:
         self.truncated_trained += other.truncated_trained
         self.split_rows += other.split_rows
         self.pairs += other.pairs
+        self.images += other.images
 
 
 def cut_words(tokens: TokenStats, limit: int) -> str:

@@ -100,6 +100,27 @@ def test_tokens_of_the_host_times_the_row_of_the_job(home: Path, train_file: Pat
     assert Gateway().job(job.id).actual == job.actual and Gateway().costs().to_csv() == before
 
 
+def test_no_bill_is_made_of_the_tokens_of_images(home: Path) -> None:
+    """Azure has reported the base64 of an image as trained tokens: the cost stays unknown, with the
+    reason, and the budget keeps the high estimate."""
+    row = new_price(backend="azure", model="gpt-4o-2024-08-06", unit="train_mtok", usd="27.50",
+                    source="a bill", as_of="2026-11-01")  # fmt: skip
+    for images, cost in ((0, Decimal("0.2750")), (1, None)):
+        tokens = {"encoding": "o200k_base", "exact": False, "images": images}
+        billed = {"low": 2_000, "expected": 5_000, "high": 9_000}
+        quote = estimate(tokens=tokens, billed_tokens=billed, prices=[row.model_dump(mode="json")])
+        name = stored(home, backend="azure", estimate=quote)
+        gateway = Gateway()
+        gateway.store.set_sent(name, name)
+        done = Snapshot(status=JobStatus.SUCCEEDED, trained_tokens=10_000, cursor="1")
+        gateway.store.apply(name, done, None)
+        found = gateway.job(name).actual
+        assert found is not None and (found.cost_usd, found.trained_tokens) == (cost, 10_000)
+        assert ("images" in found.basis) == bool(images)
+        line = next(line for line in gateway.costs().jobs if line.job_id == name)
+        assert line.counted_usd == (3 if images else cost) and line.basis == found.basis
+
+
 def test_hours_times_the_row_of_a_local_job(home: Path) -> None:
     """Half an hour at 2.18 USD is 1.09; until the job has ended there is no actual."""
     name = stored(home, backend="local", estimate=estimate(prices=[gpu_hour("2.18")]))

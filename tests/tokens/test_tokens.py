@@ -232,15 +232,15 @@ def test_plain_rows_count_their_contents() -> None:
 
 
 def test_images_are_a_range() -> None:
-    """An image counts from its low-detail price up, never by its base64 text."""
+    """An image without a size counts as one of 1024 x 1024, never by its base64 text."""
     parts = [
         {"type": "text", "text": words(4)},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9_000}},
     ]
     row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "a"}]}
     counted = HostedCounter("gpt-4o").add(row)
-    assert counted.billed == 4 + 85 + 1 + 9
-    assert counted.billed_high - counted.billed >= 1_000
+    assert counted.billed == 4 + 765 + 1 + 9
+    assert (counted.billed - counted.billed_low, counted.billed_high - counted.billed) == (680, 682)
     assert not counted.exact
 
 

@@ -12,6 +12,7 @@ from finetune_gateway.spec import TrainOn
 from finetune_gateway.tokens import token_text
 from finetune_gateway.tokens.counter import HostedCounter
 from finetune_gateway.tokens.encodings import encoding_for, load_vocabulary
+from finetune_gateway.tokens.images import tokens_of
 from finetune_gateway.tokens.masks.preview import Conversation, Part, PreviewRenderer, Sequence
 from finetune_gateway.tokens.template_rows import Message, rows_of_pair
 
@@ -104,8 +105,9 @@ class HostedRenderer(PreviewRenderer):
         parts = [
             part for message in messages for part in row_access.parts_of(message.get("content"))
         ]
-        if images := sum(map(row_access.is_image, parts)):
-            notes.append(f"Not shown: images ({images}) of 85 to 1,105 tokens each.")
+        if images := [*filter(row_access.is_image, parts)]:
+            low, _, high = tokens_of(self.model, images)
+            notes.append(f"Not shown: images ({len(images)}), {low:,} to {high:,} tokens.")
         if names := sum(isinstance(message.get("name"), str) for message in messages):
             notes.append(f"Not shown: names of speakers ({names}); their place is not published.")
         if row_access.tools_of(row):
