@@ -236,3 +236,33 @@ def test_the_gpu_bench_runs_on_a_cpu(tmp_path: Path) -> None:
     metrics = {figure["metric"]: figure for figure in found["figures"]}
     assert metrics["8B qlora: estimated memory"]["baseline"] > 0.3
     assert metrics["1B lora trl: our steps beside TRL's"]["ratio"] > 0
+
+
+def test_bills_are_the_sum_of_three_rows_by_hand(
+    bench_folder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content, 4 for each message and 1 for each row, times the epochs: 33 for three rows. Words of
+    one letter are a token each; a picture at low detail is 85."""
+    import bills
+
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a", "detail": "low"}}
+    contents: list[list[Any]] = [
+        ["a b c", "d", "e f"],  # 6 + 12 + 1 = 19
+        ["a", "b"],  # 2 + 8 + 1 = 11
+        [[{"type": "text", "text": "a b"}, picture], "c"],  # 88 + 8 + 1 = 97
+    ]
+    path = tmp_path / "norec.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": role, "content": text} for role, text in zip(roles, texts, strict=True)
+            ]
+        }
+        for texts in contents
+        for roles in [("system", "user", "assistant")[-len(texts) :]]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert bills.count(path, bills.GPT_4O, 2) == 2 * (19 + 11 + 97)
+    assert bills.count(path, bills.MINI) == 25 * (19 + 11 + 2833 + 12)  # 25 epochs by the cookbook
+    monkeypatch.setattr(sys, "argv", ["bills.py", str(tmp_path)])
+    assert bills.main() == 3  # which is not what OpenAI billed
