@@ -131,7 +131,7 @@ def _text_rows(path: Path, container: str, encoding: str, reading: Reading) -> P
 
         return csv_rows(path, encoding, reading)
     if container == "json-array":
-        return json_files.array_rows(path, encoding)
+        return json_files.array_rows(path, encoding, reading)
     if container == "json-object":
         return _object_rows(path, encoding, reading)
     return _lines(path, encoding, is_json=container == "jsonl")
@@ -147,7 +147,7 @@ def _object_rows(path: Path, encoding: str, reading: Reading) -> Placed:
     if layout.form not in ("rows", "index"):
         reading.numbering = "row"
     reading.note(layout.code, detail=layout.detail)
-    rows = json_files.object_rows(path, encoding, layout)
+    rows = json_files.object_rows(path, encoding, layout, reading)
     return map(_without_number, rows) if layout.numbered else rows
 
 
@@ -162,10 +162,10 @@ def _without_number(placed: tuple[int, str]) -> tuple[int, str]:
 
 
 def _lines(path: Path, encoding: str, *, is_json: bool) -> Placed:
-    from finetune_gateway.data import json_files
+    from finetune_gateway.data import json_reader
 
-    with json_files.opened(path, encoding, newline="\n") as file:
-        for number, line in enumerate(json_files.lines_of(file), 1):
+    with json_reader.opened(path, encoding, newline="\n") as file:
+        for number, line in enumerate(json_reader.lines_of(file), 1):
             if text := line.rstrip("\r\n"):
                 yield number, text if is_json else dumped({"text": text})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from finetune_gateway.data.content import DELIMITERS, delimiter_of, separator_line
-from finetune_gateway.data.json_files import MAX_ROW, lines_of, opened
+from finetune_gateway.data.json_reader import MAX_ROW, lines_of, opened
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.tables import Record, table_rows
 

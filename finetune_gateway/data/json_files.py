@@ -6,45 +6,30 @@ Read a window at a time: memory does not grow with the file.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal
 
 from finetune_gateway.data.column_names import KNOWN, MAIN, is_turn
+from finetune_gateway.data.json_reader import BREAK, JsonReader, Member, opened
+from finetune_gateway.data.reading import Reading
+from finetune_gateway.data.row_access import dumped
 from finetune_gateway.errors import DataError
 from finetune_gateway.text.quoting import quoted
-from finetune_gateway.text.regex import LazyPattern
-from finetune_gateway.text.windows_1252 import HANDLER
 
-CHUNK = 1 << 20  # characters read at a time
-MAX_ROW = 64 << 20  # characters of one row
 _MAX_COLUMNS = 64  # each is read by itself
-_MAX_KEYS = 1000  # of an object that are looked at
 _DEPTH = 3  # keys that lead to the rows
-_BLANK = re.compile(r"[ \t\r\n]*")
-_BREAK = LazyPattern(r"\r?\n[ \t]*|\r")
 _HOLDERS = frozenset({
     "data", "rows", "train", "training", "train_data", "training_data", "examples", "items",
     "records", "instances", "samples", "dataset", "validation", "valid", "val", "dev", "test",
     "eval", "entries", "conversations", "dialogs", "dialogues", "pairs",
 })  # fmt: skip
 
+_BY_ROW = ("rows", "index", "split")  # forms in which one row follows the other
 Form = Literal["rows", "columns", "lists", "split", "index"]
-
-
-@dataclass(slots=True)
-class Member:
-    """The value of a key: an array or an object with its number of items, the first of them, and
-    what is in an object; or another value."""
-
-    kind: Literal["array", "object", "value"]
-    first: Any = None
-    count: int = 0
-    members: dict[str, Member] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,185 +76,27 @@ class Layout:
         return f"the file{below} holds {forms[self.form]}"
 
 
-class JsonReader:
-    """A JSON text, read a window at a time."""
-
-    def __init__(self, path: Path, file: TextIO) -> None:
-        self.path, self.file = path, file
-        self.window, self.at = "", 0
-        self.count = 0
-        self._line, self._counted = 1, 0
-        self._decoder = json.JSONDecoder()
-
-    @property
-    def line(self) -> int:
-        """The number of the line that is read next."""
-        self._line += self.window.count("\n", self._counted, self.at)
-        self._counted = self.at
-        return self._line
-
-    def peek(self) -> str:
-        """Return the next character that is not blank; "" at the end."""
-        while True:
-            blank = _BLANK.match(self.window, self.at)
-            self.at = blank.end() if blank else self.at
-            if self.at < len(self.window) or not self._more(CHUNK):
-                return self.window[self.at : self.at + 1]
-
-    def expect(self, allowed: str) -> str:
-        """Take one of these characters. Raises DataError for another."""
-        char = self.peek()
-        if not char or char not in allowed:
-            actual = repr(char) if char else "the end of the file"
-            raise self.malformed(f"expected {' or '.join(allowed)}, not {actual}")
-        self.at += 1
-        return char
-
-    def items(self) -> Iterator[int]:
-        """Yield the index of each item of an array; the caller takes its value."""
-        yield from self._members("[", "]", "")
-
-    def members(self) -> Iterator[str]:
-        """Yield each key of an object; the caller takes its value."""
-        for _ in self._members("{", "}", '"'):
-            key = json.loads(self.text())
-            self.expect(":")
-            yield key
-
-    def _members(self, start: str, end: str, begin: str) -> Iterator[int]:
-        self.expect(start)
-        if self.peek() == end:
-            self.at += 1
-            return
-        index = 0
-        while True:
-            if begin and self.peek() != begin:
-                raise self.malformed("expected a key")
-            yield index
-            index += 1
-            if self.expect("," + end) == end:
-                return
-            if not begin and self.peek() == end:  # a comma after the last item
-                self.at += 1
-                return
-
-    def rows(self) -> Iterator[tuple[int, str]]:
-        """Yield line and text of each item of an array, on one line."""
-        for index in self.items():
-            self.count = index + 1
-            self.peek()
-            line = self.line
-            yield line, _BREAK.sub(" ", self.text())
-
-    def text(self) -> str:
-        """Take the next value and return its text. Raises DataError if it is malformed."""
-        self.peek()
-        size = CHUNK
-        while True:
-            end = self._decode()
-            if isinstance(end, int):
-                text = self.window[self.at : end]
-                self.at = end
-                return text
-            if not self._may_continue(end) or not self._more(size):
-                raise self.malformed(str(end))
-            size *= 2  # decoding starts again from the start of the value: double, to stay linear
-
-    def value(self) -> Any:
-        """Take the next value."""
-        return json.loads(self.text())
-
-    def member(self, depth: int) -> Member:
-        """Take the next value and return what it is, down to this depth of objects."""
-        char = self.peek()
-        if char == "[":
-            first, count = None, 0
-            for index in self.items():
-                text = self.text()
-                first = json.loads(text) if index == 0 else first
-                count = index + 1
-            return Member("array", first, count)
-        if char == "{" and depth:
-            members, count = dict[str, Member](), 0
-            for key in self.members():
-                count += 1
-                if key in members:  # one of the two would be lost
-                    raise self.malformed(f"the key {quoted(key)} occurs twice")
-                if len(members) < _MAX_KEYS:
-                    members[key] = self.member(depth - 1)
-                else:
-                    self.text()
-            return Member("object", None, count, members)
-        value = self.value()
-        return Member("object" if char == "{" else "value", value, 1)
-
-    def enter(self, path: tuple[str, ...]) -> None:
-        """Go to the value below these keys."""
-        for name in path:
-            for key in self.members():
-                if key == name:
-                    break
-                self.member(1)
-
-    def _decode(self) -> int | ValueError:
-        """Return the end of the value at this place, or the error."""
-        try:
-            end = self._decoder.raw_decode(self.window, self.at)[1]
-        except RecursionError:
-            raise self.malformed("it is nested too deep") from None
-        except ValueError as exc:
-            return exc
-        # A number may continue in the next window.
-        if end == len(self.window) and self.window[end - 1] not in '}]"':
-            end -= self.at  # reading on moves the window to this place
-            return self._decode() if self._more(CHUNK) else end
-        return end
-
-    def _may_continue(self, error: ValueError) -> bool:
-        """Return True if more text could complete the value."""
-        if len(self.window) - self.at > MAX_ROW:
-            return False
-        if not isinstance(error, json.JSONDecodeError):
-            return "digits" not in str(error)
-        if error.msg.startswith("Unterminated"):
-            return True
-        return error.pos > len(self.window) - 64
-
-    def _more(self, size: int) -> bool:
-        text = self.file.read(size)
-        self._line = self.line
-        self.window, self.at, self._counted = self.window[self.at :] + text, 0, 0
-        return bool(text)
-
-    def malformed(self, reason: str) -> DataError:
-        """Return the error of a text that is not what it began as."""
-        row = f"row {self.count}, which begins in line {self.line}" if self.count else "the array"
-        return DataError(
-            f"{self.path} cannot be read: {row}: {reason}.", hint="Fix it, or write it as JSONL."
-        )
-
-
-def opened(path: Path, encoding: str, newline: str = "") -> TextIO:
-    """Open a text; bytes that are not UTF-8 are read as Windows-1252."""
-    errors = HANDLER if encoding == "utf-8-sig" else "strict"
-    return path.open(encoding=encoding, errors=errors, newline=newline)
-
-
-def lines_of(file: TextIO) -> Iterator[str]:
-    """Yield the lines of a text. One that is longer than a row can be is cut, to be refused: it
-    would fill the memory."""
-    while line := file.readline(MAX_ROW + 2):
-        yield line
-
-
-def array_rows(path: Path, encoding: str = "utf-8-sig") -> Iterator[tuple[int, str]]:
-    """Yield line and text of each element of a JSON array, unchanged but on one line. Raises
-    DataError if the array is malformed."""
+def array_rows(
+    path: Path, encoding: str = "utf-8-sig", reading: Reading | None = None
+) -> Iterator[tuple[int, str]]:
+    """Yield line and text of each element of a JSON array, unchanged but on one line. Of one that
+    ends early the whole ones, which is noted in ``reading``. Raises DataError if the array is
+    malformed."""
     with opened(path, encoding) as file:
         reader = JsonReader(path, file)
         yield from reader.rows()
-        if reader.peek():
+        if reader.is_cut:
+            _note_cut(reader, reading or Reading())
+        elif reader.peek():
             raise reader.malformed("there is more after the array")
+
+
+def _note_cut(reader: JsonReader, reading: Reading) -> None:
+    """Note that the text ends early, with the number of rows that are whole."""
+    whole = reader.whole
+    rows = "no row is" if not whole else "1 row is" if whole == 1 else f"{whole:,} rows are"
+    detail = f"the file ends in line {reader.last_line}, before the list of rows does: {rows} whole"
+    reading.note("file_truncated", reader.last_line, detail=detail, blocks=True)
 
 
 # -- an object ---------------------------------------------------------------------------------
@@ -282,11 +109,13 @@ def layout_of(path: Path, encoding: str) -> Layout | None:
         with opened(path, encoding) as file:
             reader = JsonReader(path, file)
             whole = reader.member(_DEPTH)
-            if reader.peek():
+            if not reader.is_cut and reader.peek():
                 return None
     except (DataError, ValueError):  # what is wrong with it is said by line
         return None
-    return None if _is_row(whole.members) else _layout(whole.members, ())
+    layout = None if _is_row(whole.members) else _layout(whole.members, ())
+    # Of columns that end early no row is whole.
+    return None if layout and reader.is_cut and layout.form not in _BY_ROW else layout
 
 
 def _is_row(members: dict[str, Member]) -> bool:
@@ -336,11 +165,11 @@ def _holds_rows(key: str, member: Member, nested: bool) -> bool:
 
 def _columns(members: dict[str, Member], path: tuple[str, ...]) -> Layout | None:
     """Return the layout of what pandas writes, by its ``orient``."""
-    names, values = tuple(members), list(members.values())
+    names, values = tuple(members), [one for one in members.values() if one.whole]
     if {"columns", "data"} <= members.keys() and isinstance(members["data"].first, list):
         return Layout("split", path)
     rounds = members.get("conversation", Member("value"))
-    if not members or isinstance(rounds.first, dict):
+    if not values or isinstance(rounds.first, dict):
         return None
     if all(one.kind == "object" for one in values):
         if all(_is_indexed(one) for one in values):
@@ -358,9 +187,12 @@ def _is_indexed(member: Member) -> bool:
     return bool(member.members) and all(key.isdigit() for key in member.members)
 
 
-def object_rows(path: Path, encoding: str, layout: Layout) -> Iterator[tuple[int, str]]:
-    """Yield the rows of an object, each with its line; 0: it has none of its own. Raises DataError
-    where several keys hold rows, or columns differ in length."""
+def object_rows(
+    path: Path, encoding: str, layout: Layout, reading: Reading
+) -> Iterator[tuple[int, str]]:
+    """Yield the rows of an object, each with its line; 0: it has none of its own. Of one that ends
+    early the whole ones, which is noted in ``reading``. Raises DataError where several keys hold
+    rows, or columns differ in length."""
     if layout.several:
         raise _several(path, layout)
     if layout.form in ("columns", "lists"):
@@ -371,20 +203,14 @@ def object_rows(path: Path, encoding: str, layout: Layout) -> Iterator[tuple[int
             )
         yield from _from_columns(path, encoding, layout)
     elif layout.form == "split":
-        yield from _from_split(path, encoding, layout)
+        yield from _from_split(path, encoding, layout, reading)
     else:
         with opened(path, encoding) as file:
             reader = JsonReader(path, file)
             reader.enter(layout.path)
-            yield from reader.rows() if layout.form == "rows" else _by_index(reader)
-
-
-def _by_index(reader: JsonReader) -> Iterator[tuple[int, str]]:
-    for number, _ in enumerate(reader.members(), 1):
-        reader.count = number
-        reader.peek()
-        line = reader.line
-        yield line, _BREAK.sub(" ", reader.text())
+            yield from reader.rows() if layout.form == "rows" else reader.rows_by_key()
+            if reader.is_cut:
+                _note_cut(reader, reading)
 
 
 def _several(path: Path, layout: Layout) -> DataError:
@@ -424,7 +250,7 @@ def _object(names: Sequence[str], texts: Sequence[str]) -> str:
     """Return an object on one line. A cell that pandas has no value for is left out."""
     cells = zip(names, texts, strict=True)
     inner = ",".join(f"{json.dumps(name)}:{text}" for name, text in cells if text != "null")
-    return _BREAK.sub(" ", f"{{{inner}}}")
+    return BREAK.sub(" ", f"{{{inner}}}")
 
 
 def _uneven(path: Path, number: int, names: Sequence[str]) -> DataError:
@@ -435,7 +261,9 @@ def _uneven(path: Path, number: int, names: Sequence[str]) -> DataError:
     )
 
 
-def _from_split(path: Path, encoding: str, layout: Layout) -> Iterator[tuple[int, str]]:
+def _from_split(
+    path: Path, encoding: str, layout: Layout, reading: Reading
+) -> Iterator[tuple[int, str]]:
     """Yield rows from pandas' split: names of columns, and lists of cells."""
     with opened(path, encoding) as file, opened(path, encoding) as again:
         header = JsonReader(path, file)
@@ -443,8 +271,10 @@ def _from_split(path: Path, encoding: str, layout: Layout) -> Iterator[tuple[int
         names = [str(name) for name in header.value()]
         reader = JsonReader(path, again)
         reader.enter((*layout.path, "data"))
-        for index in reader.items():
-            cells = [reader.text() for _ in reader.items()]
+        for number, (_, row) in enumerate(reader.rows(), 1):
+            cells = [dumped(cell) for cell in json.loads(row)]
             if len(cells) != len(names):
-                raise _uneven(path, index + 1, names)
+                raise _uneven(path, number, names)
             yield 0, _object(names, cells)
+        if reader.is_cut:
+            _note_cut(reader, reading)

@@ -23,7 +23,7 @@ from finetune_gateway.data.compression import decompressed
 from finetune_gateway.data.dataset import BOM, Dataset, Line
 from finetune_gateway.data.json_files import array_rows
 from finetune_gateway.data.python_literals import read_literal
-from finetune_gateway.data.reading import Reading
+from finetune_gateway.data.reading import Observation, Reading
 from finetune_gateway.data.row_access import dumped
 from finetune_gateway.data.row_content import same_digest
 from finetune_gateway.errors import DataError
@@ -48,6 +48,7 @@ _MARKS = frozenset({"role", "from"})  # keys of a message or a turn
 _READ_AS = {
     "encoding_converted": "utf-8",
     "encoding_not_utf8": "read as Windows-1252, written as UTF-8",
+    "file_truncated": "the rows that are whole",
     "rows_under_key": "one row a line",
     "rows_in_columns": "one row a line",
     "rows_in_cells": "one row a line",
@@ -57,7 +58,10 @@ _READ_AS = {
     "messages_by_line": "one conversation a line",
     "sheet_chosen": "the rows of that sheet",
 }
-_LEFT = ("header_missing", "cells_extra", "quote_unbalanced", "conversation_unknown", "no_value")
+_LEFT = (
+    "file_truncated", "header_missing", "cells_extra", "quote_unbalanced", "conversation_unknown",
+    "no_value",
+)  # fmt: skip
 _LOOSE = json.JSONDecoder()
 # Before each row of application/json-seq (RFC 7464); a line of Markdown around rows.
 _BESIDE = re.compile(rb"\x1e|\s*```\w*\s*\Z")
@@ -90,7 +94,7 @@ def fix(
         rows=len(fixer.origin),
         changes=dict(sorted(fixer.counts.items())),
         unsafe=[
-            *(left(one) for one in held.reading.observations.values() if one.code in _LEFT),
+            *map(left, fixer.left),
             *(unsafe(finding, fixer.origin) for finding in report.errors + report.warnings),
         ],
         report=report,
@@ -112,6 +116,7 @@ class _Fixer:
     pushed_back: deque[Line] = field(default_factory=deque)  # lines read ahead
     max_span: int = _MAX_SPAN  # reduced by each failed attempt to join lines
     formats: Formats = field(default_factory=Formats)
+    left: list[Observation] = field(default_factory=list)  # to be corrected by hand
     cut: bool = False  # an array begins in line 1, which was cut off
     keeps_repeats: bool = False  # rows that repeat an earlier one are left
 
@@ -154,6 +159,7 @@ class _Fixer:
 
     def _note_reading(self, reading: Reading) -> None:
         """Log what was read otherwise than it was written."""
+        self.left += [one for one in reading.observations.values() if one.code in _LEFT]
         for one in reading.observations.values():
             if one.code in _READ_AS:
                 change = Change(one.code, one.path, one.detail or None, _READ_AS[one.code])
@@ -198,9 +204,11 @@ class _Fixer:
             self.note(1, Change("utf8_bom", "", "EF BB BF", ""))
         self.note(1, Change("json_array_not_jsonl", "", "one array", "one row a line"))
         last = 0
-        for line, text in array_rows(dataset.path):
+        reading = Reading()
+        for line, text in array_rows(dataset.path, reading=reading):
             last = max(line, last + 1)
             self._fix_line(Line(last, 0, text.encode()), iter(()))
+        self._note_reading(reading)
 
     def _fix_lines(self, source: Iterator[Line]) -> None:
         crlf = 0
@@ -376,11 +384,13 @@ def _is_list_of_messages(value: Any) -> bool:
 
 
 def _is_array_file(path: Path) -> bool:
-    """Return True if a file is one complete JSON array of objects."""
+    """Return True if a file is one JSON array of objects, the last of which may be cut off."""
     try:
-        return all(text.startswith("{") for _, text in array_rows(path))
+        reading = Reading()
+        marks = {text[:1] for _, text in array_rows(path, reading=reading)}
     except ValueError:
         return False
+    return marks <= {"{"} and (bool(marks) or not reading.observations)
 
 
 def _has_cr_lines(path: Path) -> bool:
