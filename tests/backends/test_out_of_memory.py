@@ -192,23 +192,24 @@ def test_a_loss_that_goes_by_the_rows_at_once_is_not_halved(
 def test_a_worker_with_little_memory_trains_all_the_same(
     home: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    """A real limit: 64 long rows at once need more than the worker may have."""
+    """A real limit: 128 long rows at once need more than the worker may have."""
     chance, data = random.Random(2), tmp_path / "long.jsonl"
     turns = [
         [
             {"role": "user", "content": "Where?"},
             {"role": "assistant", "content": "order parcel " * chance.randint(500, 700)},
         ]
-        for _ in range(64)
+        for _ in range(128)
     ]
     data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
     queue = Queue(Settings(home))
     job = Gateway().submit(
         data, model=str(tiny_folder), backend="local", validation_split=0, n_epochs=1,
-        batch_size=64, micro_batch_size=64, seed=3,
+        batch_size=128, micro_batch_size=128, seed=3,
     )  # fmt: skip
     pid = until(lambda: queue.get(job.id).pid)
     resource.prlimit(pid, resource.RLIMIT_DATA, (1_900_000_000, 1_900_000_000))
     job.wait(timeout=600)
-    told = [event.message for event in job.events() if "Memory ran out" in event.message]
-    assert job.status == "succeeded" and told, job.error
+    messages = [event.message for event in job.events()]
+    assert job.status == "succeeded", job.error
+    assert any("Memory ran out" in one for one in messages), messages

@@ -214,6 +214,9 @@ def train_within_memory(
         # Behind the except clause, as its traceback holds what did not fit; it is freed before the
         # model is loaded again (``load_base``).
         again = out_of_memory.again_in_words(rows, run.spec)
+        # transformers reads weights in threads, and waits for ever for one that has no memory to
+        # begin.
+        os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
         run.event(f"Memory ran out: {text}. {again}", level="warn", data={"micro_batch": rows})
 
 
