@@ -23,7 +23,7 @@ from finetune_gateway.data.memory import (
     with_lists,
     without_nulls,
 )
-from finetune_gateway.data.reading import Reading
+from finetune_gateway.data.reading import OTHER_FILE, Reading
 from finetune_gateway.data.row_access import dumped, loads_strict
 from finetune_gateway.errors import DataError, MissingDependency
 from finetune_gateway.settings import files
@@ -83,6 +83,9 @@ def _of_source(exc: DataError, path: Path, source: Path) -> DataError:
 def reading_of(path: Path, held: Content) -> Reading:
     """Return the reading of a file, with a note if its name promises something else."""
     reading = Reading(held.container or "jsonl")
+    if held.other is not None:
+        detail = f"the file is {held.other.name}, not rows to train on"
+        reading.note(OTHER_FILE, detail=detail, fix=held.other.advice(path), blocks=True)
     promised = content.named(path)
     if held.container in ("", promised) or not promised:
         return reading

@@ -15,10 +15,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_gateway.data.column_names import is_known, normalized
 from finetune_gateway.data.json_files import layout_of
 from finetune_gateway.text.regex import LazyPattern
+
+if TYPE_CHECKING:
+    from finetune_gateway.data.other_files import OtherFile
 
 HEAD = 1 << 16  # bytes read
 JSON_LINES = frozenset({".jsonl", ".ndjson", ".jsonlines", ".jl", ".json-lines"})
@@ -28,11 +32,21 @@ _MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )  # fmt: skip
+# Protocols 2 to 5 of Python's pickle; then 0 and 1, which look like a text, of lists and dicts, and
+# of the classes that are often at the top.
+PICKLES = (
+    b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"(lp0\n", b"(lp1\n", b"(dp0\n", b"(dp1\n",
+    b"]q\0", b"}q\0", b"ccopy_reg\n", b"c__builtin__\n", b"cnumpy.core.", b"cnumpy._core.",
+    b"cpandas.core.",
+)  # fmt: skip
+_NO_TEXT = (b"{\\rtf", b"%PDF-", *PICKLES)  # though some are made of letters
 _NULS = {(False, True): "utf-16-le", (True, False): "utf-16-be"}  # of a character of ASCII
 _OBJECT = LazyPattern(r"""\s*\{\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*:""")
 _ARRAY = LazyPattern(r"""\s*\[\s*(?:\{\s*["'}]|\[\s*[\[{"])""")
 _TEXTS_OF_JSON = LazyPattern(r'\s*"\{\s*\\"[^"\\]+\\"\s*:')  # rows that were encoded twice
 _MARKUP = LazyPattern(r"\s*<(?:!doctype|html|\?xml|table)", re.IGNORECASE)
+_LOOKED_AT, _FEWEST = 200, 5  # lines of a text that may be rows: looked at, and needed
+_ROW = LazyPattern(r"""\s*\[?\s*\{\s*"(?:[^"\\]|\\.)*"\s*:""")
 _JSON_LINE = LazyPattern(r"""\s*[{}\[\]"']""")
 _QUOTED = LazyPattern('"[^"]*"')
 _SEPARATOR = LazyPattern(r'("?)sep=(\\t|.)\1\r?\n?\Z', re.IGNORECASE)
@@ -41,10 +55,11 @@ _SEPARATOR = LazyPattern(r'("?)sep=(\\t|.)\1\r?\n?\Z', re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a file holds: ``container``, a name in ``containers.NAMES``, or "" if nothing is
-    recognised, and the ``encoding`` of its text."""
+    recognised, and the ``encoding`` of its text. ``other``: what it is that holds no rows."""
 
     container: str
     encoding: str = "utf-8-sig"
+    other: OtherFile | None = None
 
 
 def content_of(path: Path, name: Path | None = None) -> Content:
@@ -57,8 +72,19 @@ def content_of(path: Path, name: Path | None = None) -> Content:
     if is_workbook(head) or (suffix == ".xls" and head.startswith(b"\xd0\xcf\x11\xe0")):
         return Content("excel")
     encoding = _encoding(head)
-    text = _text(head, encoding)
-    return Content("" if text is None else _of_text(path, suffix, text, encoding), encoding)
+    text = None if head.startswith(_NO_TEXT) else _text(head, encoding)
+    if text is None:
+        return Content("", encoding)
+    container = _of_text(path, suffix, text, encoding)
+    by_name = container in ("", "text") or (container == "csv" and not is_table(text))
+    other = _other(text, whole=len(head) < HEAD) if by_name else None
+    return Content("" if other else container, encoding, other)
+
+
+def _other(text: str, *, whole: bool) -> OtherFile | None:
+    from finetune_gateway.data.other_files import other_file  # most files hold rows
+
+    return other_file(text, whole=whole)
 
 
 def named(path: Path) -> str:
@@ -128,10 +154,12 @@ def _of_text(path: Path, suffix: str, text: str, encoding: str) -> str:
         return "jsonl" if _is_lines(path, text, encoding) else "json-object"
     if _MARKUP.match(text):
         return "text" if suffix == ".txt" else ""
-    if suffix == ".txt" and _TEXTS_OF_JSON.match(text):
+    if suffix == ".txt" and (_TEXTS_OF_JSON.match(text) or _holds_rows(text)):
         return "jsonl"
     excel = suffix == ".txt" and encoding.startswith("utf-16")  # what its "Unicode text" is
     if suffix in TABLES or is_table(text) or (excel and _has_columns(text)):
+        return "csv"
+    if suffix == ".txt" and _is_tabbed(text):
         return "csv"
     return "text" if suffix == ".txt" else ""
 
@@ -140,6 +168,13 @@ def _is_mostly_json(text: str) -> bool:
     """Return True if most of the first lines are of JSON, so that this is no prose about it."""
     lines = [line for line in text.split("\n", 20)[:20] if line.strip()]
     return 2 * sum(map(bool, map(_JSON_LINE.match, lines))) > len(lines)
+
+
+def _holds_rows(text: str) -> bool:
+    """Return True if most lines are objects, and others stand before, between or after them."""
+    lines = [line for line in text.splitlines()[:_LOOKED_AT] if line.strip()]
+    rows = sum(1 for line in lines if _ROW.match(line) and line.rstrip(" ,]").endswith("}"))
+    return rows >= _FEWEST and 5 * rows >= 4 * len(lines)
 
 
 def _is_python(text: str) -> bool:
@@ -203,6 +238,18 @@ def _has_columns(text: str) -> bool:
         return False
     whole = widths if text.endswith(("\n", "\r")) or len(widths) <= 2 else widths[:-1]
     return len(whole) > 1 and whole[0] > 1 and len({*whole}) == 1
+
+
+def _is_tabbed(text: str) -> bool:
+    """Return True for lines with the same number of tabs, and most with a word in each cell: no
+    code, which begins with tabs, and no text with a tab here and there."""
+    lines = [line for line in text.splitlines()[:_LOOKED_AT] if line.strip()]
+    lines = lines if text.endswith(("\n", "\r")) else lines[:-1]
+    widths = {line.count("\t") for line in lines}
+    if len(lines) < _FEWEST or len(widths) > 1 or 0 in widths:
+        return False
+    filled = sum(1 for line in lines if all(map(str.strip, line.split("\t"))))
+    return 5 * filled >= 4 * len(lines)
 
 
 def _cells(lines: Iterator[str], delimiter: str) -> Iterator[str]:

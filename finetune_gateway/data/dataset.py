@@ -136,10 +136,8 @@ class Dataset:
         if isinstance(source, cls):
             return source
         if isinstance(source, Dataset):
-            same = cls(
-                source.path, source.name, source.container, source.source, reading=source.reading
-            )
-            same._reads, same.given = source, source.given
+            same = cls(source.path, source.name, source.container, source.source)
+            same.reading, same._reads, same.given = source.reading, source, source.given
             return same
         held = JSON_LINES
         if isinstance(source, str | os.PathLike) and (_is_file(source) or url_of(source) is None):
@@ -167,8 +165,9 @@ class Dataset:
         path = Path(source)
         if held.container and held not in _AS_LINES:
             return cls._of(containers.written(path, held, path, folder), path.name, path)
-        copy = cls(path).copied(files.folder(folder))  # of a pipe
+        copy = cls(path).copied(files.folder(folder))  # a pipe
         held = content.content_of(copy.path, path)
+        copy.reading = containers.reading_of(path, held)
         if not held.container or held in _AS_LINES:
             return copy
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 MAX_LINES = 10  # line numbers kept of one observation
 MAX_KINDS = 200  # observations kept
+OTHER_FILE = "other_file"  # the rule that a file breaks which holds no rows
 
 
 @dataclass(slots=True)
@@ -41,6 +42,11 @@ class Reading:
     observations: dict[tuple[str, str], Observation] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
     header: tuple[str, ...] = ()
+
+    @property
+    def is_other_file(self) -> bool:
+        """True for a file that holds neither rows nor a text to train on."""
+        return (OTHER_FILE, "") in self.observations
 
     def note(
         self,

@@ -73,6 +73,8 @@ def fix(
     check: Callable[[Dataset], Report] = validation_run.validate,
 ) -> FixReport:  # fmt: skip
     """Write a fixed copy and a log of the changes, ``check`` the copy; see ``Dataset.fix``."""
+    if dataset.reading.is_other_file:
+        dataset.require_certain()
     path = as_path(out, "out")
     log = path.with_name(f"{path.name}.changes.jsonl")
     raise_if_taken(path, dataset, force)

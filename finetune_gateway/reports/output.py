@@ -27,6 +27,11 @@ STYLES = {
     "trained too": "4;92",  # every other token, to show where one ends
     "cut": "9;2",
 }
+# What a line of its own begins with that is to be pasted into a shell.
+COMMANDS = (
+    "ftg ", "grep ", "sed ", "jq ", "python -c ", "mysql ", "psql ", "sqlite3 ", "pandoc ",
+    "(printf ",
+)  # fmt: skip
 _DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -139,7 +144,7 @@ def fold(text: str, width: int) -> str:
 
 def _fold_line(line: str, width: int) -> str:
     # A command stays one line.
-    if display_width(line) <= width or line.lstrip(" ").startswith("ftg ") and line[:2] == "  ":
+    if display_width(line) <= width or line.lstrip(" ").startswith(COMMANDS) and line[:2] == "  ":
         return line
     lead, *words = re.findall(r"\s+|\S+\s*", line)
     labelled = re.fullmatch(r"(?:\x1b\[[0-9;]*m)?(?:error|hint|warning|note):.*", lead.rstrip())

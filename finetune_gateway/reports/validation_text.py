@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.findings import Finding, Report
 from finetune_gateway.methods import HOLD_OUT_ROWS, HOLD_OUT_SHARE
 from finetune_gateway.reports.output import (
+    COMMANDS,
     apply_style,
     display_width,
     format_count,
@@ -139,10 +140,17 @@ def _finding_text(finding: Finding) -> str:
 def _fix_text(fix: str, indent: str) -> str:
     """Return what to do; a command at its end is not broken, to be pasted."""
     text = wrap_text(f"Fix: {fix}", indent)
-    words, mark, command = fix.rpartition(": ftg ")
-    if not mark or f"ftg {command}" in text or ". " in command:
+    words, mark, command = max(
+        (fix.rpartition(f": {name}") for name in COMMANDS), key=_words_before
+    )
+    command = mark.removeprefix(": ") + command
+    if not mark or command in text or ". " in command:
         return text
-    return wrap_text(f"Fix: {words}:", indent) + f"\n{indent}ftg {command}"
+    return wrap_text(f"Fix: {words}:", indent) + f"\n{indent}{command}"
+
+
+def _words_before(parts: tuple[str, str, str]) -> int:
+    return len(parts[0]) if parts[1] else -1
 
 
 def _where(finding: Finding, width: int = 80) -> str:

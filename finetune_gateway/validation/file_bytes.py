@@ -14,7 +14,7 @@ from itertools import accumulate, compress, count
 from operator import add
 
 from finetune_gateway.data import dataset
-from finetune_gateway.data.content import is_workbook
+from finetune_gateway.data.content import PICKLES, is_workbook
 from finetune_gateway.data.dataset import CHUNK, Line
 from finetune_gateway.findings import Defect
 
@@ -212,10 +212,6 @@ _BINARY = (
     (b"GIF8", "GIF"),
     (b"\x89HDF", "HDF5"),
     (b"\x93NUMPY", "NumPy"),
-    (b"\x80\x02", "a Python pickle"),
-    (b"\x80\x03", "a Python pickle"),
-    (b"\x80\x04", "a Python pickle"),
-    (b"\x80\x05", "a Python pickle"),
     (b"\xd0\xcf\x11\xe0", "an old Office file"),
     (b"\x7fELF", "a program"),
     (b"MZ", "a Windows program"),
@@ -226,6 +222,10 @@ _BINARY = (
     (b"ID3", "MP3"),
     (b"GGUF", "GGUF, a model"),
     (b"{\\rtf", "RTF"),
+)
+_PICKLED = (
+    "Write its rows as JSON lines where it was made. It is never opened here: a pickle can run any "
+    "program."
 )
 _READABLE = (
     "Let --fix read it: ftg validate old.jsonl --fix new.jsonl. Or name it after what it is "
@@ -260,6 +260,9 @@ def file_defect(head: bytes) -> Defect | None:
     for mark, code, name in _ENCODINGS:
         if head.startswith(mark):
             return Defect(code, detail=f"byte 0: the file is {name}, not UTF-8")
+    if head.startswith(PICKLES):
+        detail = "byte 0: the file is a Python pickle, not JSON lines"
+        return Defect("not_text", detail=detail, fix=_PICKLED)
     for magic, name in _BINARY:
         if head.startswith(magic):
             return Defect("not_text", detail=f"byte 0: the file is {name}, not JSON lines")

@@ -72,6 +72,7 @@ def validate(
     personal data (default: those of the user's settings). ``codes`` gets the rules that were
     broken, also those that do not count for these backends.
     """
+    is_other = dataset.reading.is_other_file  # its lines say nothing
     task = Task(
         dataset.path,
         method or method_of(dataset),
@@ -79,7 +80,7 @@ def validate(
         max_context,
         limit_words=f"{model} takes" if model else "the limit is",
         near_duplicates=near_duplicates,
-        part=Range(0, sys.maxsize, gaps=dataset.is_spooled),
+        part=Range(0, 0 if is_other else sys.maxsize, gaps=dataset.is_spooled),
         regions=config.pii_regions() if regions is None else regions,
     )
     first_format, first_line = _first_format(task)

@@ -288,7 +288,7 @@ def test_a_page_of_a_web_site_is_no_table(home: Path, tmp_path: Path) -> None:
     report = opened(
         tmp_path, "a.csv", "<!DOCTYPE html>\n<html><body>Sign in</body></html>\n"
     ).validate()
-    assert report.errors[0].code == "not_json" and "HTML" in report.errors[0].message
+    assert report.errors[0].code == "other_file" and "HTML" in report.errors[0].message
 
 
 def test_what_is_sent_has_no_gaps(home: Path, tmp_path: Path) -> None:
