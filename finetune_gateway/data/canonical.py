@@ -28,6 +28,7 @@ from finetune_gateway.data.canonical_row import (
     of_messages,
     of_texts,
 )
+from finetune_gateway.data.cells import listed
 from finetune_gateway.data.column_names import is_turn
 from finetune_gateway.data.formats import (
     CHAT,
@@ -186,12 +187,21 @@ def converted(row: Json, *, rename: bool = False) -> tuple[Json, tuple[str, ...]
 
 def rows_within(row: Json) -> tuple[str, list[Json]]:
     """Return the key of a row of no known format that holds rows, and them; "" if none does. One
-    that lacks its answer has it beside, and a text beside other keys is a part of what they say."""
+    that lacks its answer has it beside, and a text beside other keys is a part of what they say.
+    Collectors of logs (Docker's, Fluentd's, Splunk's) keep each row as a text in JSON."""
     for key, value in row.items():
-        rows = value if isinstance(value, list) else [value]
+        held = encoded(value) or value
+        rows = held if isinstance(held, list) else [held]
         if rows and all(_is_whole(one, alone=len(row) == 1) for one in rows):
             return key, rows
     return "", []
+
+
+def encoded(value: Any) -> Any:
+    """Return the object or list that a text writes; None for another value."""
+    is_text = isinstance(value, str) and value.lstrip()[:1] in ("{", "[")
+    held = listed(value)[0] if is_text else None
+    return held if isinstance(held, dict | list) else None
 
 
 def _is_whole(value: Any, *, alone: bool) -> bool:

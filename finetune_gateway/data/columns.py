@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -252,6 +252,10 @@ def in_words(columns: Mapping[str, str]) -> str:
     return ", ".join([f"{first[0]} is read as {first[1]}", *(f"{c} as {k}" for c, k in others)])
 
 
+# A time, a number, a hash or a UUID.
+_MARK = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ].*)?\Z|[\d.,:+-]+\Z|(?:[0-9a-f]{8,}-?)+\Z", re.IGNORECASE
+)
 _QUOTED = re.compile(r"'([^'\n]{1,80})'")
 
 
@@ -300,15 +304,19 @@ def _texts(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def offer(row: Mapping[str, Any]) -> str:
+def offer(row: Mapping[str, Any], constant: Collection[str] = ()) -> str:
     """Return what a finding about a row of no format says of ``--map``; empty for one without
-    texts."""
+    texts. Columns whose names say nothing are offered if they may be asked and answered: they are
+    not ``constant``, and no time or id."""
     row = {name: value for name, value in row.items() if name and is_plain(name)}
     names = [name for name in _texts(row) if normalized(name) not in _NO_TEXT]
     if known := suggested(row):
         left = ", ".join(quoted(name) for name in names if name not in known)
         unless = f" and {left} can be left out," if left else ""
         return f"If its columns mean what they are called,{unless} add {as_option(known)}"
+    if len(names) < 2:
+        return ""
+    names = [name for name in names if name not in constant and not _MARK.match(str(row[name]))]
     if len(names) < 2:
         return ""
     first, second = names[:2]

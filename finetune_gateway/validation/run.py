@@ -7,7 +7,7 @@ Never raises for what a file holds: everything wrong with it is a ``Finding`` in
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,6 @@ from itertools import islice
 from finetune_gateway.data import column_names, formats
 from finetune_gateway.data.containers import TABLES
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
-from finetune_gateway.data.reading import Reading
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.methods import usual_method
 from finetune_gateway.settings import config
@@ -30,12 +29,14 @@ from finetune_gateway.validation.fast_path import MAX_ROW, FastPath
 from finetune_gateway.validation.file_bytes import Lines, OnProgress, Range, cut
 from finetune_gateway.validation.json.parsing import BadLine, decode, parse
 from finetune_gateway.validation.rows.formats import way_out
-from finetune_gateway.validation.rules import RuleSet
+from finetune_gateway.validation.rules import RULES, RuleSet
 from finetune_gateway.validation.scan import Json, NotSplittable, Scan, Task
 
 MIN_ROWS = 10  # OpenAI's guide on supervised fine-tuning
 _PARALLEL_BYTES = 20_000_000  # for smaller files another process costs more than it saves
 _PARALLEL_BYTES_LOCAL = 1_000_000  # the same with a local template, which takes 30 times as long
+_SAMPLED = 400  # lines of which the columns are looked at
+_ROWS_A_VALUE = 20  # a column with fewer values than a row in so many is no answer
 _FIRST_LINES = 10  # of which one tells the format
 _FIRST_BYTES = 1 << 17  # searched before a process forks
 
@@ -101,7 +102,7 @@ def validate(
         codes |= scan.findings.met | {one.code for one in dataset.reading.observations.values()}
     findings = of_users_columns(report.findings, dataset.reading.columns)
     report = report.model_copy(update={"findings": findings})
-    report = _with_reading(report, dataset.reading, backends)
+    report = _with_reading(report, dataset, backends)
     return report.model_copy(update={"findings": with_path(report.findings, dataset)})
 
 
@@ -117,16 +118,20 @@ def with_path(findings: list[Finding], dataset: Dataset) -> list[Finding]:
 
 
 def _with_reading(
-    report: Report, reading: Reading, backends: Mapping[str, RuleSet] | None
+    report: Report, dataset: Dataset, backends: Mapping[str, RuleSet] | None
 ) -> Report:
     """Return the report with what was seen when the rows were read from another container."""
+    reading, kept = dataset.reading, report.findings
+    names = dict.fromkeys(reading.header, "")
+    if any(one.code == "unknown_format" and "like --map" in one.fix for one in kept):
+        kept = _without_constants(kept, dataset)
+        report = report.model_copy(update={"findings": kept})
     if not reading.observations:
         return report
-    kept = report.findings
     if reading.container in TABLES:  # a text stands for a row that was not read, which is said here
         kept = [one for one in kept if one.code != "row_not_object"]
     if reading.header and not reading.columns:  # a row of a table lacks the columns without a value
-        fix = way_out(dict.fromkeys(reading.header, ""))
+        fix = way_out(names, _constants(dataset))
         named = {"unknown_format": {"fix": fix}} if fix else {}
         kept = [one.model_copy(update=named.get(one.code)) for one in kept]
     findings = Findings(backends)
@@ -138,6 +143,42 @@ def _with_reading(
             findings.add(defect, count=one.count - len(one.lines))
     report = report.model_copy(update={"findings": kept})
     return report.with_quality(findings.listed(), report.quality)
+
+
+def _without_constants(findings: list[Finding], dataset: Dataset) -> list[Finding]:
+    """Return findings that offer no column as question or answer that has few values."""
+    constant = _constants(dataset)
+    first = next((row for row in _first_rows(dataset) if formats.format_of(row) is None), None)
+    if not constant or first is None:
+        return findings
+    fix = way_out(first, constant) or RULES["unknown_format"].fix
+    return [
+        one.model_copy(update={"fix": fix}) if "like --map" in one.fix else one for one in findings
+    ]
+
+
+def _constants(dataset: Dataset) -> frozenset[str]:
+    """Return the columns with few values in the first rows: a level, the name of a stream."""
+    rows = [*_first_rows(dataset)]
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values.setdefault(name, set()).add(str(value))
+    few = 1 + len(rows) // _ROWS_A_VALUE
+    return frozenset(
+        name for name, found in values.items() if len(rows) >= MIN_ROWS and len(found) <= few
+    )
+
+
+def _first_rows(dataset: Dataset) -> Iterator[dict[str, object]]:
+    """Yield those of the first lines that are rows."""
+    for line in islice(dataset.lines(), _SAMPLED):
+        try:
+            row = None if line.cut else parse(decode(line.body, line.offset))
+        except BadLine:
+            continue
+        if isinstance(row, dict):
+            yield row
 
 
 def of_users_columns(findings: list[Finding], columns: Mapping[str, str]) -> list[Finding]:

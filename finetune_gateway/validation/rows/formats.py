@@ -3,12 +3,12 @@ canonical row, at the fields of the user's row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from finetune_gateway.data import formats
-from finetune_gateway.data.canonical import rows_within
+from finetune_gateway.data.canonical import encoded, rows_within
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.column_names import CONVERSATIONS, is_turn
@@ -242,7 +242,7 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     for key in row:
         if key.strip().lower() == "messages":
             return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")
-    known = unread(row) or _conversation(row) or _envelope(row) or _nested(row)
+    known = unread(row) or _conversation(row) or _envelope(row) or _encoded(row) or _nested(row)
     if known and expected is formats.CHAT:
         return Defect("missing_messages", "messages", f"no 'messages'; {known[0]}", known[1])
     if known:
@@ -271,13 +271,13 @@ def chat_as_text(row: Json) -> Defect | None:
     return Defect("chat_as_text", "text", what, _AS_CHATS)
 
 
-def way_out(row: Json) -> str:
+def way_out(row: Json, constant: Collection[str] = ()) -> str:
     """Return what to do about a row of no format by the names of its columns; empty if the rule
-    says it."""
+    says it. ``constant``: columns with few values, which are neither asked nor answered."""
     # Imported here: most rows have a format.
     from finetune_gateway.data.columns import offer
 
-    offered = offer(row)
+    offered = offer(row, constant)
     return f'{offered}. Or write each row as {{"messages": [...]}}.' if offered else ""
 
 
@@ -310,10 +310,23 @@ def _envelope(row: Json) -> tuple[str, str] | None:
     if row_format is None:
         return None
     count = f"{len(rows)} rows" if len(rows) > 1 else "a row"
+    count += " as text" if isinstance(row[key], str) else ""
     fix = f"Write what {quoted(key)} holds, one row a line"
     if all((row.keys() - {key}).isdisjoint(one) for one in rows):
         fix += "; --fix does, with the keys beside: ftg validate old.jsonl --fix new.jsonl"
     return f"{quoted(key)} holds {count} in the format {row_format.name}", f"{fix}."
+
+
+def _encoded(row: Json) -> tuple[str, str] | None:
+    """Return which object a text of a row writes that is no row by itself, and the way out."""
+    for key, value in row.items():
+        held = encoded(value)
+        if isinstance(held, dict) and held and key not in ("tools", "functions"):
+            what = (
+                f"{quoted(key)} holds an object as text, with the keys {formats.quoted_keys(held)}"
+            )
+            return what, f"Write what {quoted(key)} holds as a row of a known format."
+    return None
 
 
 def _nested(row: Json) -> tuple[str, str] | None:
