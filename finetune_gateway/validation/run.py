@@ -16,6 +16,7 @@ from itertools import islice
 from finetune_gateway.data import column_names, formats
 from finetune_gateway.data.containers import TABLES
 from finetune_gateway.data.dataset import Dataset, SharedSystemPrompt
+from finetune_gateway.data.reading import OTHER_FILE
 from finetune_gateway.findings import Defect, Finding, Report
 from finetune_gateway.methods import usual_method
 from finetune_gateway.settings import config
@@ -73,7 +74,7 @@ def validate(
     personal data (default: those of the user's settings). ``codes`` gets the rules that were
     broken, also those that do not count for these backends.
     """
-    is_other = dataset.reading.is_other_file  # its lines say nothing
+    is_other = (OTHER_FILE, "") in dataset.reading.observations  # its lines say nothing
     task = Task(
         dataset.path,
         method or method_of(dataset),
