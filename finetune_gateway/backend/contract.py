@@ -110,8 +110,8 @@ class Backend(ABC):
         return {}
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that say where a job goes, but not the name of a key's variable. A
-        repeated submit is recognised by these and the account."""
+        """Return the options that say where a job goes, but not the name of a key's variable: the
+        same each time. A repeated submit is recognised by these and the account."""
         return self.options()
 
     def place(self) -> dict[str, Any]:

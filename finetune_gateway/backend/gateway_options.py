@@ -53,6 +53,13 @@ def attach(backend: Any, settings: Settings) -> None:
     vars(backend)[BOUND] = settings
 
 
+def bind_as(backend: Any, other: Any) -> None:
+    """Bind a backend to what another one is bound to."""
+    settings: Settings | None = vars(other).get(BOUND)
+    if settings is not None:
+        backend.bind(settings)
+
+
 def copied(backend: Any) -> Any:
     """Return a copy for another Gateway. A plug-in's is as it was before any had it: what it has
     kept since, such as a client, may hold the key of that one."""

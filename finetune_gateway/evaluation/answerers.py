@@ -160,7 +160,8 @@ class Places:
             return self.hosted(name, "tuned", handle.model, backend, **more)
         more["base_model"] = handle.base_model
         handle.require_deployed()
-        handle.attach(backend)
+        require = accounts.required(self.store, job, backend) if job else None
+        handle.attach(backend, self.store.settings, require)
         more["training_data"] = training_files(handle.model, job, self.store)
         if not isinstance(backend, LocalBackend):  # of a plug-in
             place = backend.display_name if backend.capabilities().hosted else None

@@ -16,6 +16,7 @@ from finetune_gateway.evaluation.recording import Recording
 from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.evaluation.work import Work, writing
 from finetune_gateway.evaluation.writer import OnProgress
+from finetune_gateway.jobs import accounts
 from finetune_gateway.jobs.store import Store
 
 MOST_AT_ONCE = 256
@@ -69,6 +70,7 @@ def _ask(store: Store, planned: RecordPlan, how: How) -> Recording:
         return work.recording
     work.subject.backend.remember()
     work.subject.backend.connect()
+    accounts.require_key_for(store, work.subject.job_id, work.subject.backend)
     if not planned.existing:
         _create(store, work)
     if work.batch:

@@ -76,6 +76,30 @@ def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
     return bool(reads)
 
 
+def required(store: Store, record: JobRecord, backend: Backend) -> Callable[[], None]:
+    """Return what raises AuthenticationError, or BackendError, unless the key at hand is known to
+    be of the account of a job. Each key is tried once."""
+    known: set[str | None] = {None}
+
+    def require() -> None:
+        key = backend.account()
+        if key not in known:
+            if not proven(store, record, backend):
+                raise not_proven(record)
+            known.add(key)
+
+    return require
+
+
+def require_key_for(store: Store, job_id: str | None, backend: Backend) -> None:
+    """Raise AuthenticationError, or BackendError, before a model is asked at the host that has made
+    it with a key that is not known to be of its job's account. ``job_id``: of a job that may be
+    none of this home."""
+    for record in store.select("id = ? AND provider_id IS NOT NULL", (job_id or "",)):
+        if record.backend_options.get("base_url") == backend.options().get("base_url"):
+            required(store, record, backend)()
+
+
 def is_own(store: Store, record: JobRecord, backend: Backend) -> bool:
     """Return True if the key at hand is known to be of the account of a job. Asks no host."""
     key = backend.account()

@@ -56,6 +56,8 @@ class ModelHandle(Shown, HandleData):
     _model: ChatModel | None = PrivateAttr(default=None)
     _backend: Backend | None = PrivateAttr(default=None)
     _settings: Settings | None = PrivateAttr(default=None)  # of the home that it is of
+    # Raises for a key of another account than that of its job.
+    _require_account: Callable[[], None] | None = PrivateAttr(default=None)
 
     def chat(
         self, messages: str | list[dict[str, Any]], *, system: str | None = None, **sampling: Any
@@ -247,24 +249,32 @@ class ModelHandle(Shown, HandleData):
     def __getstate__(self) -> dict[Any, Any]:
         """Leave out what holds a key, or a loaded model: another process opens its own."""
         state = super().__getstate__()
-        private: dict[str, Any] = dict.fromkeys(("_model", "_backend", "_settings"))
+        names = ("_model", "_backend", "_settings", "_require_account")
+        private: dict[str, Any] = dict.fromkeys(names)
         private["_allows_changed_base"] = False
         return state | {"__pydantic_private__": {**(self.__pydantic_private__ or {}), **private}}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Return a copy of the data that chats through the same backend."""
         memo = {} if memo is None else memo
-        shared = (self._model, self._backend, self._settings)
+        shared = (self._model, self._backend, self._settings, self._require_account)
         memo |= {id(one): one for one in shared if one is not None}
         return super().__deepcopy__(memo)
 
-    def attach(self, backend: Backend, settings: Settings | None = None) -> None:
+    def attach(
+        self,
+        backend: Backend,
+        settings: Settings | None = None,
+        require_account: Callable[[], None] | None = None,
+    ) -> None:
         """Use this backend object rather than one built from the stored options; ``settings``: of
-        the home that the model is of. Raises SpecError for what is no backend."""
+        the home that the model is of; ``require_account``: called before anything is asked, raises
+        for a key of another account. Raises SpecError for what is no backend."""
         if not isinstance(backend, Backend):
             raise SpecError(f"{shown(backend)} is no backend.")
         self._backend, self._model = backend, backend.open(self)
         self._settings = settings or self._settings
+        self._require_account = require_account
 
     def download(
         self,
@@ -292,6 +302,8 @@ class ModelHandle(Shown, HandleData):
             backend = registry.restore(self.backend, self.backend_options, settings)
             require_given(backend, "download")  # before a folder is made
         backend.connect()
+        if self._require_account is not None:
+            self._require_account()
         folder = downloads.folder_of(self, settings.create()) if to is None else to
         private = to is None
         return self.load(
@@ -343,6 +355,8 @@ class ModelHandle(Shown, HandleData):
         if self._model is None:
             self.attach(registry.restore(self.backend, self.backend_options))
             assert self._model is not None  # for the type checker
+        if self._require_account is not None:
+            self._require_account()
         return self._model
 
     def save(self, path: str | os.PathLike[str], *, private: bool = False) -> Path:

@@ -276,8 +276,7 @@ class Job(Pictured):
             raise waiting.not_ended(self)
         self._require_model()
         handle = self._handle(None)
-        accounts.proven(self._store, self.record, self.backend)
-        handle.attach(self.backend, self._store.settings)
+        results.attach(handle, self.record, self._store, self.backend)
         return handle
 
     def _require_model(self) -> None:
@@ -312,7 +311,8 @@ class Job(Pictured):
         """Ask the job to stop until ``resume``, and return self; it loses nothing that it has
         trained. Raises SpecError for one that has ended or was not sent, UnsupportedError where its
         backend cannot."""
-        self.record = resumption.pause(self.reload().record, self.backend)
+        with accounts.reading(self._store, self.reload().record, self.backend):
+            self.record = resumption.pause(self.record, self.backend)
         return self.refresh()
 
     @property
@@ -398,7 +398,7 @@ class Job(Pictured):
         if not self.status.final:
             self.refresh()
         _, handle = results.at_step(self.record, step, self._store, self.backend)
-        handle.attach(self.backend, self._store.settings)
+        results.attach(handle, self.record, self._store, self.backend)
         return handle
 
     def _deployed(self, handle: ModelHandle, deployment: str | None) -> ModelHandle:
@@ -411,7 +411,7 @@ class Job(Pictured):
         named = handle.model_copy(
             update={"model": deployment, "deploy": None, "ready_at": None, "first_answer": None}
         )
-        named.attach(self.backend, self._store.settings)
+        results.attach(named, self.record, self._store, self.backend)
         try:
             reply = named.chat("Hello.", max_tokens=PROBE_TOKENS)
         except BackendError as exc:
@@ -427,9 +427,7 @@ class Job(Pictured):
 
     def _ready(self, handle: ModelHandle, deadline: Deadline) -> ModelHandle:
         """Return the handle once its model has answered; the backend may have an answer already."""
-        if not handle.ready:
-            accounts.proven(self._store, self.record, self.backend)
-        handle.attach(self.backend, self._store.settings)
+        results.attach(handle, self.record, self._store, self.backend)
         if not handle.ready and handle.deploy is None:
             try:
                 # Imported here: only a job that has succeeded needs tenacity.

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from finetune_gateway import registry
-from finetune_gateway.backend import Backend, Capabilities
+from finetune_gateway.backend import Backend, Capabilities, gateway_options
 from finetune_gateway.backend.seam import constructing, in_words, is_plugin, name_of, words_of
 from finetune_gateway.backend.secret_values import holds_key, texts
 from finetune_gateway.errors import BackendError, GatewayError, raise_alone, shown
@@ -26,6 +26,7 @@ def check_restorable(backend: Backend) -> dict[str, Any]:
     that does not say how long a sent create may take effect."""
     limits, options = backend.capabilities(), backend.options()
     _require_name(backend)
+    _require_steady(backend, limits, options)
     _require_settle_seconds(backend, limits, options)
     _require_no_secret(backend, options)
     _require_equal(backend, options)
@@ -36,6 +37,27 @@ def _require_name(backend: Backend) -> None:
     name: object = getattr(backend, "name", None)
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise _error(backend, f"has the name {shown(name)}: it must be a text")
+
+
+def _require_steady(backend: Backend, limits: Capabilities, options: dict[str, Any]) -> None:
+    """Refuse a backend that says another thing each time it is asked: an equal submit would be
+    bought again, and a file sent again. Keys may rotate: ``accounts`` tries each."""
+    answers: dict[str, tuple[object, object]] = {
+        "options": (options, backend.options()),
+        "identity": (backend.identity(), backend.identity()),
+        "place": (backend.place(), backend.place()),
+    }
+    decides = [(one.hosted, one.settle_seconds) for one in (limits, backend.capabilities())]
+    answers["capabilities"] = decides[0], decides[1]
+    for name, (first, second) in answers.items():
+        if first != second:
+            raise _error(
+                backend,
+                f"gives another answer each time {name}() is called: the same submit could be "
+                "bought twice",
+                f"Its author lets {name}() depend on what the backend is built with alone: not on "
+                "the time, nor on chance.",
+            )
 
 
 def _require_settle_seconds(
@@ -73,7 +95,9 @@ def _require_equal(backend: Backend, options: dict[str, Any]) -> None:
     """Build the backend again as another process does, and compare."""
     stored = json.loads(json.dumps(options))
     try:
-        again = _built(backend, stored).options()
+        built = _built(backend, stored)
+        gateway_options.bind_as(built, backend)
+        again, goes = built.options(), (built.identity(), built.place())
     except Exception as exc:  # whatever the constructor of a plug-in raises
         why = exc.message if isinstance(exc, GatewayError) else words_of(exc)
         error = _error(
@@ -87,6 +111,12 @@ def _require_equal(backend: Backend, options: dict[str, Any]) -> None:
             backend,
             "is another one when it is built again from its options(), by another process: not the "
             f"same {', '.join(names)}",
+        )
+    if goes != (backend.identity(), backend.place()):
+        raise _error(
+            backend,
+            "is another one when it is built again from its options(), by another process: its "
+            "identity() or place() is not the same, and the same submit could be bought twice",
         )
 
 

@@ -54,6 +54,14 @@ def handle_of(record: JobRecord, result: Result, backend: Backend) -> ModelHandl
     )
 
 
+def attach(handle: ModelHandle, record: JobRecord, store: Store, backend: Backend) -> None:
+    """Let the handle of a job ask by this backend, with a key of the job's account alone. Raises
+    AuthenticationError for a key of another one, BackendError where that cannot be known."""
+    require = accounts.required(store, record, backend)
+    require()
+    handle.attach(backend, store.settings, require)
+
+
 def late_result(record: JobRecord, store: Store, backend: Backend, model: str | None) -> Result:
     """Return the result of a job that has succeeded, as its host, or the user, names it by now.
     Raises NotFoundError."""

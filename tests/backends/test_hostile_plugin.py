@@ -4,6 +4,7 @@ stays reserved, and the error names the backend and the method."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -141,7 +142,12 @@ OTHERS: dict[str, dict[str, Misbehaviour]] = {
         "more than it takes": returns({"region": "eu"}),
         "RuntimeError": raises(RuntimeError("no options")),
     },
-    "identity": {"a key": returns({"where": KEY, "api_key_env": "ACME_API_KEY"}), "7": returns(7)},
+    "identity": {
+        "a key": returns({"where": KEY, "api_key_env": "ACME_API_KEY"}),
+        "7": returns(7),
+        "others each time": other_each_time,
+    },
+    "place": {"others each time": other_each_time},
     "account": {"a number": returns(7)},
     "resolve": {"None": returns(None)},
     "check": {"ValueError": raises(ValueError("no"))},
@@ -503,6 +509,27 @@ class Sealed(Honest):
         Sealed.made += 1
         if Sealed.made > 1:
             raise RuntimeError(f"no session for {OPENAI_KEY}")
+
+
+class Lucky(Honest):
+    """Is of another place each time that it is built."""
+
+    built = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place_now = next(self.built)
+
+    def identity(self) -> dict[str, Any]:
+        return {"place": self.place_now}
+
+
+def test_a_backend_goes_to_the_same_place_in_each_process(home: Path, train_file: Path) -> None:
+    """Else an equal submit of another process was another job: nothing is stored, or bought."""
+    backend = Lucky()
+    with pytest.raises(BackendError, match=r"built again.*identity\(\) or place\(\)"):
+        Gateway(home).submit(train_file, model="m", backend=backend)
+    assert backend.market.starts == 0 and Gateway(home).jobs() == []
 
 
 def test_a_constructor_that_repeats_a_key_has_it_shown_nowhere() -> None:

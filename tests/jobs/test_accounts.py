@@ -39,6 +39,7 @@ FIRST = "sk-test-0123456789abcdef"
 ROTATED = "sk-test-rotated-89abcdef"  # another key of the same account
 OTHER = "sk-test-other-6789abcdef"  # a key of another account
 VARIABLE = "ACCOUNTS_KEY"
+ROLES = ("user", "assistant")
 
 
 @pytest.fixture
@@ -156,6 +157,37 @@ def test_a_model_is_first_asked_with_a_key_of_its_account(
     provider.faults.clear()
     key(ROTATED)
     assert Gateway().job(job.id).result().ready
+
+
+def test_a_finished_model_is_asked_with_a_key_of_its_account(
+    home: Path, train_file: Path, provider: Provider, key: Callable[[str], None]
+) -> None:
+    """A model that has answered before, and another account's key: no question leaves the machine,
+    whether its handle is new or was opened with the right key. A new key of the account may ask."""
+    job = submit(provider, train_file).wait(20)
+    opened, asked = job.result(), provider.posts["/chat/completions"]
+    step = job.checkpoints()[-1].step
+    key(OTHER)
+    again = Gateway().job(job.id)
+    for ask in (
+        again.result,
+        again.handle,
+        partial(again.result, step=step),
+        partial(opened.chat, "A secret."),
+        partial(opened.chat_many, [{"messages": [{"role": "user", "content": "A secret."}]}]),
+        opened.connect,
+        opened.download,
+        lambda: list(opened.stream("A secret.")),
+    ):
+        with pytest.raises(AuthenticationError, match=f"another account.*{job.id}. Set a key"):
+            ask()
+    words = ("Name a river of Spain.", "The Ebro.")
+    says = [{"role": role, "content": text} for role, text in zip(ROLES, words, strict=True)]
+    with pytest.raises(AuthenticationError, match=f"another account.*{job.id}"):
+        Gateway().compare([job.id], [{"messages": says}], max_tokens=8)
+    assert provider.posts["/chat/completions"] == asked
+    key(ROTATED)
+    assert opened.chat("Hello.").text and Gateway().job(job.id).result().chat("Hello.").text
 
 
 def test_accounts_have_their_own_jobs_and_files(

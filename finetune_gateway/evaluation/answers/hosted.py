@@ -20,7 +20,7 @@ from finetune_gateway.evaluation.loops import run_in_loop
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.not_there import not_there
 from finetune_gateway.evaluation.writer import Writer
-from finetune_gateway.jobs import charges
+from finetune_gateway.jobs import accounts, charges
 from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.requests import commit, spent_of
@@ -48,6 +48,8 @@ def ask_hosted(plan: AskPlan, targets: Sequence[Target], on_end: OnEnd) -> list[
         backend = backend_of(target)
         backend.remember()
         backend.connect()
+        made_by = target.model.job
+        accounts.require_key_for(plan.store, made_by.id if made_by else None, backend)
     limit = plan.how.limit
     bought = _reserve(plan, targets)
     within = Limit(limit.left if plan.cap is None else _reserved(bought), named=limit.usd)
