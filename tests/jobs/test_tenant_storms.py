@@ -7,15 +7,17 @@ import json
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.chaos import killed_after, killed_at_line
+from support.chaos import killed_after, killed_at_line, lines_of
 from support.provider import CREATE, Provider
 from support.rows import chat_rows
 from support.traces import traces
@@ -147,17 +149,28 @@ def test_all_orders_of_two_accounts(tmp_path: Path, train_file: Path) -> None:
 
 @pytest.mark.chaos
 def test_submitters_are_killed_at_every_line(tmp_path: Path, train_file: Path) -> None:
-    """A submit of one account dies at a line; the other account looks; the own one ends it."""
+    """A submit of one account dies at a line, from its first to its last; the other account looks;
+    the own one ends it. Kills fall before a job is stored, before it is bought, and after."""
+    outcomes: Counter[str] = Counter()
     with Provider(steps=1, begins=1, keys={THEIRS: "other"}) as provider:
-        for line in range(5, 400, 9):
-            home = tmp_path / f"home-{line}"
 
-            def submit(home: Path = home, line: int = line) -> None:
+        def submit(home: Path) -> None:
+            Gateway(home).submit(train_file, model=MODEL, backend=wire(provider, MINE))
+
+        last = lines_of(partial(submit, tmp_path / "counted"))
+        for line in [*range(5, last // 2, 31), *range(last // 2, last, 11)]:
+            home, before = tmp_path / f"home-{line}", len(provider.jobs)
+
+            def killed(home: Path = home, line: int = line) -> None:
                 with killed_at_line(line):
-                    Gateway(home).submit(train_file, model=MODEL, backend=wire(provider, MINE))
+                    submit(home)
 
-            killed_after(submit)
-            for job in Gateway(home).jobs():
+            killed_after(killed)
+            jobs = Gateway(home).jobs()
+            there = {tag(job) for job in provider.jobs[before:]}
+            assert there <= {job.id for job in jobs}, (line, "bought, and written down nowhere")
+            outcomes["bought" if there else "stored" if jobs else "nothing"] += 1
+            for job in jobs:
                 for action in random.Random(line).sample(ACTIONS, 2):
                     act(action, job, provider, train_file)
                     require_whole(job, provider, (line, action))
@@ -165,6 +178,8 @@ def test_submitters_are_killed_at_every_line(tmp_path: Path, train_file: Path) -
                     own = Gateway(home).job(job.id, backend=wire(provider, MINE))
                     assert own.wait(20).status is JobStatus.SUCCEEDED, line
                 require_whole(job, provider, line)
+    print(f"\nkilled at {outcomes.total()} of {last} lines: {dict(outcomes)}")
+    assert min(outcomes[kind] for kind in ("nothing", "stored", "bought")) >= 5, outcomes
 
 
 # -- two tenants, many threads -------------------------------------------------------------

@@ -7,17 +7,22 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
-from support.chaos import kill, killed_after, moments, ready, start
+from support.chaos import (
+    kill,
+    killed_after,
+    killed_at_line,
+    lines_of,
+    moments,
+    ready,
+    start,
+)
 from support.modes import wide
 from support.provider import Provider
 
@@ -57,20 +62,14 @@ def fetch(provider: Provider, *, stored: bool = False) -> Archive:
     return migration.fetch(None, hosts, stored=stored)
 
 
-def kill_at_line(number: int) -> None:
-    """kill -9 of this process when it comes to its n-th line of what fetches."""
-    left = number
+def killed_at(number: int, provider: Provider, *, stored: bool = False) -> None:
+    """Fetch in a fork, which is killed with -9 when it comes to its n-th line of what fetches."""
 
-    def line(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if not any(name in frame.f_code.co_filename for name in WATCHED):
-            return None
-        left -= event == "line"
-        if left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return line
+    def killed() -> None:
+        with killed_at_line(number, WATCHED):
+            fetch(provider, stored=stored)
 
-    sys.settrace(line)
+    killed_after(killed)
 
 
 def look(home: Path) -> None:
@@ -112,12 +111,7 @@ def test_two_kills(home: Path) -> None:
     with Provider(keys={SHOP: "main proj_shop"}) as provider:
         provider.world.add_fine_tunes(3, accounts=("main", "main proj_shop"))
         for number in (700, 1100):
-
-            def killed(number: int = number) -> None:
-                kill_at_line(number)
-                fetch(provider)
-
-            killed_after(killed)
+            killed_at(number, provider)
             look(home)
         assert 1 <= len([*(home / "fetched").rglob("manifest.json")]) < 3  # in the midst of it
         fetch(provider)
@@ -191,15 +185,20 @@ def test_twenty_kills_among_stored_completions(home: Path) -> None:
         for number in range(120):
             account = ("main", "main proj_shop")[number % 2]
             world.add_stored(names[0], question, account=account, days_ago=200 - number)
+
+        def elsewhere() -> None:
+            os.environ["FTG_HOME"] = str(home / "counted")
+            fetch(provider, stored=True)
+
+        last, kept = lines_of(elsewhere, WATCHED), []
+        provider.requests.clear()
         for _ in range(20):
-            number = draw.randrange(200, 1500)
-
-            def killed(number: int = number) -> None:
-                kill_at_line(number)
-                fetch(provider, stored=True)
-
-            killed_after(killed)
+            # Each fetch goes on from the one before, and comes to fewer lines.
+            killed_at(draw.randrange(last // 40, last // 8), provider, stored=True)
             look(home)
+            kept.append(len({path for _, path, _ in provider.requests if "/messages" in path}))
+        print(f"\n{last} lines; asked for after each kill: {kept}")
+        assert len({*kept} - {0, 120}) >= 5  # they fell among the answers
         archive = fetch(provider, stored=True)
         rows = {one.name: piece.rows for one in archive.jobs for piece in one.pieces if piece.rows}
         assert archive.complete and rows == {names[0]: 120}

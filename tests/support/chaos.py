@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -160,7 +160,10 @@ def until(look: Callable[[], Any], seconds: float = 60, pause: float = 0.005) ->
     return found
 
 
-def ctrl_c_at_line(number: int) -> AbstractContextManager[None]:
+JOBS = ("/finetune_gateway/jobs/",)  # the files whose lines are counted
+
+
+def ctrl_c_at_line(number: int) -> AbstractContextManager[object]:
     """Ctrl-C when the block comes to its n-th line in jobs/."""
 
     def interrupt() -> None:
@@ -169,29 +172,50 @@ def ctrl_c_at_line(number: int) -> AbstractContextManager[None]:
     return at_line(number, interrupt)
 
 
-def killed_at_line(number: int) -> AbstractContextManager[None]:
-    """kill -9 of this process when the block comes to its n-th line in jobs/."""
-    return at_line(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+def killed_at_line(number: int, files: Sequence[str] = JOBS) -> AbstractContextManager[object]:
+    """kill -9 of this process when the block comes to its n-th line in these files."""
+    return at_line(number, lambda: os.kill(os.getpid(), signal.SIGKILL), files)
+
+
+def lines_of(work: Callable[[], object], files: Sequence[str] = JOBS) -> int:
+    """Do this in a fork, to its end; return how many lines in these files it comes to."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with at_line(0, lambda: None, files) as count:
+                work()
+            os.write(writer, str(count()).encode())
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writer)
+    with open(reader) as answer:
+        lines = answer.read()
+    os.waitpid(child, 0)
+    assert lines, "it did not come to its end"
+    return int(lines)
 
 
 @contextmanager
-def at_line(number: int, act: Callable[[], object]) -> Iterator[None]:
-    """Do this when the block comes to its n-th line in jobs/."""
-    left = number
+def at_line(
+    number: int, act: Callable[[], object], files: Sequence[str] = JOBS
+) -> Iterator[Callable[[], int]]:
+    """Do this when the block comes to its n-th line in these files; yield what counts them."""
+    lines = 0
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if "/finetune_gateway/jobs/" not in frame.f_code.co_filename:
+        nonlocal lines
+        if not any(name in frame.f_code.co_filename for name in files):
             return None
-        left -= event == "line"
-        if left == 0 and event == "line":
+        lines += event == "line"
+        if lines == number and event == "line":
             sys.settrace(None)
             act()
         return line
 
     sys.settrace(line)
     try:
-        yield
+        yield lambda: lines
     finally:
         sys.settrace(None)
 
