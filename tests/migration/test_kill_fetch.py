@@ -194,7 +194,7 @@ def test_twenty_kills_among_stored_completions(home: Path) -> None:
         provider.requests.clear()
         for _ in range(20):
             # Each fetch goes on from the one before, and comes to fewer lines.
-            killed_at(draw.randrange(last // 40, last // 8), provider, stored=True)
+            killed_at(draw.randrange(last // 9, last // 5), provider, stored=True)
             look(home)
             kept.append(len({path for _, path, _ in provider.requests if "/messages" in path}))
         print(f"\n{last} lines; asked for after each kill: {kept}")
