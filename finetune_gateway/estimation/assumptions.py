@@ -15,8 +15,9 @@ from finetune_gateway.estimation.batch_plan import BatchPlan
 from finetune_gateway.estimation.calibration import Calibration, stretch_now
 from finetune_gateway.estimation.engine import Device, cores
 from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.estimation.gpu_speed import HIGH, LOW
 from finetune_gateway.estimation.gpus import GIB, GPUS, NO_BFLOAT16
-from finetune_gateway.estimation.memory import Setup
+from finetune_gateway.estimation.memory import LOGIT_BYTES, Setup, head_memory
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.methods import METHODS
@@ -58,9 +59,13 @@ def assumptions(
     plan: BatchPlan,
     target: TargetDevice,
     prices: Sequence[Price],
+    shape: ModelShape | None = None,
+    share: float | None = None,
 ) -> list[str]:
-    """Return what memory, time, energy and cost assume."""
+    """Return what memory, time, energy and cost assume. ``share``: of the GPU's peak."""
     notes = [_memory_words(spec, setup, plan)]
+    if shape is not None:
+        notes += [*_experts_words(shape, setup), *_logits_words(shape, setup, plan)]
     if not prices and target.gpu is None:
         notes.append(
             "Cost 0 means that no host charges; your machine and its power are not included."
@@ -68,11 +73,20 @@ def assumptions(
     if spec.max_steps is not None and plan.trained.low != plan.trained.high:
         notes.append("max_steps ends within an epoch; which rows come before is random.")
     if target.device == "gpu":
-        notes.append("Memory on a GPU is computed, not measured; it has to fit in 92 % of the GPU.")
+        notes.append(
+            "Memory on a GPU is computed, not measured by us: figures that others published lie "
+            "between 0.8 and 1.5 times it. It has to fit in 92 % of the GPU; largest batch and "
+            "smallest GPU are those that the high figure fits."
+        )
         what = (
             f"the datasheet of {target.gpu}" if target.gpu else "that of an unnamed GPU, T4 to H200"
         )
-        notes.append(f"The speed is 5 to 40 % of {what}; this share is not measured.")
+        reached = f"{share:.0%} of the peak of {what}" if share else f"a part of {what}"
+        notes.append(
+            f"Speed: {reached}, with all that is recomputed, by runs that others published; a step "
+            f"takes {LOW:g} to {HIGH:g} times as long. Several rows at once are padded to the "
+            "longest; with flash-attn installed our engine leaves that out and is faster."
+        )
     if target.gpu is not None:
         gpu = GPUS[target.gpu]
         notes.append(
@@ -122,6 +136,28 @@ def _memory_words(spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> str:
         f"Memory: {_rows_words(spec, setup, plan)}; {precision}{recomputed}; {spec.optim}; sdpa; "
         f"engine {setup.engine}."
     )
+
+
+def _experts_words(shape: ModelShape, setup: Setup) -> list[str]:
+    if setup.kind != "qlora" or shape.experts == 1:
+        return []
+    others = shape.parameters - shape.linear_parameters
+    return [
+        f"The experts stay in {8 * setup.width} bits, so {others / shape.parameters:.0%} of the "
+        "weights are not in 4: bitsandbytes quantises linear modules alone, and experts are none."
+    ]
+
+
+def _logits_words(shape: ModelShape, setup: Setup, plan: BatchPlan) -> list[str]:
+    """Return what a trainer that keeps all logits would need beside, where that is much."""
+    tokens = plan.rows * plan.longest * setup.sequences
+    kept = LOGIT_BYTES * tokens * shape.vocab_size - head_memory(shape, setup, tokens)
+    if setup.device == "cpu" or not setup.has_head or kept < 4 * GIB:
+        return []
+    return [
+        f"The loss takes the logits in parts: a trainer that keeps all of them ({tokens:,} tokens "
+        f"x {shape.vocab_size:,}) would need about {kept / GIB:.2g} GiB more."
+    ]
 
 
 def _rows_words(spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> str:

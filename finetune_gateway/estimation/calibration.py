@@ -53,6 +53,7 @@ STALE_DAYS = 90
 ENGINE = "fast 2"  # the training step that rates are of; another number when it changes
 MATRICES = "a floating-point operation in the matrices"
 MATRICES_BF16 = f"{MATRICES}, in bf16"
+MEETINGS = "a query meeting a key, per number"
 WORK = (
     "a forward pass through one layer, and back",
     MATRICES,
@@ -62,7 +63,7 @@ WORK = (
     "a logit in TRL's tiles",
     "a logit in TRL's tiles beyond the caches",
     "a number kept for the backward pass",
-    "a query meeting a key, per number",
+    MEETINGS,
     "a trained weight of the optimiser's step",
     "a step",
 )
@@ -77,6 +78,18 @@ class Load:
     checkpoint_bytes: int  # of the trained weights and their two moments
     quantised: int = 0  # weights quantised each time the model is read
     packages: tuple[str, ...] = ()  # that are imported beside those of every job
+
+    @property
+    def flops(self) -> float:
+        """Return the floating-point operations: those of the matrices, and 4 of the forward and 8
+        of the backward pass for each number of a query that meets a key."""
+        matrices = self.units[WORK.index(MATRICES)] + self.units[WORK.index(MATRICES_BF16)]
+        return matrices + 12 * self.units[WORK.index(MEETINGS)]
+
+    @property
+    def layer_passes(self) -> float:
+        """Return how often something passes through one layer and back."""
+        return self.units[0]
 
     def plus(self, other: Load, times: float) -> Load:
         """Return this work plus ``times`` the other, on the same model."""
@@ -149,7 +162,8 @@ def _load(
     steps: float,
     trained: int,
 ) -> Load:
-    matrices *= DEQUANTISING if setup.kind == "qlora" else 1
+    # On a GPU that takes memory traffic instead (``gpu_speed``).
+    matrices *= DEQUANTISING if setup.kind == "qlora" and setup.device == "cpu" else 1
     # Without a mask torch's kernel skips the later half of the keys.
     meetings = passes.attention_cost * shape.layers * shape.heads * shape.head_dim
     meetings *= 1.0 if passes.masked else 0.5

@@ -31,12 +31,14 @@ from finetune_gateway.estimation.calibration import (
 )
 from finetune_gateway.estimation.engine import cores
 from finetune_gateway.estimation.estimate import Estimate, Range, auto_eval_steps
+from finetune_gateway.estimation.gpu_speed import HIGH, LOW, gpu_seconds, share_of_peak
 from finetune_gateway.estimation.gpus import GPUS, NO_BFLOAT16, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
 from finetune_gateway.estimation.memory import (
     Setup,
     float32_or_bfloat16,
     micro_batch_rows,
+    most_memory,
     step_memory,
 )
 from finetune_gateway.estimation.model_shape import ModelShape
@@ -46,12 +48,6 @@ from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
-Speeds = tuple[float, float, float]  # FLOP/s: slow, expected, fast
-
-# Share of a GPU's bfloat16 peak that training reaches: slow, expected and fast; not measured. A CPU
-# reached 0.38 of its own in the best configuration (one row at a time, fused loss), and 0.08 with
-# TRL's SFTTrainer on padded batches of 8 in float32.
-_GPU_SHARES = (0.05, 0.15, 0.40)
 # FLOP/s of one CPU core in training, if not measured: 15 G with SFTTrainer on an AVX-512 core, 35 G
 # with our engine, 80 G in bfloat16; a core without AVX-512 is assumed to reach a fifth.
 _CORE_SPEEDS = {"trl": (3e9, 15e9, 40e9), "fast": (7e9, 35e9, 70e9), "bf16": (16e9, 80e9, 160e9)}
@@ -65,32 +61,22 @@ _SAVES = 10  # checkpoints of a job, as in sft.py
 MOST_ROWS = 4096  # larger batches are not tried
 
 
-def _around(expected: int, *, low: int) -> Range[int]:
-    return Range[int](low=min(low, expected), expected=expected, high=expected + expected // 4)
+def _memory_range(setup: Setup, expected: int, *, short: int) -> Range[int]:
+    """Return the range about an expected peak. ``short``: with rows of median length, which is the
+    low figure on a CPU; on a GPU it is four fifths of the expected one."""
+    low = min(short, expected) if setup.device == "cpu" else expected * 4 // 5
+    return Range[int](low=low, expected=expected, high=most_memory(expected, setup.device))
 
 
 def largest_batch(shape: ModelShape, setup: Setup, length: int, usable: int) -> int:
-    """Return the most rows of this length whose step fits with a quarter to spare; 0 if none do."""
+    """Return the most rows of this length whose step fits for certain; 0 if none does."""
     low, high = 0, MOST_ROWS
     while low < high:
         rows = (low + high + 1) // 2
-        fits = step_memory(shape, setup, rows, length).total * 5 // 4 <= usable
+        expected = step_memory(shape, setup, rows, length).total
+        fits = most_memory(expected, setup.device) <= usable
         low, high = (rows, high) if fits else (low, rows - 1)
     return low
-
-
-def training_flops(
-    shape: ModelShape, tokens: TokenStats, epochs: float, *, full: bool, forward: float = 0.0
-) -> float:
-    """Return the floating-point operations of a run: 4 N T for the blocks (6 N T if all weights are
-    trained), with N parameters and T tokens, and as many for the V H weights of the head and the
-    trained tokens. ``forward``: epochs in which the rows are scored beside: half of LoRA's work."""
-    per_weight = 6 if full else 4
-    blocks = (epochs * per_weight + 2 * forward) * shape.active_block_parameters * tokens.total
-    head = (
-        (per_weight * epochs + 2 * forward) * shape.vocab_size * shape.hidden_size * tokens.trained
-    )
-    return float(blocks + head)
 
 
 def estimate_local(
@@ -118,14 +104,17 @@ def estimate_local(
     longest = max(1, plan_batches(spec, tokens, target.row_limit).longest)
     at_once = micro_batch_rows(spec, shape, setup, longest, target.usable_bytes)
     plan = plan_batches(spec, tokens, target.row_limit, at_once=at_once)
-    seconds = memory = parts = None
+    seconds = memory = parts = share = None
     if shape is not None:
         longest = max(1, plan.longest)
         setup = float32_or_bfloat16(shape, setup, plan.rows, longest, target.usable_bytes)
-        seconds = _seconds(shape, spec, setup, tokens, plan, target, validation)
+        load = _whole_load(shape, spec, setup, plan, validation, target.row_limit)
+        seconds = _seconds(shape, spec, setup, plan, target, load)
+        if target.gpu is not None:
+            share = share_of_peak(load, shape.layers, GPUS[target.gpu])
         parts = step_memory(shape, setup, plan.rows, longest)
         short = step_memory(shape, setup, plan.rows, max(1, min(tokens.median, plan.longest)))
-        memory = _around(parts.total, low=short.total)
+        memory = _memory_range(setup, parts.total, short=short.total)
     prices = _gpu_prices(target, day)
     evaluation_runs = _evaluations(spec, plan, validation, target.row_limit)
     usable = target.usable_bytes
@@ -154,7 +143,7 @@ def estimate_local(
         prices=prices,
         data_leaves_machine=False,
         assumptions=[
-            *assumptions.assumptions(spec, setup, plan, target, prices),
+            *assumptions.assumptions(spec, setup, plan, target, prices, shape, share),
             *assumptions.evaluation_words(evaluation_runs, tokens, validation),
         ],
         warnings=[
@@ -194,43 +183,43 @@ def _smallest(shape: ModelShape | None, spec: TrainingSpec, plan: BatchPlan) -> 
 def _least_memory(
     shape: ModelShape, spec: TrainingSpec, plan: BatchPlan, *, gpu_has_bf16: bool
 ) -> int:
-    """Return the bytes of a step on a GPU, with a quarter to spare."""
+    """Return the bytes with which a step fits a GPU for certain."""
     setup, rows = Setup.of(spec, "gpu", shape, gpu_has_bf16=gpu_has_bf16), 1
     if spec.micro_batch_size != "auto" or needs_whole_batch(spec):
         rows = micro_batch_rows(spec, shape, setup, max(1, plan.longest), None)
-    return step_memory(shape, setup, rows, max(1, plan.longest)).total * 5 // 4
+    return most_memory(step_memory(shape, setup, rows, max(1, plan.longest)).total, "gpu")
 
 
 def _seconds(
     shape: ModelShape,
     spec: TrainingSpec,
     setup: Setup,
-    tokens: TokenStats,
     plan: BatchPlan,
     target: TargetDevice,
-    validation: TokenStats | None,
+    load: Load,
 ) -> Range[float]:
     """Return the run time by this machine's calibration, else by FLOP and a device's speed."""
     if target.device == "cpu" and target.calibration is not None:
-        return _calibrated(
-            shape, spec, setup, plan, target.calibration, validation, target.row_limit
-        )
-    passes = plan.trained.expected / tokens.trained if tokens.trained else 0.0
-    forward = forward_passes(spec, setup, passes)
-    flops = training_flops(
-        shape, tokens, passes, full=spec.training_type == "full", forward=forward
-    )
-    if validation:
-        forward = _forward_evaluations(spec, setup, plan, validation, target.row_limit)
-        flops += training_flops(shape, validation, 0, full=False, forward=forward)
-    slow, expected, fast = _speeds(target, setup)
+        return _calibrated(shape, spec, plan, target.calibration, load)
     first, second, third = START_SECONDS
-    if setup.kind == "qlora" and target.device == "cpu":
+    if target.device == "gpu":
+        fast, usual, slow = (
+            gpu_seconds(load, shape.layers, GPUS[name]) for name in _gpus_of(target)
+        )
+        return Range[float](
+            low=first + LOW * fast, expected=second + usual, high=third + HIGH * slow
+        )
+    if setup.kind == "qlora":
         second += READINGS * QUANTISE_CPU * shape.linear_parameters
         third += 2 * READINGS * QUANTISE_CPU * shape.linear_parameters
-    return Range[float](
-        low=first + flops / fast, expected=second + flops / expected, high=third + flops / slow
-    )
+    speeds = _CORE_SPEEDS["bf16" if setup.bf16 else setup.engine]
+    slow, usual, fast = (load.flops / (cores() * speed) for speed in speeds)
+    return Range[float](low=first + fast, expected=second + usual, high=third + slow)
+
+
+def _gpus_of(target: TargetDevice) -> tuple[str, str, str]:
+    """Return the GPU of the low, expected and high time: one without a name may be any."""
+    return (target.gpu, target.gpu, target.gpu) if target.gpu else ("H200", "A10", "T4")
 
 
 def checkpoints(spec: TrainingSpec, steps: int) -> int:
@@ -280,21 +269,28 @@ def plan_validation(
     return plan_batches(spec.model_copy(update=once), validation, limit, at_once=at_once)
 
 
-def _calibrated(
+def _whole_load(
     shape: ModelShape,
     spec: TrainingSpec,
     setup: Setup,
     plan: BatchPlan,
-    calibration: Calibration,
     validation: TokenStats | None,
     limit: int | None,
-) -> Range[float]:
+) -> Load:
+    """Return the work of training and of evaluating, on what passes through the model: cut, packed
+    or padded rows."""
     load = training_load(shape, spec, setup, plan)
-    if validation:
-        once = plan_validation(spec, validation, limit, plan.rows)
-        passes = passes_of(once, setup, once.trained.expected)
-        runs = _forward_evaluations(spec, setup, plan, validation, limit)
-        load = load.plus(forward_of(shape, setup, passes), runs)
+    if not validation:
+        return load
+    once = plan_validation(spec, validation, limit, plan.rows)
+    passes = passes_of(once, setup, once.trained.expected)
+    runs = _forward_evaluations(spec, setup, plan, validation, limit)
+    return load.plus(forward_of(shape, setup, passes), runs)
+
+
+def _calibrated(
+    shape: ModelShape, spec: TrainingSpec, plan: BatchPlan, calibration: Calibration, load: Load
+) -> Range[float]:
     saves = checkpoints(spec, plan.steps)
     expected = calibration.seconds(load, saves)
     idle = min(expected, calibration.cpu_seconds(load, saves))
@@ -313,18 +309,6 @@ def training_load(shape: ModelShape, spec: TrainingSpec, setup: Setup, plan: Bat
     epochs = plan.passes
     forward = forward_passes(spec, setup, epochs) / epochs if epochs else 0.0
     return load.plus(forward_of(shape, setup, passes), forward)
-
-
-def _speeds(target: TargetDevice, setup: Setup) -> Speeds:
-    """Return the FLOP/s of training: slow, expected, fast."""
-    slow, expected, fast = _GPU_SHARES
-    if target.gpu is not None:
-        flops = GPUS[target.gpu].flops
-        return slow * flops, expected * flops, fast * flops
-    if target.device == "gpu":  # any GPU: from the slowest known to the fastest
-        return slow * GPUS["T4"].flops, expected * GPUS["A10"].flops, fast * GPUS["H200"].flops
-    first, second, third = _CORE_SPEEDS["bf16" if setup.bf16 else setup.engine]
-    return cores() * first, cores() * second, cores() * third
 
 
 def _gpu_prices(target: TargetDevice, today: date) -> list[Price]:

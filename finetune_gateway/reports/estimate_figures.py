@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_gateway.estimation.assumptions import ENERGY
 from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.gpus import GIB
 from finetune_gateway.estimation.hosted import WAIT, stale_prices
 from finetune_gateway.estimation.local import MOST_ROWS
 from finetune_gateway.estimation.price_table import Price
@@ -63,14 +64,26 @@ def memory_text(estimate: Estimate) -> str:
 
 
 def memory_range_text(estimate: Estimate) -> str:
-    """Return ``571.1 MiB (556.9 MiB to 713.9 MiB): fits in 23.5 GiB``."""
+    """Return ``571.1 MiB (556.9 MiB to 713.9 MiB): fits in 23.5 GiB``; of a GPU, whose figures rest
+    on a formula, ``about 20 GiB (16 to 30): fits in 73.6 GiB``."""
     if estimate.memory_bytes is None:
         return memory_text(estimate)
-    needed = format_range(estimate.memory_bytes, format_bytes)
+    memory = estimate.memory_bytes
+    needed = format_range(memory, format_bytes)
+    if estimate.gpu:
+        low, usual, high = (
+            _two_digits(size) for size in (memory.low, memory.expected, memory.high)
+        )
+        needed = f"about {usual} GiB ({low} to {high})"
     fit, available = fit_text(estimate), estimate.memory_available_bytes
     if not fit:
         return needed
     return f"{needed}: {fit}{f' in {format_bytes(available)}' if available else ''}"
+
+
+def _two_digits(size: int) -> str:
+    """Return the GiB of so many bytes, with two digits."""
+    return f"{Decimal(f'{size / GIB:.2g}'):f}"
 
 
 def fit_text(estimate: Estimate) -> str:
@@ -108,11 +121,13 @@ def _retired(estimate: Estimate) -> str:
 
 
 def tokens_text(estimate: Estimate) -> str:
-    """Return ``37,000 (2 epochs)``."""
-    counted = estimate.tokens.total * estimate.n_epochs if estimate.tokens else 0
-    billed = estimate.billed_tokens
-    epochs = format_count(estimate.n_epochs, "epoch")
-    return f"{billed.expected if billed else counted:,} ({epochs})"
+    """Return ``37,000 (2 epochs)``; of a local run what is read of the rows once they are cut, and
+    how many of these tokens are trained: ``37,000 (2 epochs), 9,000 of them trained``."""
+    tokens, billed, trained = estimate.tokens, estimate.billed_tokens, estimate.trained_tokens
+    read = tokens.total - tokens.truncated_tokens if tokens else 0
+    counted = billed.expected if billed else read * estimate.n_epochs
+    text = f"{counted:,} ({format_count(estimate.n_epochs, 'epoch')})"
+    return text if billed or not trained else f"{text}, {trained.expected:,} of them trained"
 
 
 def rows_text(estimate: Estimate) -> str:
@@ -250,7 +265,7 @@ def local_figures(estimate: Estimate) -> Iterator[tuple[str, str]]:
         parts = estimate.memory_parts.model_dump().items()
         yield "  by part", ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size)
     if estimate.largest_batch is not None:
-        yield "  largest batch", _largest_batch(estimate.largest_batch, estimate.gpu)
+        yield "  largest batch", _largest_batch(estimate)
     if estimate.smallest_gpu is not None:
         requested = f" (requested: {estimate.gpu})" if estimate.gpu else ""
         yield "  smallest GPU", f"{estimate.smallest_gpu}{requested}"
@@ -267,9 +282,12 @@ def local_figures(estimate: Estimate) -> Iterator[tuple[str, str]]:
         yield "energy", "not known"
 
 
-def _largest_batch(most: int, gpu: str | None) -> str:
-    rows = f"{most:,} or more" if most >= MOST_ROWS else f"{most:,}" if most else "none"
-    return f"{rows} on {gpu or 'this machine'}"
+def _largest_batch(estimate: Estimate) -> str:
+    """Return the most rows that fit for certain."""
+    most = estimate.largest_batch or 0
+    none = "none for certain" if estimate.fits == "maybe" else "none"
+    rows = f"{most:,} or more" if most >= MOST_ROWS else f"{most:,}" if most else none
+    return f"{rows} on {estimate.gpu or 'this machine'}"
 
 
 def _plain(figure: float) -> str:
@@ -291,7 +309,7 @@ def grounds(estimate: Estimate) -> Iterator[tuple[str, str]]:
 
 def details(estimate: Estimate) -> Iterator[tuple[str, str]]:
     """Yield the figures that the table has no room for, as (kind, text)."""
-    yield "tokens", f"{tokens_text(estimate)} to train"
+    yield "tokens", tokens_text(estimate)
     if estimate.seconds is not None:
         yield "time", time_text(estimate)
     if estimate.host:
