@@ -25,6 +25,7 @@ from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.memory import Setup, most_memory, step_memory
 from finetune_gateway.estimation.model_shape import ModelShape
+from finetune_gateway.spec import TrainingType
 from finetune_gateway.tokens.stats import TokenStats
 
 DATA = Path(__file__).with_name("published.toml")
@@ -120,8 +121,10 @@ def shape_of_row(row: list[Any]) -> ModelShape:
     )  # fmt: skip
 
 
-def spec_of(source: dict[str, Any], training: str, rows: int) -> TrainingSpec:
-    options = {"target_modules": tuple(source["targets"])} if "targets" in source else {}
+def spec_of(source: dict[str, Any], training: TrainingType, rows: int) -> TrainingSpec:
+    options: dict[str, Any] = (
+        {"target_modules": tuple(source["targets"])} if "targets" in source else {}
+    )
     return TrainingSpec.build(
         model="m", training_type=training, lora_r=source["r"], batch_size=rows,
         micro_batch_size=rows, n_epochs=1, gradient_checkpointing=source.get("checkpointing", True),
