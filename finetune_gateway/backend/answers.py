@@ -106,12 +106,12 @@ def _capabilities(value: Any, *_: Any) -> Capabilities:
     _check_names(value)
     _check_refuses(value)
     _check_seconds(value)
-    for name in ("min_rows", "max_file_bytes", "max_context"):
-        limit = getattr(value, name)
+    for name in ("min_rows", "max_file_bytes", "max_context", "chats_at_once"):
+        limit, least = getattr(value, name), int(name == "chats_at_once")
         if limit is None and name != "min_rows":
             continue
-        if not (is_number(limit) and isinstance(limit, int) and limit >= 0):
-            raise Wrong(f"must give {name} as a whole number from 0, not {shown(limit)}")
+        if not (is_number(limit) and isinstance(limit, int) and limit >= least):
+            raise Wrong(f"must give {name} as a whole number from {least}, not {shown(limit)}")
     return value
 
 

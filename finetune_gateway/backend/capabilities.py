@@ -79,6 +79,7 @@ class Capabilities:
     schedules: frozenset[Scheduling] = frozenset()  # not empty only if it is a TakesSchedule
     pauses: bool = False  # True if ``Backend.pause`` can be called; ``resumes`` has paused then
     longest_wait: float | None = None  # seconds to wait at most when asked to; None: the setting
+    chats_at_once: int | None = None  # of a hosted model in a comparison; None: as the user says
     deletes: frozenset[Literal["file", "model"]] = frozenset()  # what the host deletes when asked
 
     def require(self, backend: str, spec: TrainingSpec) -> None:

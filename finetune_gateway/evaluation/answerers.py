@@ -164,9 +164,11 @@ class Places:
         handle.attach(backend, self.store.settings, require)
         more["training_data"] = training_files(handle.model, job, self.store)
         if not isinstance(backend, LocalBackend):  # of a plug-in
-            place = backend.display_name if backend.capabilities().hosted else None
+            can = backend.capabilities()
+            place = backend.display_name if can.hosted else None
             made = f"{job.id} {handle.model} {handle.step}" if job else ""
             more |= {"answers_to": handle, "host": place, "base_content": made}
+            more["chats_at_once"] = can.chats_at_once
             return EvaluatedModel(NEW, name, NEW, "object", "tuned", handle.model, **more)
         more["base_content"] = contents.content_of(handle, self.store.settings)
         return EvaluatedModel(NEW, name, NEW, "local", "tuned", handle.model, **more)

@@ -35,7 +35,7 @@ class EvaluatedModel:
 
     Who answers: ``handle`` (local and hosted), ``recording``, or ``answers_to``, an object of the
     user's with ``chat``. ``backend``: the host of a hosted one. ``training_data``: the rows it was
-    trained on, as far as they are here.
+    trained on, as far as they are here. ``chats_at_once``: as many as the host of a plug-in takes.
     """
 
     key: str
@@ -60,6 +60,7 @@ class EvaluatedModel:
     recording: Recording | None = field(default=None, repr=False)
     answers_to: Any = field(default=None, repr=False)
     training_data: Sequence[Path] = ()
+    chats_at_once: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

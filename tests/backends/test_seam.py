@@ -71,6 +71,7 @@ CAPABILITIES: dict[str, Any] = {
     "methods": frozenset({1}),
     "min_rows": None,
     "longest_wait": -1.0,
+    "chats_at_once": 0,
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from support.hostile import Answering, Honest
 from support.plugins import installed
 
 from finetune_gateway import BudgetError, Gateway, Job, UnsupportedError, aio, evaluation
-from finetune_gateway.backend import ChatReply, HandleData
+from finetune_gateway.backend import Capabilities, ChatReply, HandleData
 from finetune_gateway.evaluation.checks import Guide
 
 ROWS = [{"prompt": f"Is {n} even?", "completion": "Yes."} for n in range(6)]
@@ -91,6 +93,52 @@ def test_a_plugin_is_not_recorded_and_the_reason_is_said(shop: tuple[Gateway, Jo
         evaluation.record(job.id, ROWS)
     assert f"{job.id!r}" in no.value.message and "ftg compare" in (no.value.hint or "")
     assert not chats
+
+
+class Meeting(Answering):
+    """Answers once as many are on their way as it waits for."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier = threading.Barrier(count)
+        self.on_the_way = self.most = 0
+        self.lock = threading.Lock()
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        with self.lock:
+            self.on_the_way += 1
+            self.most = max(self.most, self.on_the_way)
+        try:
+            self.barrier.wait(20)
+        finally:
+            with self.lock:
+                self.on_the_way -= 1
+        return super().chat(messages, **sampling)
+
+
+@pytest.mark.parametrize(("own", "at_once", "most"), [(None, 3, 3), (2, 16, 2), (1, 16, 1)])
+def test_the_host_of_a_plugin_is_asked_some_at_once(
+    home: Path, train_file: Path, own: int | None, at_once: int, most: int
+) -> None:
+    """As many as the user says, or as its capabilities say: one alone would wait for the others."""
+    model = Meeting(most)
+
+    class Host(Honest):
+        name = "host"
+
+        def capabilities(self, model: str | None = None) -> Capabilities:
+            return replace(super().capabilities(model), chats_at_once=own)
+
+        def open(self, handle: HandleData) -> Answering:
+            return model if chats else Answering()
+
+    with Gateway(home, backends={"host": Host()}) as gateway:
+        job = gateway.submit(train_file, model="m", backend="host").wait(20)
+        job.result()
+        chats.append("from now on it waits")
+        found = gateway.compare([job], ROWS, at_once=at_once)
+        chats.clear()
+    [figures] = found.data.answers.values()
+    assert (figures.answers, figures.errors, model.most) == (len(ROWS), 0, most)
 
 
 def test_what_a_job_of_a_plugin_has_answered_is_not_asked_again(

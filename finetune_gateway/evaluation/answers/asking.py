@@ -123,7 +123,7 @@ def _ask_here(
         if target.kept is not None:
             marks = {"charge": "", "run": plan.how.name}
             log = stack.enter_context(Lines(target.kept.folder, rows, marks))
-        here = local.Here(target, log, progress)
+        here = local.Here(target, log, progress, plan.how.at_once)
         try:
             here.ask(_timed(target))
         except GatewayError as exc:  # of the model itself: the others are asked all the same

@@ -1,5 +1,6 @@
 """Asks the models of this machine: one in memory at a time, most rows in batches, and first some
-one by one, to learn how long an answer takes and how soon it begins."""
+one by one, to learn how long an answer takes and how soon it begins. And those of plug-ins: some
+requests at once where they are at a host, else one by one."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ import json
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
 from typing import Any, Protocol
 
+from finetune_gateway.backend.seam import begin
 from finetune_gateway.chat import ChatReply
 from finetune_gateway.errors import AuthenticationError, GatewayError
 from finetune_gateway.evaluation.answers.planning import Target
@@ -67,12 +71,13 @@ _last: list[weakref.ref[ModelHandle]] = []  # the one that is in memory
 
 @dataclass
 class Here:
-    """Asks one model of this machine, or an object of the user's. ``on_end``: called with the model
-    of each request that has ended."""
+    """Asks one model of this machine, of a plug-in, or an object of the user's. ``on_end``: called
+    with the model of each request that has ended. ``at_once``: requests on their way to a host."""
 
     target: Target
     log: Log
     on_end: Callable[[EvaluatedModel], object]
+    at_once: int
     asked: int = 0
 
     def ask(self, timed: Mapping[str, int]) -> None:
@@ -80,6 +85,9 @@ class Here:
         model. Raises GatewayError for a model that cannot be used at all."""
         left = self.target.left
         handle = self.target.model.handle
+        if self.target.model.at_plugin:
+            self._together(left, min(self.at_once, self.target.model.chats_at_once or self.at_once))
+            return
         if self.target.model.kind != "local" or handle is None:
             for key in left:
                 self._one(key, self._chat)
@@ -115,6 +123,27 @@ class Here:
         self._sent([key])
         self._end(key, self._tried(key, ask))
         self.log.sync()
+
+    def _together(self, keys: Sequence[str], most: int) -> None:
+        """Ask a host ``most`` rows at a time, each in a thread; this one alone writes the lines.
+        What ends the model is raised once those on their way have ended."""
+        left, on_the_way = iter(keys), dict[Future[Json | GatewayError], str]()
+        refused: AuthenticationError | None = None
+        while True:
+            for key in islice(left, 0 if refused else most - len(on_the_way)):
+                self._sent([key])
+                on_the_way[begin(partial(self._tried, key, self._chat))] = key
+            if not on_the_way:
+                break
+            for done in wait(on_the_way, return_when=FIRST_COMPLETED).done:
+                key = on_the_way.pop(done)
+                try:
+                    self._end(key, done.result())
+                except AuthenticationError as exc:
+                    refused = exc
+            self.log.sync()
+        if refused is not None:
+            raise refused
 
     def _tried(self, key: str, ask: Callable[[str], Json]) -> Json | GatewayError:
         try:
