@@ -36,7 +36,7 @@ class Bill:
     tokens: int = 0
     usd: float = 0.0
     usd_per_mtok: float = 0.0
-    epochs: int | None = None  # as the job was told; None: left to the host
+    epochs: int | None = None  # as the job was given; None: left to the host
 
 
 BILLS = (

@@ -78,6 +78,7 @@ def rm(
       ftg rm ft:gpt-4.1-mini-2025-04-14:acme::AbC1
       ftg rm recorded:support-2026-12-01
       ftg rm cmp-3f9a2c1d
+      ftg rm cmp-latest
     """
     gateway = Gateway()
     recorded = [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
@@ -138,6 +139,11 @@ def _remove_recordings(gateway: Gateway, names: list[str]) -> dict[str, int]:
 
 def _compared(gateway: Gateway, names: list[str]) -> list[Path]:
     """Return the folders of comparisons and kept answers that are to go. Raises NotFoundError."""
+    if f"{COMPARISON}latest" in names:
+        from finetune_gateway.evaluation.comparison import Comparison  # only where it is asked for
+
+        newest = Comparison.at(gateway.settings, "latest").id
+        names = [newest if name == f"{COMPARISON}latest" else name for name in names]
     every = (folder for name in names for folder in compared.find(gateway.settings, name))
     return [*dict.fromkeys(every)]
 

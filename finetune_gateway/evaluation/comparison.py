@@ -179,7 +179,7 @@ def _date(path: Path, settings: Settings) -> None:
 def ids(settings: Settings) -> list[str]:
     """Return the ids of all comparisons of a home folder, oldest first."""
     found = [path for path in settings.comparisons.glob(f"{PREFIX}*/{DATA}") if path.is_file()]
-    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
 
 
 def _read_all(kind: type[M], path: Path) -> Iterator[M]:

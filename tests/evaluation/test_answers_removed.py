@@ -123,6 +123,22 @@ def test_either_is_counted_and_removed_by_its_name(home: Path, ftg: Ftg) -> None
     assert traces(home, WORD) == []
 
 
+def test_the_newest_comparison_goes_by_that_name(home: Path, ftg: Ftg) -> None:
+    """As ``ftg report cmp-latest`` shows it, though two were kept at the same time."""
+    with Provider() as provider:
+        model = hosted(provider)
+    folders = [comparison(model, name=f"cmp-0000000{number}") for number in (7, 9, 8)]
+    at = time.time_ns()
+    for later, folder in enumerate(folders):
+        os.utime(folder / "comparison.json", ns=(at + later, at + later))
+    done = ftg("rm", "cmp-latest", "--yes")
+    assert done.stdout.startswith("cmp-00000008 removed") and not folders[2].exists()
+    assert ftg("report", "cmp-latest", "--json").returncode == 0
+    assert ftg("rm", "cmp-latest", "--yes").stdout.startswith("cmp-00000009 removed")
+    assert ftg("rm", "cmp-latest", "--yes").returncode == 0
+    assert ftg("rm", "cmp-latest", "--yes").returncode == 102
+
+
 def test_prune_takes_them_by_a_named_age_alone(home: Path, ftg: Ftg) -> None:
     """Those that nothing was added to, and that nobody asks for more."""
     with Provider() as provider:

@@ -32,8 +32,12 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import RANK
 from finetune_gateway.jobs.job import Job
 
-# Ctrl-C at any moment may fall into a callback, whose exceptions Python only reports.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# Ctrl-C at any moment may fall into a callback, whose exceptions Python only reports, or between
+# the making of a socket and its owner.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 JOBS = "/fine_tuning/jobs"
 ONCE = {"x-should-retry": "false"}  # else a read waits before it is repeated
 WORLDS: list[dict[str, Any]] = [
