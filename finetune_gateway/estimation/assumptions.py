@@ -63,7 +63,7 @@ def assumptions(
     share: float | None = None,
 ) -> list[str]:
     """Return what memory, time, energy and cost assume. ``share``: of the GPU's peak."""
-    notes = [_memory_words(spec, setup, plan)]
+    notes = [_memory_words(spec, setup, plan, shape)]
     if shape is not None:
         notes += [*_experts_words(shape, setup), *_logits_words(shape, setup, plan)]
     if not prices and target.gpu is None:
@@ -129,8 +129,12 @@ def evaluation_words(runs: int, tokens: TokenStats, validation: TokenStats | Non
     return [text]
 
 
-def _memory_words(spec: TrainingSpec, setup: Setup, plan: BatchPlan) -> str:
+def _memory_words(
+    spec: TrainingSpec, setup: Setup, plan: BatchPlan, shape: ModelShape | None
+) -> str:
     precision = _precision(setup)
+    if shape is not None and shape.experts > 1:
+        precision = precision.replace("base in 4 bits", "base without its experts in 4 bits")
     recomputed = ", activation checkpointing" if setup.checkpointing else ""
     return (
         f"Memory: {_rows_words(spec, setup, plan)}; {precision}{recomputed}; {spec.optim}; sdpa; "

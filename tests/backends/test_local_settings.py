@@ -11,11 +11,12 @@ import pytest
 from support.rows import chat_rows
 from support.training import a_run, train_run
 
-from finetune_gateway import Gateway, GatewayError, SpecError
+from finetune_gateway import Gateway, GatewayError, LocalBackend, SpecError
 from finetune_gateway.backends.local import supported
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.estimation.engine import OF_BITSANDBYTES, PAGED
 from finetune_gateway.spec import TrainingSpec
+from finetune_gateway.tokens.stats import TokenStats
 
 # Of transformers 5.23 and TRL 1.16, about each other.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -53,11 +54,33 @@ TENSORS = [
 def test_a_setting_that_cannot_be_honoured_makes_no_job(
     home: Path, tiny_folder: Path, given: dict[str, Any], reason: str
 ) -> None:
+    """Nor an estimate: what is refused has no price."""
     gateway = Gateway()
-    with pytest.raises(SpecError) as caught:
-        gateway.submit(chat_rows(10), model=str(tiny_folder), backend="local", **given)
-    assert reason in str(caught.value)
+    for asked in (gateway.submit, gateway.estimate):
+        with pytest.raises(SpecError) as caught:
+            asked(chat_rows(10), model=str(tiny_folder), backend="local", **given)
+        assert reason in str(caught.value)
     assert not gateway.jobs()
+
+
+def test_a_base_that_is_refused_has_no_price(home: Path, tmp_path: Path) -> None:
+    """As gpt-oss is stored, for QLoRA: by the gateway, and by the backend for a GPU by name."""
+    config = {
+        "model_type": "gpt_oss", "hidden_size": 2880, "num_hidden_layers": 24,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 201_088,
+        "intermediate_size": 2880, "num_local_experts": 32, "num_experts_per_tok": 4,
+        "quantization_config": {"quant_method": "mxfp4"},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    backend = LocalBackend(gpu="H200")
+    spec = TrainingSpec.build(model=str(tmp_path), training_type="qlora")
+    counted = TokenStats(encoding="x", exact=True, rows=1, total=9, trained=9, lengths={9: 1})
+    with pytest.raises(SpecError, match="stored quantised .mxfp4.*cannot be trained by qlora"):
+        backend.estimate(spec, counted)
+    with pytest.raises(SpecError, match="cannot be trained by qlora"):
+        Gateway().estimate(
+            chat_rows(10), model=str(tmp_path), backend=backend, training_type="qlora"
+        )
 
 
 @pytest.mark.parametrize(

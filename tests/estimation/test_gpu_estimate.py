@@ -150,4 +150,5 @@ def test_memory_of_a_gpu_is_told_with_two_digits() -> None:
         "The experts stay in 16 bits, so 97% of the weights are not in 4" in text
         for text in sparse.assumptions
     )
+    assert "base without its experts in 4 bits" in sparse.assumptions[0]
     assert not any("experts" in text for text in found.assumptions)

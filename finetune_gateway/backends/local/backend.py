@@ -40,6 +40,7 @@ from finetune_gateway.backends.local.run_folder import RUN_FILE
 from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.backends.local.states import States, in_place
 from finetune_gateway.backends.local.supported import (
+    require_honoured,
     require_modules,
     require_other_rows,
     require_supported,
@@ -167,12 +168,17 @@ class LocalBackend(Backend):
         trackers.require(spec.report_to, os.environ)
         current_value(self.settings, HANG_SECONDS)  # raises SpecError for what is no number
         require_supported(spec, on_gpu=slots() != ["cpu"])
+        folder = self._require_trainable(spec, on_gpu=slots() != ["cpu"])
+        row_source(spec, folder).check()
+
+    def _require_trainable(self, spec: TrainingSpec, *, on_gpu: bool) -> Path:
+        """Return the base's small files. Raises for what cannot be trained, whatever is here."""
+        require_honoured(spec, on_gpu=on_gpu)
         self.check_model(spec)
         folder = models.small_files(spec.model, self.settings)
         if tensors := models.tensor_names(spec.model, folder):
-            tied = shape_of(models.config_of(folder)).tied
-            require_modules(spec, tensors, tied=tied)
-        row_source(spec, folder).check()
+            require_modules(spec, tensors, tied=shape_of(models.config_of(folder)).tied)
+        return folder
 
     def counter(self, spec: TrainingSpec) -> LocalCounter:
         folder = models.small_files(spec.model, self.settings)
@@ -201,9 +207,9 @@ class LocalBackend(Backend):
         self, spec: TrainingSpec, tokens: TokenStats, validation: TokenStats | None = None
     ) -> Estimate:
         require_other_rows(spec, tokens, validation)
-        folder = models.small_files(spec.model, self.settings)
-        shape = shape_of(models.config_of(folder))
         on_cpu = self.gpu is None and slots() == ["cpu"]
+        folder = self._require_trainable(spec, on_gpu=not on_cpu)
+        shape = shape_of(models.config_of(folder))
         context = models.context_of(folder)
         target = TargetDevice(
             device="cpu" if on_cpu else "gpu",

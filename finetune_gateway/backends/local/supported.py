@@ -33,6 +33,14 @@ NORM = re.compile(r"norm\d*$|(^|\.)ln_\w+$", re.IGNORECASE)
 def require_supported(spec: TrainingSpec, *, on_gpu: bool) -> None:
     """Raise SpecError for an optimizer, a schedule or a size that is not honoured here,
     MissingDependency for an optimizer whose package is not installed."""
+    require_honoured(spec, on_gpu=on_gpu)
+    if needs_bitsandbytes(spec) and find_spec(fourbit.PACKAGE) is None:
+        raise MissingDependency(f"optim={spec.optim} (missing: {fourbit.PACKAGE})", "local")
+
+
+def require_honoured(spec: TrainingSpec, *, on_gpu: bool) -> None:
+    """Raise SpecError for an optimizer, a schedule or a size that is not honoured here, whatever is
+    installed."""
     require_whole_batches(spec)
     of_bitsandbytes = (*OF_BITSANDBYTES, *(PAGED if on_gpu else ()))
     if spec.optim in PAGED and not on_gpu:
@@ -47,8 +55,6 @@ def require_supported(spec: TrainingSpec, *, on_gpu: bool) -> None:
             hint=f"Use one of: {', '.join(OF_TORCH)}; or of bitsandbytes: "
             f"{', '.join(of_bitsandbytes)}.",
         )
-    if needs_bitsandbytes(spec) and find_spec(fourbit.PACKAGE) is None:
-        raise MissingDependency(f"optim={spec.optim} (missing: {fourbit.PACKAGE})", "local")
     if spec.lr_scheduler_type not in SCHEDULES:
         raise SpecError(
             f"lr_scheduler_type {shown(spec.lr_scheduler_type)} is no schedule that is used here.",
