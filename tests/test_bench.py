@@ -241,8 +241,8 @@ def test_the_gpu_bench_runs_on_a_cpu(tmp_path: Path) -> None:
 def test_bills_are_the_sum_of_three_rows_by_hand(
     bench_folder: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Content, 4 for each message and 1 for each row, times the epochs: 33 for three rows. Words of
-    one letter are a token each; a picture at low detail is 85."""
+    """Content, 4 for each message and 1 for each row, times the epochs. Words of one letter are a
+    token each; a picture at low detail is 85."""
     import bills
 
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a", "detail": "low"}}

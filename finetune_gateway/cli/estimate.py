@@ -42,6 +42,7 @@ from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.cli.serving_options import ServingOptions
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.serving import USUAL_GPU
+from finetune_gateway.estimation.throughput import USERS
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option
 from finetune_gateway.reports.estimate_view import EstimateView
@@ -105,6 +106,14 @@ def estimate(
     serve_tokens_per_second: Annotated[
         str | None, typer.Option(metavar="N", help="Its throughput, in and out together.")
     ] = None,
+    serve_users: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"Without it: requests at once ({USERS})."),
+    ] = None,
+    serve_billions: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Without it: the model's parameters in billions (8)."),
+    ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help="human (default), json or html.")
     ] = None,
@@ -166,6 +175,8 @@ def estimate(
         gpu=serve_gpu,
         usd_per_hour=parse_amount("serve-usd-per-hour", serve_usd_per_hour),
         tokens_per_second=parse_number("serve-tokens-per-second", serve_tokens_per_second),
+        users=serve_users,
+        billions=serve_billions,
     )
     serving.check()
     output_format = _choose_format(format_, json)

@@ -15,8 +15,11 @@ from finetune_gateway.estimation.serving import (
     Traffic,
     serving_costs,
 )
-from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
+from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu, check_served
+from finetune_gateway.estimation.throughput import USERS, ServedModel
 from finetune_gateway.methods import METHODS
+
+BY_FORMULA = ("--serve-users", "--serve-billions")  # what the speed of a GPU depends on
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ServingOptions:
     gpu: str | None
     usd_per_hour: Decimal | None
     tokens_per_second: Decimal | None
+    users: int | None = None
+    billions: float | None = None
 
     def check(self) -> None:
         """Raise SpecError for an option that has no effect or an impossible value."""
@@ -37,15 +42,30 @@ class ServingOptions:
                 f"{names[0]} has no effect without --monthly-requests.",
                 hint="Add --monthly-requests N.",
             )
+        formula = next((name for name in self._given() if name in BY_FORMULA), None)
+        if formula and self.tokens_per_second is not None:
+            raise SpecError(
+                f"{formula} contradicts --serve-tokens-per-second.", hint="Drop one of them."
+            )
         check_gpu(self.usd_per_hour, self.tokens_per_second)
+        check_served(self._users, self._billions)
         check_counts(self.requests or 1, self.tokens_in, self.tokens_out)
 
     def _given(self) -> Iterator[str]:
-        names = ("tokens_in", "tokens_out", "gpu", "usd_per_hour", "tokens_per_second")
+        names = ("tokens_in", "tokens_out", "gpu", "usd_per_hour", "tokens_per_second", "users",
+                 "billions")  # fmt: skip
         for name in names:
             if getattr(self, name) is not None:
-                prefix = "serve-" if name in ("gpu", "usd_per_hour", "tokens_per_second") else ""
+                prefix = "" if name in ("tokens_in", "tokens_out") else "serve-"
                 yield f"--{prefix}{name.replace('_', '-')}"
+
+    @property
+    def _users(self) -> int:
+        return USERS if self.users is None else self.users
+
+    @property
+    def _billions(self) -> float:
+        return ServedModel().billions if self.billions is None else self.billions
 
     def costs(self, estimates: Sequence[Estimate], prices: Path) -> ServingCosts | None:
         """Return what serving costs; None without a volume or without a model to serve."""
@@ -66,5 +86,7 @@ class ServingOptions:
             gpu=self.gpu or USUAL_GPU,
             usd_per_hour=self.usd_per_hour,
             tokens_per_second=self.tokens_per_second,
+            users=self._users,
+            billions=self._billions,
             extra=prices,
         )

@@ -37,6 +37,11 @@ class Curve(Model):
         return self.machines(requests) * self.fixed + requests * self.per_request
 
 
+def two_digits(volume: int) -> str:
+    """Return a volume with the two digits that an estimate can tell, such as 1,200,000."""
+    return f"{int(float(f'{volume:.1e}')):,}" if volume >= 100 else str(volume)
+
+
 class VolumeRange(Model):
     """Requests a month from ``first`` to ``last``, both included; ``last`` None: without an end.
 
@@ -51,11 +56,11 @@ class VolumeRange(Model):
     gpus: int | None
 
     def __str__(self) -> str:
+        first = two_digits(self.first)
         if self.last is None:
-            return f"from {self.first:,}"
-        if self.last == self.first:
-            return f"at {self.first:,}"
-        return f"from {self.first:,} up to {self.last:,}"
+            return f"from {first}"
+        last = two_digits(self.last)
+        return f"at {first}" if last == first else f"from {first} up to {last}"
 
     @property
     def needs(self) -> str:
@@ -111,12 +116,12 @@ class BreakEvenRange(Model):
         if len(self.spans) == 1:
             return first
         if self.always_from:
-            return f"{first}, for good from {self.always_from:,}"
+            return f"{first}, for good from {two_digits(self.always_from)}"
         return f"{first}, and again beyond"
 
 
 def _up_to(span: VolumeRange, unit: str = "") -> str:
-    text = f"up to {span.last:,}" if span.first == 1 and span.last else str(span)
+    text = f"up to {two_digits(span.last)}" if span.first == 1 and span.last else str(span)
     return text + unit
 
 

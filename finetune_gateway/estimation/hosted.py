@@ -186,7 +186,7 @@ def with_validation(estimate: Estimate, tokens: TokenStats, profile: Profile) ->
 def _assumptions(
     spec: TrainingSpec, tokens: TokenStats, profile: Profile, prices: list[Price], *, hourly: bool
 ) -> list[str]:
-    rule = "Billed: content + 4 tokens per message + 1 per row, times epochs; this reproduces two "
+    rule = "Billed: content + 4 tokens per message + 1 per row, times epochs; it reproduces seven "
     notes = [
         *([] if hourly else [f"{rule}published OpenAI bills to the token."]),
         "Queueing and failed jobs are assumed free.",

@@ -1,8 +1,8 @@
 """The monthly cost of serving the result: by the token, by the hour or on your own GPU, and the
 volumes at which the GPU is cheaper.
 
-Measures nothing: the throughput of a GPU comes from a published measurement, which is named, or
-from the user; without either there is no figure.
+Measures nothing: the throughput of a GPU comes from its datasheet (``throughput``), or from the
+user.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pydantic import ConfigDict, Field, computed_field
 
 from finetune_gateway.estimation.break_even import BreakEven, Curve, find_break_even
 from finetune_gateway.estimation.estimate import MILLION, Range
-from finetune_gateway.estimation.gpus import gpu_notes, gpus_named
+from finetune_gateway.estimation.gpus import GPUS, gpu_notes, gpus_named
 from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
+from finetune_gateway.estimation.throughput import USERS, ServedModel, throughput
 from finetune_gateway.model import Computing, Model
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.encodings import base_model
@@ -36,21 +37,6 @@ BUSY = (Decimal(1), Decimal("0.5"), Decimal("0.25"))
 START_HOURS = 30 * Decimal(10) / 60
 
 
-class Throughput(NamedTuple):
-    """Tokens per second, in and out together, of one GPU with many requests at once."""
-
-    tokens: Decimal
-    source: str
-
-
-# 3.8367 requests a second of 256 tokens in and 128 out.
-THROUGHPUTS = {
-    "A10G": Throughput(
-        Decimal(1473),
-        "measured by Neural Magic with Llama-2-7B on vLLM 0.2 "
-        "(https://github.com/neuralmagic/nm-vllm/commit/4c041221fb69670a5aa00d30d1bcf656586b7e3c)",
-    ),
-}
 USUAL_GPU = "A10G"
 
 _MICRO = Decimal("0.000001")
@@ -128,6 +114,7 @@ class ServingOption(Computing):
     monthly_usd: Range[Decimal] | None = None
     curves: tuple[Curve, Curve, Curve] | None = None
     machines: int | None = None
+    tokens_per_second: Range[Decimal] | None = None  # of one GPU of your own, in and out together
     data_leaves_machine: bool
     prices: list[Price] = Field(default_factory=list)
     assumptions: list[str] = Field(default_factory=list)
@@ -158,6 +145,8 @@ def serving_costs(
     gpu: str = USUAL_GPU,
     usd_per_hour: Decimal | None = None,
     tokens_per_second: Decimal | None = None,
+    users: int = USERS,
+    billions: float = ServedModel().billions,
     extra: Path | None = None,
     today: date | None = None,
 ) -> ServingCosts:
@@ -166,7 +155,8 @@ def serving_costs(
     ``hosted``: names of host and base model, which serves fine-tuned. ``untuned``: of those that
     serve as they are: your own GPU competes with the price of the base then. ``gpu``,
     ``usd_per_hour``, ``tokens_per_second`` (in and out together): of your own GPU; by default the
-    rows of the price table and the known throughput. ``extra``: the user's price table. Raises
+    rows of the price table and what its datasheet makes of so many ``users`` at once and a model of
+    so many ``billions`` of parameters. ``extra``: the user's price table. Raises
     SpecError for figures out of bounds, and if ``extra`` is not a price table.
     """
     check_gpu(usd_per_hour, tokens_per_second)
@@ -175,7 +165,8 @@ def serving_costs(
     bases = [_as_it_is(host, model, traffic, extra) for host, model in untuned]
     tuned = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
     theirs = [*(way for way in tuned if way not in bases), *bases]
-    own = _own(gpu, usd_per_hour, tokens_per_second, traffic, extra, day)
+    speed = _speed(gpu, tokens_per_second, ServedModel(billions), traffic, users)
+    own = _own(gpu, usd_per_hour, speed, traffic, extra, day)
     break_even = [
         comparison
         for way in theirs
@@ -283,17 +274,39 @@ def _deployment(
 # -- your own GPU -------------------------------------------------------------------------
 
 
+class _Speed(NamedTuple):
+    """Tokens per second of one GPU, in and out together, and where they are from; None with why."""
+
+    tokens: Range[Decimal] | None
+    source: str
+
+
+def _speed(
+    gpu: str, given: Decimal | None, model: ServedModel, traffic: Traffic, users: int
+) -> _Speed:
+    if given is not None:
+        return _Speed(Range[Decimal](low=given, expected=given, high=given), "given by the user")
+    name = next(iter(gpus_named(gpu)), None)
+    if name is None:
+        return _Speed(None, f"The speed of {gpu}: give --serve-tokens-per-second.")
+    found = throughput(GPUS[name], model, traffic.tokens_in, traffic.tokens_out, users)
+    if found is None:
+        return _Speed(None, f"The speed of {name}: {model} and a request do not fit it.")
+    at_once = "1 request" if users == 1 else f"{users:,} requests"
+    return _Speed(
+        found,
+        f"{found.low:f} to {found.high:f} by its bandwidth and FLOP/s, not measured, for {model} "
+        f"and {at_once} at once (--serve-billions, --serve-users)",
+    )
+
+
 def _own(
-    gpu: str, usd: Decimal | None, speed: Decimal | None, traffic: Traffic,
-    extra: Path | None, today: date,
-) -> list[ServingOption]:  # fmt: skip
+    gpu: str, usd: Decimal | None, speed: _Speed, traffic: Traffic, extra: Path | None, today: date
+) -> list[ServingOption]:
     notes = gpu_notes(gpu)
     gpu = (gpus_named(gpu) or [gpu])[0]  # any other machine keeps its name
     rows = _hourly_prices(gpu, usd, extra, today)
-    known = THROUGHPUTS.get(gpu)
-    rate = speed if speed is not None else known.tokens if known else None
-    source = "given by the user" if speed is not None else known.source if known else ""
-    unknown = _own_unknown(gpu, rows, rate, traffic)
+    unknown = _own_unknown(gpu, rows, speed, traffic)
     ways = []
     for kind in _RIVALS:
         way = ServingOption(
@@ -301,36 +314,39 @@ def _own(
             where="own",
             model=gpu,
             data_leaves_machine=False,
+            tokens_per_second=speed.tokens,
             prices=list(dict.fromkeys(rows)) if rows else [],
-            assumptions=[*_own_assumptions(gpu, rows, rate, source), *notes] if rate else [],
+            assumptions=[*_own_assumptions(gpu, rows, speed), *notes] if speed.tokens else [],
             unknown=unknown,
         )
-        if rows and rate and not unknown:
-            way = _with_curves(way, _own_curves(kind, rows, rate, traffic), traffic)
+        if rows and speed.tokens and not unknown:
+            way = _with_curves(way, _own_curves(kind, rows, speed.tokens, traffic), traffic)
         ways.append(way)
     return ways
 
 
-def _own_unknown(gpu: str, rows: Hour | None, rate: Decimal | None, traffic: Traffic) -> list[str]:
+def _own_unknown(gpu: str, rows: Hour | None, speed: _Speed, traffic: Traffic) -> list[str]:
     notes = []
     if not rows:
         notes.append(f"The price of an hour of {gpu}: give --serve-usd-per-hour or add a row.")
-    if rate is None:
+    if speed.tokens is None:
+        notes.append(speed.source)
+    elif traffic.tokens / speed.tokens.low / BUSY[2] > HOURS * 3600:  # when it works the least
         notes.append(
-            f"The speed of {gpu}: give --serve-tokens-per-second (known: {', '.join(THROUGHPUTS)})."
+            f"At {speed.tokens.low:f} tokens per second a request takes longer than a month."
         )
-    elif traffic.tokens / rate / BUSY[2] > HOURS * 3600:  # when a machine works the least
-        notes.append(f"At {rate:f} tokens per second a request takes longer than a month.")
     return notes
 
 
-def _own_assumptions(gpu: str, rows: Hour | None, rate: Decimal, source: str) -> list[str]:
+def _own_assumptions(gpu: str, rows: Hour | None, speed: _Speed) -> list[str]:
+    assert speed.tokens is not None  # for the type checker
+    rate = speed.tokens.expected
     return [
         *_price_note(gpu, rows),
-        f"{rate:f} tokens per second on one {gpu}, in and out together: {source}.",
+        f"{rate:f} tokens per second on one {gpu}, in and out together: {speed.source}.",
         f"The GPU works {BUSY[1]:.0%} of the paid time ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
         "On demand it starts once a day for the collected requests, 10 minutes each time.",
-        "Not checked: whether the model fits the GPU, and whether its answers are as good.",
+        "Not checked: whether its answers are as good.",
     ]
 
 
@@ -369,10 +385,12 @@ def _price_note(gpu: str, rows: Hour | None) -> list[str]:
     return [f"An hour of {gpu} costs ${usual.usd:f}, {which}; {span}."]
 
 
-def _own_curves(kind: Kind, rows: Hour, rate: Decimal, traffic: Traffic) -> Curves:
-    seconds = traffic.tokens / rate
+def _own_curves(kind: Kind, rows: Hour, rates: Range[Decimal], traffic: Traffic) -> Curves:
+    """Return the cost at the cheapest hour and highest speed, at the usual ones, at the worst."""
+    speeds = (rates.high, rates.expected, rates.low)
     first, second, third = (
-        _own_curve(kind, row.usd, seconds / busy) for row, busy in zip(rows, BUSY, strict=True)
+        _own_curve(kind, row.usd, traffic.tokens / rate / busy)
+        for row, rate, busy in zip(rows, speeds, BUSY, strict=True)
     )
     return first, second, third
 

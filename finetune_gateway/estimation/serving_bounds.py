@@ -14,6 +14,25 @@ MOST_REQUESTS = 10**10
 MOST_TOKENS = 10**7
 
 
+MOST_USERS = 100_000  # requests at once
+BILLIONS = (0.001, 10_000)  # parameters of a model
+
+
+def check_served(users: int, billions: float) -> None:
+    """Raise SpecError for requests at once, or a size of a model in billions, out of bounds."""
+    if not 1 <= users <= MOST_USERS:
+        raise SpecError(
+            f"--serve-users {users} (users in Python) is out of bounds.",
+            hint=f"Give 1 to {MOST_USERS:,} requests at once.",
+        )
+    least, most = BILLIONS
+    if not least <= billions <= most:
+        raise SpecError(
+            f"--serve-billions {billions:g} (billions in Python) is out of bounds.",
+            hint=f"Give {least:g} to {most:,} billion parameters of the model that is served.",
+        )
+
+
 def check_gpu(usd_per_hour: Decimal | None, tokens_per_second: Decimal | None) -> None:
     """Raise SpecError for a price (USD) or a speed of a GPU out of bounds."""
     for name, amount, (least, most), unit in (

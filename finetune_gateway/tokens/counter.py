@@ -7,7 +7,7 @@ Three figures are kept apart, because they answer three questions:
                a name, 3 to prime the reply (openai-cookbook, How_to_count_tokens)
 ``trained``    content of the assistant turns that carry a loss (``weight`` other than 0)
 ``billed``     what training is charged for: content + 4 per message + 1 per row, which
-               reproduces two published bills to the token; ``billed_low`` and ``billed_high``
+               reproduces seven published bills; ``billed_low`` and ``billed_high``
                span what the evidence leaves open (tools, DPO, rows of other lengths)
 =============  =================================================================================
 
@@ -44,7 +44,7 @@ Roles = tuple[str, ...]
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 
 _PER_MESSAGE, _PER_NAME, _PER_ROW = 3, 1, 3  # the documented prompt rule
-_BILLED_PER_MESSAGE, _BILLED_PER_ROW = 4, 1  # fits both published bills
+_BILLED_PER_MESSAGE, _BILLED_PER_ROW = 4, 1  # fits seven published bills
 
 _CACHED_TOOLS = 1024  # lists of tools: the rows of a file usually offer the same
 

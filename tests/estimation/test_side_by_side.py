@@ -269,7 +269,7 @@ def test_the_table_fits_its_terminal(
     words = " ".join(done.stdout.split())
     assert "local / gpt-4.1-mini-2025-04-14: 'gpt-4.1-mini-2025-04-14' is a model of" in words
     assert words.count("'builtin/tiny' is none of the 1") == 2
-    assert words.count("reproduces two published OpenAI bills") == 1
+    assert words.count("reproduces seven published OpenAI bills") == 1
     assert "retired on 2027-01-14" in words
     assert "Nothing was sent anywhere." in " ".join(done.stderr.split())
 

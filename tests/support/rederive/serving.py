@@ -62,11 +62,11 @@ def derived_curves(way: Json, traffic: Json) -> Iterator[Curve]:
         fee = 730 * amounts.get("hosting_hour", Fraction(0))
         yield from [(fee, tokens / 10**6, None)] * 3
         return
-    spoken = next(one for one in way["assumptions"] if "tokens per second" in one)
-    seconds = Fraction(traffic["tokens_in"] + traffic["tokens_out"]) / Fraction(spoken.split()[0])
-    hours = gpu_hours(way)
-    for usd, busy in zip(hours, (Fraction(1), Fraction(1, 2), Fraction(1, 4)), strict=True):
-        paid = seconds / busy
+    rates = [Fraction(way["tokens_per_second"][one]) for one in ("high", "expected", "low")]
+    tokens = Fraction(traffic["tokens_in"] + traffic["tokens_out"])
+    busy_shares = (Fraction(1), Fraction(1, 2), Fraction(1, 4))
+    for usd, rate, busy in zip(gpu_hours(way), rates, busy_shares, strict=True):
+        paid = tokens / rate / busy
         if way["kind"] == "on_demand":
             yield 30 * Fraction(10, 60) * usd, paid * usd / 3600, None
         else:
