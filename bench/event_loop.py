@@ -4,7 +4,7 @@ The service of ``docs/example-app`` with two tenants, over a host of OpenAI's co
 of its own. So many clients, who come evenly over some seconds, submit a job each, follow its events
 and chat with its model. In the loop of the service a task ticks every millisecond; the longest time
 by which a tick came late is set beside that of a loop with nothing else in it, in a process beside
-it. The bound: at most 50 ms more.
+it. The bound, for the longest of all runs: at most 50 ms more.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def main() -> int:
     idle = [run["idle"]["late"][-1] for run in found]
     bench.figure("longest_block", busy, idle, "s")
     more = [max(0.0, one - other) for one, other in zip(busy, idle, strict=True)]
-    bench.figure("longest_block_beyond_idle", more, [AT_MOST] * len(more), "s", at_most=1.0)
+    bench.figure("usual_block_beyond_idle", more, [AT_MOST] * len(more), "s")
+    bench.figure("longest_block_beyond_idle", [max(more)], [AT_MOST], "s", at_most=1.0)
     bench.figure(
         "tenth_longest_block",
         [run["busy"]["late"][0] for run in found],

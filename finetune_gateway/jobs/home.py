@@ -126,7 +126,13 @@ class HomeJobs(OpenHome, ABC):
         """Return the job that is running or has succeeded with the same data, spec and backend: a
         submit returns it, and sends nothing. ``plan``: as ``submit`` gives it to ``confirm``."""
         if not isinstance(plan, planning.Plan):
-            raise SpecError(f"{shown(plan)} is no Plan.", hint="Give that of plan or of confirm.")
+            raise SpecError(f"{shown(plan)} is no Plan.", hint="Give that of confirm.")
+        if not plan.sent:
+            raise SpecError(
+                "A plan of plan() does not say which files a submit would send, so it is not known "
+                "which job is equal.",
+                hint="Ask with the plan that submit gives to confirm=, while it runs.",
+            )
         intent = planning.intent(plan, self.settings.files)
         record = self._submitter.equal(intent, plan.backend)
         return self._job(record, plan.backend) if record else None

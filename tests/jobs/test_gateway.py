@@ -26,6 +26,7 @@ from finetune_gateway import (
     ModelHandle,
     NotFoundError,
     OpenAIBackend,
+    Plan,
     SpecError,
     UnsupportedError,
 )
@@ -108,6 +109,21 @@ def test_the_same_submit_twice_is_one_job(home: Path, train_file: Path) -> None:
     assert g.submit(train_file, model="m", backend=backend).id == first.id
     assert g.submit(train_file, model="m", backend=backend, again=True).id != first.id
     assert len(backend.started) == 5
+
+
+def test_an_equal_job_is_found_by_what_a_submit_would_send(home: Path, train_file: Path) -> None:
+    """By the plan that it confirms; that of ``plan`` has no files to send, and is refused."""
+    gateway, found = Gateway(home), []
+    job = gateway.submit(train_file, model="m", backend=FakeBackend())
+
+    def confirm(plan: Plan) -> bool:
+        found.append(gateway.equal_job(plan))
+        return True
+
+    gateway.submit(train_file, model="m", backend=FakeBackend(), again=True, confirm=confirm)
+    assert [one and one.id for one in found] == [job.id]
+    with pytest.raises(SpecError, match="confirm="):
+        gateway.equal_job(gateway.plan(train_file, model="m", backend=FakeBackend()))
 
 
 def test_fifty_submitters_at_once_start_one_job(home: Path, train_file: Path) -> None:
