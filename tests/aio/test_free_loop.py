@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import pytest
 from support.hostile import breaking
 
 import finetune_gateway as gateway
@@ -71,9 +72,12 @@ async def called(verb: Callable[..., Any], given: dict[str, Any]) -> None:
         await verb(*positional, **named)
 
 
-def test_no_verb_works_in_the_thread_of_the_loop(home: Path, train_file: Path) -> None:
+def test_no_verb_works_in_the_thread_of_the_loop(
+    home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each one of Gateway, Job and ModelHandle: what blocks, the store and the disk are asked in
     other threads."""
+    monkeypatch.chdir(train_file.parent)  # reports are written there
     plans: list[gateway.Plan] = []
     backend = breaking({})
     options: dict[str, Any] = {"model": "m", "backend": backend, "confirm": plans.append}
