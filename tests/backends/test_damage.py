@@ -1,5 +1,6 @@
-"""Each file of a run folder damaged, one at a time, between two attempts: the model is the one of a
-run that nobody has touched, or the job says which file it was. No command breaks."""
+"""Each file of a run folder, and of its home, damaged, one at a time, between two attempts: the
+model is the one of a run that nobody has touched, or the job says which file it was. No command
+breaks."""
 
 from __future__ import annotations
 
@@ -36,6 +37,8 @@ AFTER = (
     ["prune", "--older-than", "0d", "--yes"], ["list"],
 )  # fmt: skip
 OF_ALL = ("list", "costs", "prune")
+# What the test holds itself, and the store: see tests/jobs/test_damaged_home.py.
+OTHERS = ("locks/", "gateway.sqlite3")
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Damaged:
         assert held is not None
         self.env["FTG_HOME"] = str(home)
         try:
-            DAMAGES[how](home / "runs" / self.job / name)
+            DAMAGES[how](home / name)
             self._judge(home, name, how)
         finally:
             unlock(held)
@@ -70,14 +73,16 @@ class Damaged:
         self._commands(case, LOOKS)
         self.warm.ask("dispatch", home, self.job)
         found = row(home, self.job)
-        model = home / "runs" / self.job / "model" / "adapter_model.safetensors"
+        model = weights_file(home, self.job)
         if found.status is JobStatus.FAILED:
             self.found["failed"] += 1
             if Path(name).name not in (found.error or ""):
                 self.wrong.append(f"{case} is not named: {found.error}")
         elif found.status is not JobStatus.SUCCEEDED:
             self.wrong.append(f"{case}: it has not ended, but is {found.status}")
-        elif not name.startswith("model/") and model.read_bytes() != self.weights:
+        elif not name.startswith(f"runs/{self.job}/model/") and (
+            model is None or model.read_bytes() != self.weights
+        ):
             self.wrong.append(f"{case}: a wrong model")
         else:
             self.found["same model"] += 1
@@ -106,6 +111,11 @@ class Damaged:
         return done
 
 
+def weights_file(home: Path, job: str) -> Path | None:
+    """The weights of the model of a job."""
+    return next((home / "runs" / job / "model").glob("*.safetensors"), None)
+
+
 @pytest.fixture
 def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
     monkeypatch.chdir(tmp_path)  # where ftg report writes its page
@@ -114,13 +124,20 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warm]:
 
 
 def prepared(
-    tmp_path: Path, env: dict[str, str], ftg: Ftg, warm: Warm, base: Path, *, killed: bool
+    tmp_path: Path,
+    env: dict[str, str],
+    ftg: Ftg,
+    warm: Warm,
+    base: Path,
+    *,
+    killed: bool,
+    **options: Any,
 ) -> Damaged:
     """A job that was killed behind its second checkpoint, or the same when it has succeeded."""
     home = tmp_path / "killed"
     held = try_lock(Settings(home).create().locks / LOCK)
     job = Gateway(home).submit(
-        small_rows("sft", 12), model=str(base), backend="local", lora_r=4, **USUAL,
+        small_rows(options["method"], 12), model=str(base), backend="local", **USUAL, **options,
     ).id  # fmt: skip
     warm.ask("train", home, job)
     second = home / "runs" / job / "checkpoints" / "checkpoint-2" / "manifest.json"
@@ -141,21 +158,37 @@ def prepared(
     (done / PLACE).unlink()
     assert held is not None
     unlock(held)
-    weights = (done / "runs" / job / "model" / "adapter_model.safetensors").read_bytes()
+    weights = weights_file(done, job)
+    assert weights is not None
     chosen = home if killed else done
-    return Damaged(chosen, job, ftg, env, warm, weights, answer.stdout)
+    return Damaged(chosen, job, ftg, env, warm, weights.read_bytes(), answer.stdout)
+
+
+LORA = {"method": "sft", "lora_r": 4}
+OTHER_METHODS = [{"method": "dpo", "lora_r": 4}, {"method": "sft", "training_type": "full"}]
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize(
+    ("killed", "options", "part"),
+    [(True, LORA, 1), (False, LORA, 1), *((True, other, 25) for other in OTHER_METHODS)],
+)
 def test_damage_to_every_file(
-    tmp_path: Path, env: dict[str, str], ftg: Ftg, warm: Warm, tiny_folder: Path, killed: bool
+    tmp_path: Path,
+    env: dict[str, str],
+    ftg: Ftg,
+    warm: Warm,
+    tiny_folder: Path,
+    killed: bool,
+    options: dict[str, Any],
+    part: int,
 ) -> None:
-    """Of a job that was killed in the middle, and of one that has succeeded."""
+    """Of a job that was killed in the middle, and of one that has succeeded; of other methods, some
+    cases."""
     began = time.monotonic()
-    cases = prepared(tmp_path, env, ftg, warm, tiny_folder, killed=killed)
-    every = [*damages(cases.home / "runs" / cases.job)]
+    cases = prepared(tmp_path, env, ftg, warm, tiny_folder, killed=killed, **options)
+    every = [one for one in damages(cases.home) if not one[0].startswith(OTHERS)][::part]
     for name, how in every:
         cases.damage(name, how)
     seconds = time.monotonic() - began
