@@ -76,6 +76,7 @@ def deploy(
       ftg deploy latest --subscription ID --resource-group my-group
       ftg deploy latest --sku developer --name trial --resource-group my-group
       ftg deploy latest --delete
+      ftg deploy JOB --name support-bot      (of a plug-in)
     """
     where = {"subscription": subscription, "resource_group": resource_group, "account": account}
     made = _job(model)

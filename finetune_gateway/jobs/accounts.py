@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from finetune_gateway.backend import NOT_SETTLED, Backend
+from finetune_gateway.backend import NOT_SETTLED, Backend, gateway_options
 from finetune_gateway.errors import AuthenticationError, BackendError, SpecError
 from finetune_gateway.events import Snapshot
 from finetune_gateway.jobs.records import JobRecord
@@ -70,7 +70,7 @@ def proven(store: Store, record: JobRecord, backend: Backend) -> bool:
         return True
     reads = _reads(store, backend, record.account or key, record)
     if reads is False:
-        raise _other(record)
+        raise _other(record, backend)
     if reads:
         adopt(store, record, backend)
     return bool(reads)
@@ -85,7 +85,7 @@ def required(store: Store, record: JobRecord, backend: Backend) -> Callable[[], 
         key = backend.account()
         if key not in known:
             if not proven(store, record, backend):
-                raise not_proven(record)
+                raise not_proven(record, backend)
             known.add(key)
 
     return require
@@ -111,7 +111,7 @@ def require_key_of(store: Store, record: JobRecord, backend: Backend) -> None:
     about to be sent: with another one it would be bought twice, or for somebody else."""
     key = backend.account()
     if key is not None and _is_strange(store, key, record):
-        raise not_proven(record)
+        raise not_proven(record, backend)
 
 
 @contextmanager
@@ -192,10 +192,10 @@ def _is_of(
             return True
     except BackendError as exc:
         if exc.code != OTHER_ACCOUNT:
-            raise _not_known(twin, exc) from exc
+            raise _not_known(twin, backend, exc) from exc
         return False
     if look(twin, backend).unsent:
-        raise not_proven(twin)
+        raise not_proven(twin, backend)
     return True
 
 
@@ -272,11 +272,11 @@ def _twins(store: Store, intent: JobRecord, account: str) -> list[JobRecord]:
     )
 
 
-def not_proven(record: JobRecord) -> BackendError:
+def not_proven(record: JobRecord, backend: Backend) -> BackendError:
     """Return the error for an unsent job and a key of which nothing shows whose it is."""
     return BackendError(
-        f"It cannot be known whether {record.host} has job {record.id}: nothing shows that the "
-        f"key{_variable(record)} belongs to the account it was submitted with. Set the key it was "
+        f"It cannot be known whether {record.host} has job {record.id}: nothing shows that "
+        f"{_key(record, backend)} belongs to the account it was submitted with. Set the key it was "
         f"submitted with.{_scope(record)}",
         hint="If there is none any more, look there yourself, then run: "
         f"ftg settle {record.id} --created ID, or: ftg settle {record.id} --not-created",
@@ -286,10 +286,10 @@ def not_proven(record: JobRecord) -> BackendError:
     )
 
 
-def _not_known(twin: JobRecord, exc: BackendError) -> BackendError:
+def _not_known(twin: JobRecord, backend: Backend, exc: BackendError) -> BackendError:
     """Return the error for a key of which the host does not say whether an equal job is its own."""
     return type(exc)(
-        f"Nothing was sent: it cannot be known whether the key{_variable(twin)} belongs to the "
+        f"Nothing was sent: it cannot be known whether {_key(twin, backend)} belongs to the "
         f"account of {twin.id}, which trains the same. {exc.message}",
         hint=f"{exc.hint} To make another job whatever there is: --again.".strip(),
         backend=twin.backend,
@@ -313,9 +313,9 @@ def _missing(record: JobRecord, exc: BackendError) -> BackendError:
     )
 
 
-def _other(record: JobRecord) -> AuthenticationError:
+def _other(record: JobRecord, backend: Backend) -> AuthenticationError:
     return AuthenticationError(
-        f"The key{_variable(record)} belongs to another account of {record.host} than job "
+        f"T{_key(record, backend)[1:]} belongs to another account of {record.host} than job "
         f"{record.id}. Set a key of the account that it was submitted with.",
         hint=f"The job is left as it is.{_scope(record)}",
         backend=record.backend,
@@ -329,9 +329,12 @@ def _scope(record: JobRecord) -> str:
     return " OPENAI_ORG_ID and OPENAI_PROJECT_ID have to be as they were, too."
 
 
-def _variable(record: JobRecord) -> str:
+def _key(record: JobRecord, backend: Backend) -> str:
+    """Return which key is at hand: by its variable, if the environment is where it is from."""
+    if not gateway_options.options_of(backend).ambient:
+        return "the key that this Gateway was given"
     variable = record.backend_options.get("api_key_env")
-    return f" in {variable}" if variable else ""
+    return f"the key in {variable}" if variable else "the key"
 
 
 def _known(store: Store, key: str | None) -> str | None:

@@ -311,7 +311,7 @@ class Remote:
     def _require_account(self, backend: Backend) -> None:
         """Raise AuthenticationError, or BackendError, unless the key is of the job's account."""
         if not accounts.proven(self.store, self.record, backend):
-            raise accounts.not_proven(self.record)
+            raise accounts.not_proven(self.record, backend)
 
     def _file(self, file: StoredFile, name: str) -> Item:
         return self._item("file", name, bytes=file.bytes, sha256=file.sha256)

@@ -272,11 +272,11 @@ class Submitter:
         except BackendError as exc:
             if proven or exc.code != NOT_SETTLED:
                 raise
-            raise accounts.not_proven(record) from exc
+            raise accounts.not_proven(record, backend) from exc
         if provider_id is not None:
             accounts.adopt(self.store, record, backend)
         elif not proven:
-            raise accounts.not_proven(record)
+            raise accounts.not_proven(record, backend)
         return provider_id
 
     def _intent(self, record: JobRecord, backend: Backend, same_account: bool) -> Intent:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import psutil
 
 from finetune_gateway import registry
-from finetune_gateway.backend import Health
+from finetune_gateway.backend import Backend, Health
 from finetune_gateway.backend.seam import within_time
 from finetune_gateway.backends.local import fourbit, nvidia, spawning
 from finetune_gateway.backends.local.backend import NO_QLORA
@@ -416,14 +416,23 @@ def _age_warning(stale: list[profiles.LifeCycle], today: date) -> str:
     return f"Some dates are from {oldest.as_of}, {days} days ago; check {oldest.source}"
 
 
+def _unasked(backend: Backend) -> Health | None:
+    """Return what is wrong with a host that there is nothing to ask of: its key may be missing."""
+    backend.connect()
+    tells_accounts = type(backend).account is not Backend.account
+    if tells_accounts and "keys" in backend.gateway_options and backend.account() is None:
+        return Health(ok=False, detail="it finds no key: set the variable that its page names")
+    return None
+
+
 def check_backend(name: str, options: Mapping[str, Any] | None = None) -> Check:
     """Build a backend, and ask it how it is; a plug-in that hangs is cut off."""
 
     def look() -> Health | None:
         backend = registry.load(name, dict(options) if options else None)
         backend.bind(Settings.load())
-        backend.capabilities()
-        return backend.health()
+        hosted, health = backend.capabilities().hosted, backend.health()
+        return _unasked(backend) if hosted and health is None else health
 
     ours = name in registry.BUILTIN or name in registry.HOSTS
     try:

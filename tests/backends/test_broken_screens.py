@@ -15,6 +15,7 @@ from support.hostile import breaking, polled_until
 
 from finetune_gateway import FakeBackend, Gateway, JobStatus
 from finetune_gateway.backend import seam
+from finetune_gateway.reports.machine_checks import check_backend
 
 
 @pytest.fixture
@@ -63,6 +64,17 @@ def test_doctor_says_what_is_wrong_with_one(ftg: Ftg, name: str) -> None:
     assert checks[name]["state"] == ("ok" if name == "good" else "error")
     assert SAID.get(name, "can be loaded") in json.dumps(checks[name])
     assert len(checks) > 5
+
+
+@pytest.mark.usefixtures("broken")
+def test_doctor_says_that_a_plugin_finds_no_key(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing to ask its host, and knows its key by ``account``."""
+    check = check_backend("keyless")
+    assert check.state == "error" and "no key" in check.found
+    monkeypatch.setenv("KEYLESS_API_KEY", "0123456789")
+    assert check_backend("keyless").state == "ok"
 
 
 @pytest.mark.parametrize("method", ["poll", "account", "capabilities"])

@@ -237,6 +237,21 @@ def test_keys_are_given_by_value(
     assert [one["account"] for one in provider.jobs] == ["main"]
 
 
+def test_a_key_by_value_is_no_variable_in_an_error(
+    home: Path, train_file: Path, provider: Provider
+) -> None:
+    """Another account's: the variable that the job names was not read."""
+    mine, theirs = by_host(provider), dict.fromkeys(by_host(provider), THEIRS)
+    place = wire(provider, MINE, api_key=None, api_key_env="TENANT_KEY")
+    with Gateway(keys=mine) as gateway:
+        job = gateway.submit(train_file, model=MODEL, backend=place)
+    with (
+        Gateway(keys=theirs) as gateway,
+        pytest.raises(AuthenticationError, match="The key that this Gateway was given belongs to"),
+    ):
+        gateway.job(job.id).refresh()
+
+
 def test_a_key_that_was_not_given_is_taken_from_nowhere(
     home: Path, train_file: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,12 +52,21 @@ class Raises(Honest):
         raise LookupError("no such region")
 
 
+class Keyless(Honest):
+    name = "keyless"
+    gateway_options = frozenset({"keys"})
+
+    def account(self):
+        return self.key("KEYLESS_API_KEY", "https://keyless.example") and "account-1"
+
+
 def function():
     return Honest()
 """
 POINTS = {
     **{name.lower(): name for name in ("Good", "Hangs", "Sleeps", "Quits", "Nothing", "Raises")},
     "odd": "function",
+    "keyless": "Keyless",
 }
 SAID = {
     "hangs": "gave no answer within",
