@@ -36,12 +36,14 @@ def trained(tiny_folder: Path) -> str:
     return job.id
 
 
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.chaos)])
 def test_a_home_by_any_name_and_in_any_place(
     env: dict[str, str],
     ftg: Ftg,
     tiny_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    whole: bool,
 ) -> None:
     """Relative and through a link, seen from two folders; moved; copied, and the first is gone."""
     for name in ("real", "work", "work/below"):
@@ -54,7 +56,7 @@ def test_a_home_by_any_name_and_in_any_place(
 
     def ask(home: str, *models: str) -> None:
         env["FTG_HOME"] = home
-        for model in models:
+        for model in models if whole else models[-1:]:
             done = ftg("chat", model, *PROMPT)
             assert done.returncode == 0, done
             answers.append(done.stdout)
@@ -63,13 +65,17 @@ def test_a_home_by_any_name_and_in_any_place(
 
     ask("../link/home", f"../link/home/runs/{job}/model")
     monkeypatch.chdir(tmp_path / "work" / "below")
-    ask("../../real/home", job)
+    if whole:
+        ask("../../real/home", job)
     (tmp_path / "real" / "home").rename(tmp_path / "real" / "moved")
-    ask(str(tmp_path / "link" / "moved"), job)
+    if whole:
+        ask(str(tmp_path / "link" / "moved"), job)
     shutil.copytree(tmp_path / "real" / "moved", tmp_path / "copy")
     shutil.rmtree(tmp_path / "real")
-    ask("../../copy", job, f"../../copy/runs/{job}/model")
-    assert len(set(answers)) == 1 and len(answers) == 5
+    ask("../../copy", f"../../copy/runs/{job}/model", job)
+    assert len(set(answers)) == 1 and len(answers) == (5 if whole else 2)
+    if not whole:
+        return
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in small_rows("sft", 2)))
     done = ftg("compare", job, str(tiny_folder), "--data", str(rows), "--max-tokens", "2", "--json")

@@ -85,7 +85,10 @@ def interrupted(home: Path, job: Job) -> None:
     assert found.fence == found.first_fence
 
 
-def test_a_shutdown_lets_a_job_go_on(home: Path, tiny_folder: Path, rows: Rows) -> None:
+@pytest.mark.parametrize("to_its_end", [False, pytest.param(True, marks=pytest.mark.chaos)])
+def test_a_shutdown_lets_a_job_go_on(
+    home: Path, tiny_folder: Path, rows: Rows, to_its_end: bool
+) -> None:
     """While it imports and while it trains, with all processes or with the worker alone: nobody
     starts it again before somebody looks. (That the model is the same: below, in all phases.)"""
     job = submit(rows(12), tiny_folder)
@@ -97,8 +100,12 @@ def test_a_shutdown_lets_a_job_go_on(home: Path, tiny_folder: Path, rows: Rows) 
     interrupted(home, job)
     assert [*(home / "runs" / job.id / "checkpoints").glob("*/progress.json")]
     assert len(dispatchers(home)) == 1
-    time.sleep(1.2)  # in which the dispatcher has looked
+    time.sleep(0.7)  # in which the dispatcher has looked
     interrupted(home, job)
+    if not to_its_end:
+        job.refresh()
+        until(lambda: row(home, job.id).pid, 30)
+        return
     assert ended(job) is JobStatus.SUCCEEDED
     assert row(home, job.id).attempts == 1
     told = [event.message for event in job.events()]

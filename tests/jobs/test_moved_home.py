@@ -178,6 +178,18 @@ def test_an_unsent_job_is_sent_from_a_home_that_moved(
         assert len(provider.jobs) == 2 and not home.exists()
 
 
+def test_resume_of_all_jobs_buys_nothing(home: Path, train_file: Path) -> None:
+    """A hosted job that is stored and not sent stays so: a unit of the system has no one to say
+    yes. Who waits for it sends it."""
+    with Provider(steps=1) as provider:
+        provider.fault("POST /files", "reset_before")
+        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider))
+        before = provider.posts.copy()
+        assert Gateway().resume_all() == [] and provider.posts == before
+        assert Gateway().job(job.id).record.unsent and succeeds(Gateway().job(job.id))
+        assert len(provider.jobs) == 1
+
+
 def dump(home: Path) -> str:
     """All rows of the store."""
     with sqlite3.connect(home / "gateway.sqlite3") as db:
