@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.cli import Ftg
+from support.training import a_run
 
-from finetune_gateway.backends.local import nvidia
+from finetune_gateway.backends.local import nvidia, worker
 from finetune_gateway.backends.local.nvidia import Device, Listing
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.slots import find_slots, slots
 from finetune_gateway.settings.files import unlock
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.spec import TrainingSpec
 
 pytest_plugins = ("support.cli",)
 
@@ -24,6 +27,7 @@ B = "GPU-5d5b11eb-627f-af3f-1a0d-4e1fd92fd7b0"
 M0 = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"
 M1 = "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb"
 CARD = "NVIDIA H100 80GB HBM3"
+ONE = f"GPU 0: {CARD} (UUID: {A})\n"
 TWO = f"GPU 0: {CARD} (UUID: {A})\nGPU 1: {CARD} (UUID: {B})\n"
 MIG = (
     f"GPU 0: {CARD} (UUID: {A})\n  MIG 1g.10gb     Device  0: (UUID: {M0})\n"
@@ -156,6 +160,33 @@ def test_a_slow_one_is_waited_for(program: Program, monkeypatch: pytest.MonkeyPa
     assert slots() == named(A, B)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert nvidia.list_devices(Path("/nonexistent")) == Listing()
+
+
+def test_the_last_list_holds_while_there_is_none(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job does not begin on the CPU beside that on the GPU because nvidia-smi fails for a while.
+    That there are none any more is an answer."""
+    program(lists(TWO))
+    known = slots()
+    none = "echo 'No devices were found'; exit 6"
+    for script, left in (("exit 9", named(A, B)), (none, CPU), (lists(ONE), named(A))):
+        program(script)
+        monkeypatch.setattr(nvidia, "_answers", {})
+        assert slots(known) == left
+
+
+def test_a_job_for_which_the_cpu_was_chosen_sees_no_gpu(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker starts with an environment that names none, and one may be there."""
+    for devices, hidden in ((["cpu"], ""), (None, None), (["gpu-GPU-1"], "GPU-1")):
+        run = a_run(home, TrainingSpec.build(model="builtin/tiny"), [])
+        run.claim(devices=None if devices is None else json.dumps(devices))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        worker.begin(run, (devices or ["cpu"])[0], None)
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == hidden
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def test_a_lost_gpu_leaves_the_others(program: Program) -> None:

@@ -346,7 +346,7 @@ class Dispatcher:
 
     def _ask_for_slots(self) -> None:
         try:
-            self._slots, self._slots_at = slots(), time.monotonic()
+            self._slots, self._slots_at = slots(self._slots), time.monotonic()
         finally:
             self._asking = None
 

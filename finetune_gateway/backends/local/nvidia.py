@@ -57,11 +57,13 @@ class Device:
 class Listing:
     """The devices that there are, in the order of nvidia-smi, which is that of the PCI bus.
 
-    ``trouble``: why nvidia-smi could not be asked, or what is wrong with its answer, in words.
+    ``trouble``: why nvidia-smi could not be asked, or what is wrong with its answer, in words;
+    ``answered``: it is not known to be of no use now.
     """
 
     devices: tuple[Device, ...] = ()
     trouble: str = ""
+    answered: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,11 @@ def list_devices(driver: Path = DRIVER, seconds: float = ASK_SECONDS) -> Listing
     devices = tuple(_of_lines(answer.text))
     if devices:
         return Listing(devices, f"{PROGRAM}: {answer.trouble}" if answer.trouble else "")
-    trouble = ""
-    if "no devices" not in answer.text.lower():  # it says so where there are none
-        why = answer.trouble or f"it lists no GPU: {_first_line(answer.text)}"
-        trouble = f"{PROGRAM} is of no use here: {why}"
-    return Listing(tuple(_of_driver(driver, seconds)), trouble)
+    found = tuple(_of_driver(driver, seconds))
+    if "no devices" in answer.text.lower():  # it says so where there are none
+        return Listing(found)
+    why = answer.trouble or f"it lists no GPU: {_first_line(answer.text)}"
+    return Listing(found, f"{PROGRAM} is of no use here: {why}", answered=False)
 
 
 def mig_numbers() -> dict[tuple[str, int, int], int]:

@@ -98,7 +98,7 @@ class Queue:
     def slots(self) -> list[str]:
         """Return the names of the slots, at most a minute old: nvidia-smi may take seconds."""
         if time.monotonic() - self._slots_at >= SLOTS_SECONDS:
-            self._slots, self._slots_at = slots(), time.monotonic()
+            self._slots, self._slots_at = slots(self._slots), time.monotonic()
         return self._slots
 
     def folder(self, run_id: str) -> Path:

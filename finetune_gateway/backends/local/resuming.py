@@ -46,16 +46,19 @@ def environment() -> dict[str, str]:
 
 
 def keep_threads(run: Run) -> None:
-    """Compute with as many threads as the checkpoints were made with, unless the user has chosen:
-    how many are taken depends on what else runs. A job begins with one where this machine was
-    measured, and more were not faster each time."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return
+    """Compute with as many threads as the checkpoints were made with, whatever OMP_NUM_THREADS is
+    by now, unless other versions are allowed: a worker gets the environment of whoever looked at
+    the jobs. A job begins with one where this machine was measured, and more were not faster each
+    time."""
+    chosen = "OMP_NUM_THREADS" in os.environ
     points = checkpoints.whole(run.checkpoints)
     kept = _environment_of(Path(points[-1].model)).get(versions.THREADS, "") if points else ""
     measured = calibration.read(run.settings.home)
-    if kept.isdecimal() and int(kept) > 0:
+    changed = chosen and versions.are_allowed(run.folder, run.queue.get(run.id).resumes)
+    if kept.isdecimal() and int(kept) > 0 and not changed:
         torch.set_num_threads(int(kept))
+    elif chosen:
+        return
     elif measured and measured.machine == calibration.machine() and measured.threads_used == 1:
         torch.set_num_threads(1)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_gateway.backends.local import nvidia
@@ -43,9 +43,14 @@ class Slots:
         return f"{jobs}, on {'; '.join(map(str, self.devices)) or 'the CPU'}"
 
 
-def slots() -> list[str]:
-    """Return the names of the slots: ``gpu-`` and the UUID of a device each, else ``cpu``."""
-    return find_slots(os.environ, nvidia.list_devices()).names
+def slots(known: Sequence[str] = ()) -> list[str]:
+    """Return the names of the slots: ``gpu-`` and the UUID of a device each, else ``cpu``.
+    ``known``: those of before, which hold while nvidia-smi is of no use: a job that begins on the
+    CPU then, or on a GPU of which others hold parts, has a device that is taken."""
+    listing = nvidia.list_devices()
+    if known and not listing.answered:
+        return [*known]
+    return find_slots(os.environ, listing).names
 
 
 def find_slots(

@@ -152,6 +152,8 @@ def begin(run: Run, slot: str, died: deaths.Death | None) -> None:
     run.check()
     if slot != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.partition("-")[2]
+    elif run.queue.get(run.id).devices:  # the CPU was chosen; a GPU may be there, and taken
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     run.begin()
     attempts = run.begin_attempt(slot)
     if died is not None:
