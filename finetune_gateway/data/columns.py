@@ -1,7 +1,9 @@
 """Columns of the user's own names, read as the keys of a format: ``--map question=prompt``.
 
 Rows are written anew with the keys that formats know, each on its line; findings speak of the
-user's columns. No role of a column is guessed: ``suggested`` is for the text of a finding.
+user's columns. ``translation.en`` is the key ``en`` of the object in the column ``translation``,
+unless a column has that name. No role of a column is guessed: ``suggested`` is for the text of a
+finding.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune_gateway.data.cells import cell_value, truth
-from finetune_gateway.data.column_names import ANSWERS, as_option, is_plain, normalized
+from finetune_gateway.data.column_names import ANSWERS, as_option, is_plain, is_turn, normalized
 from finetune_gateway.data.dataset import Dataset, Line
 from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import dumped, loads_strict
@@ -51,6 +54,8 @@ _ANSWERED = (
 )  # fmt: skip
 
 
+_DEPTH = 3  # objects in each other that are looked into, to say what is there
+_ABOUT_ROWS = frozenset({"meta", "metadata", "_meta", "info", "extra", "extra_info"})
 _NO_TEXT = frozenset({"system", "system_prompt", "role", "from", "chat", "messages", "answers"})
 # The same in other languages.
 _TRANSLATED = {
@@ -101,6 +106,7 @@ class Renaming:
 
     def __init__(self, columns: Mapping[str, str], dataset: Dataset) -> None:
         self._columns = columns
+        self._inside = [column for column in columns if "." in column]
         self._name = dataset.name
         self._typed = dataset.container in _TYPED  # a text may stand for a list
         self.reading = replace(dataset.reading, observations={**dataset.reading.observations})
@@ -111,6 +117,7 @@ class Renaming:
     def row(self, row: Json, line: int) -> Json:
         """Return a row with the keys that its columns are mapped to. Raises SpecError if it has
         such a key already."""
+        own, row = row, reduce(_lifted, self._inside, row)
         names = tuple(row)
         renamed = self._renamed.get(names)
         if renamed is None:
@@ -118,17 +125,11 @@ class Renaming:
                 self._renamed.clear()
             renamed = self._renamed[names] = self._of(row)
             if len(self.seen) < 1000:
-                self.seen |= dict.fromkeys(names)
+                self.seen |= dict.fromkeys([*own, *(inside(own) if self._inside else ())])
             self.found |= renamed
         if not renamed:
-            return row
-        for column, key in renamed.items():
-            if key in row and key not in renamed and row[key] is not None:
-                raise SpecError(
-                    f"{self._name}: line {line} has a {key!r} already, so its column "
-                    f"{quoted(column)} cannot be that.",
-                    hint=f"Map {key!r} to another key too, or remove it from the rows.",
-                )
+            return own
+        self._require_free(row, renamed, line)
         given = {renamed.get(name, name): value for name, value in self._in_order(row, renamed)}
         for key in _TEXTS & given.keys():
             if type(given[key]) in (int, float):  # as it stands in a table: a class, a result
@@ -136,6 +137,15 @@ class Renaming:
         if self._typed:
             self._read_cells(given, renamed, line)
         return given
+
+    def _require_free(self, row: Json, renamed: dict[str, str], line: int) -> None:
+        for column, key in renamed.items():
+            if key in row and key not in renamed and row[key] is not None:
+                raise SpecError(
+                    f"{self._name}: line {line} has a {key!r} already, so its column "
+                    f"{quoted(column)} cannot be that.",
+                    hint=f"Map {key!r} to another key too, or remove it from the rows.",
+                )
 
     def _read_cells(self, given: Json, renamed: dict[str, str], line: int) -> None:
         """Read the lists that the texts of mapped columns stand for, and the label of an answer."""
@@ -197,6 +207,42 @@ class Renaming:
             f"{self._name} has no column {' and no '.join(map(quoted, missing))}.",
             hint=f"Its columns: {shown}{more}.",
         )
+
+
+def _lifted(row: Json, column: str) -> Json:
+    """Return a row with a value that stands inside an object as a column, ``translation.en``, and
+    without it there; the row itself if it has such a column, or no such value."""
+    if any(normalized(name) == normalized(column) for name in row):
+        return row
+    for name, value in row.items():
+        if not isinstance(value, dict) or not column.startswith(f"{name}."):
+            continue
+        key = column.removeprefix(f"{name}.")
+        held = _lifted(value, key)
+        if key not in held:
+            continue
+        left = {one: text for one, text in held.items() if one != key}
+        return {
+            **{
+                one: left if one == name else text
+                for one, text in row.items()
+                if one != name or left
+            },
+            column: held[key],
+        }
+    return row
+
+
+def inside(row: Mapping[str, Any], depth: int = _DEPTH) -> Json:
+    """Return the values that stand inside the objects of a row, by names like ``translation.en``;
+    what describes a row, and messages, are no such objects."""
+    values: Json = {}
+    for name, held in row.items():
+        if not isinstance(held, dict) or normalized(name) in _ABOUT_ROWS or is_turn(held):
+            continue
+        within = inside(held, depth - 1) if depth > 1 else {}
+        values |= {f"{name}.{key}": value for key, value in (held | within).items()}
+    return values
 
 
 def mapped(
@@ -278,7 +324,19 @@ def users_words(text: str, columns: Mapping[str, str]) -> str:
 def suggested(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a map that may be meant by the names of the columns of a row; empty if they say
     nothing. It is only ever shown."""
-    names = {normalized(name): name for name in _texts(row)}
+    return _by_names({normalized(name): name for name in _texts(row)}) or _by_names(_words(row))
+
+
+def _words(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of all texts of a row by their last key, but those that are not the only
+    ones of theirs."""
+    names = [*_texts(row), *_texts(inside(row))]
+    last = [normalized(name if name in row else name.rpartition(".")[2]) for name in names]
+    return {key: name for key, name in zip(last, names, strict=True) if last.count(key) == 1}
+
+
+def _by_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the map that may be meant, of columns by their normalized names."""
     texts = {_TRANSLATED.get(name, name): column for name, column in names.items()}
     answer = next((texts[name] for name in _ANSWERED if name in texts), None)
     asked = next((texts[name] for name in _ASKED if texts.get(name) not in (None, answer)), None)
@@ -300,7 +358,8 @@ def _texts(row: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name, value in row.items()
-        if isinstance(value, str) and normalized(name) not in ("tools", "functions", "id")
+        if isinstance(value, str)
+        and normalized(name.rpartition(".")[2]) not in ("tools", "functions", "id")
     ]
 
 
@@ -309,8 +368,13 @@ def offer(row: Mapping[str, Any], constant: Collection[str] = ()) -> str:
     texts. Columns whose names say nothing are offered if they may be asked and answered: they are
     not ``constant``, and no time or id."""
     row = {name: value for name, value in row.items() if name and is_plain(name)}
-    names = [name for name in _texts(row) if normalized(name) not in _NO_TEXT]
-    if known := suggested(row):
+    within = {name: value for name, value in inside(row).items() if is_plain(name)}
+    known = suggested(row)
+    names = _offered(row)
+    if not known and len(names) < 2 or not known.keys() <= row.keys():
+        row |= within
+        names = _offered(row)
+    if known:
         left = ", ".join(quoted(name) for name in names if name not in known)
         unless = f" and {left} can be left out," if left else ""
         return f"If its columns mean what they are called,{unless} add {as_option(known)}"
@@ -321,3 +385,8 @@ def offer(row: Mapping[str, Any], constant: Collection[str] = ()) -> str:
         return ""
     first, second = names[:2]
     return f"Say which column is which, like {as_option({first: 'prompt', second: 'completion'})}"
+
+
+def _offered(row: Mapping[str, Any]) -> list[str]:
+    """Return the names of the columns that may be asked or answered."""
+    return [name for name in _texts(row) if normalized(name.rpartition(".")[2]) not in _NO_TEXT]

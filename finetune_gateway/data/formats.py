@@ -432,6 +432,9 @@ def no_format_text(row: Json) -> str:
     if known:
         return known[0]
     keys = quoted_keys(row)
+    only = next(iter(row.values()), None) if len(row) == 1 else None
+    if isinstance(only, dict) and only:
+        keys += f", which holds an object with the keys {quoted_keys(only)}"
     return f"no known training format has the keys {keys}" if keys else "the row is an empty object"
 
 

@@ -160,10 +160,13 @@ def _without_constants(findings: list[Finding], dataset: Dataset) -> list[Findin
 
 def _constants(dataset: Dataset) -> frozenset[str]:
     """Return the columns with few values in the first rows: a level, the name of a stream."""
+    # Imported here: most files have the keys of their format.
+    from finetune_gateway.data.columns import inside
+
     rows = [*_first_rows(dataset)]
     values: dict[str, set[str]] = {}
     for row in rows:
-        for name, value in row.items():
+        for name, value in (inside(row) | row).items():
             values.setdefault(name, set()).add(str(value))
     few = 1 + len(rows) // _ROWS_A_VALUE
     return frozenset(

@@ -245,3 +245,72 @@ def test_columns_that_differ_in_case_are_two(tmp_path: Path) -> None:
     dataset = gateway.Dataset.open([{"q": "Hi", "Q": "Hello"}], spool=tmp_path)
     both = mapped(dataset, {"q": "prompt", "Q ": "completion"}, spool=tmp_path)
     assert [row.data for row in both.rows()] == [{"prompt": "Hi", "completion": "Hello"}]
+
+
+NESTED = ["--map", "translation.en=prompt,translation.de=completion"]
+
+
+def translations(count: int = 12) -> list[dict[str, Any]]:
+    return [
+        {"translation": {"en": f"I have {n} small boats.", "de": f"Ich habe {n} kleine Boote."}}
+        for n in range(count)
+    ]
+
+
+def test_texts_inside_an_object_are_named_and_mapped(ftg: Ftg, tmp_path: Path) -> None:
+    """The finding names the keys inside and offers the map; the verbs take it as it stands."""
+    data = str(write(tmp_path / "wmt.jsonl", translations()))
+    (finding,) = gateway.validate(data).errors
+    assert "'translation', which holds an object with the keys 'en', 'de'" in finding.message
+    assert " ".join(NESTED) in finding.fix
+    fixed, chats = tmp_path / "fixed.jsonl", tmp_path / "chats.jsonl"
+    assert ftg("validate", data, *NESTED, "--fix", str(fixed)).returncode == 0
+    messages = json.loads(fixed.read_text("utf-8").splitlines()[3])["messages"]
+    assert [one["content"] for one in messages] == [*translations()[3]["translation"].values()]
+    assert ftg("convert", data, *NESTED, "--to", "openai", "-o", str(chats)).returncode == 0
+    assert chats.read_text("utf-8") == fixed.read_text("utf-8")
+    submit = ftg("submit", data, *NESTED, "--model", "any", "--backend", "fake")
+    assert "'translation.en' is read as 'prompt'" in submit.stderr
+
+
+def test_a_column_with_a_dot_in_its_name_comes_first(tmp_path: Path) -> None:
+    """Values that are not mapped stay where they are; a key that no object has is no column."""
+    row = {"a.b": "own", "a": {"b": "inside", "c": {"d": "deep", "e": 1}}}
+    dataset = gateway.Dataset.open([row], spool=tmp_path)
+    both = mapped(dataset, {"a.b": "prompt", "a.c.d": "completion"}, spool=tmp_path)
+    left = {"a": {"b": "inside", "c": {"e": 1}}}
+    assert [one.data for one in both.rows()] == [{"prompt": "own", "completion": "deep"} | left]
+    with pytest.raises(SpecError, match=r"no column 'a\.x'") as refused:
+        mapped(dataset, {"a.x": "prompt"}, spool=tmp_path)
+    assert "'a.c.d'" in (refused.value.hint or "")
+
+
+def test_findings_name_the_key_inside(home: Path, tmp_path: Path) -> None:
+    data = translations()
+    data[4]["translation"]["de"] = ""
+    columns = {"translation.en": "prompt", "translation.de": "completion"}
+    found = gateway.validate(data, columns=columns).findings
+    assert [one.line for one in found if one.path == "translation.de"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (
+            {"data": {"Question": "a", "answer": "b"}},
+            {"data.Question": "prompt", "data.answer": "completion"},
+        ),
+        (
+            {"question": "a", "answer": {"value": "b"}},
+            {},
+        ),
+        (
+            {"question": "a", "reply": {"answer": "b"}},
+            {"question": "prompt", "reply.answer": "completion"},
+        ),
+        ({"question": "a", "metadata": {"source": "b", "output": "c"}}, {}),
+        ({"left": {"question": "a", "answer": "b"}, "right": {"question": "c", "answer": "d"}}, {}),
+    ],
+)
+def test_names_inside_an_object_suggest_a_map(row: dict[str, Any], columns: dict[str, str]) -> None:
+    assert suggested(row) == columns

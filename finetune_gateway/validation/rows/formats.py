@@ -331,7 +331,7 @@ def _encoded(row: Json) -> tuple[str, str] | None:
 
 def _nested(row: Json) -> tuple[str, str] | None:
     """Return which objects a row without texts of its own holds in lists, and the way out."""
-    if way_out(row):
+    if way_out({key: value for key, value in row.items() if not isinstance(value, dict)}):
         return None
     shown, holder = list[str](), row
     while key := next((key for key, value in holder.items() if _are_objects(value)), ""):
