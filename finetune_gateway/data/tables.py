@@ -26,7 +26,14 @@ _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*\Z")
 _SYSTEM = ("system", "developer")
 _LOOKED_AT = 6  # records, of which one may be the header
 # Beside what is no value anywhere: these are words of programs and answers too.
-_NO_VALUE = ("NaN", "None", "null")
+_NO_VALUE = ("NaN", "None", "null", r"\N")
+_FORMULA = re.compile(r"=[A-Z][A-Z0-9.]+\(.*\)", re.DOTALL)  # as a whole cell
+_MEANT = "Write the value that it shows. Nothing to do if the model is to write formulas."
+# As MySQL writes a quote in a cell: INTO OUTFILE ... ENCLOSED BY '"', which escapes by \.
+_BACKSLASHES = (
+    'a quote inside a cell is written as \\", as MySQL exports it, where CSV has it twice'
+)
+_DOUBLED = """Write each quote twice: sed 's/\\\\"/""/g' old.csv > new.csv"""
 _SHOWN = 8  # names of columns in a message
 _INDEX = frozenset({"", "Unnamed: 0", "Unnamed: 0.1"})  # what pandas numbers rows with
 
@@ -196,7 +203,8 @@ def _row(record: Record, names: list[str], reading: Reading, name: str) -> Json 
     """Return the cells that are not empty, by the names of their columns; None if they cannot be
     trusted."""
     if record.fault:
-        reading.note("quote_unbalanced", record.line, detail=record.fault, blocks=True)
+        fault, fix = (_BACKSLASHES, _DOUBLED) if '\\"' in record.raw else (record.fault, "")
+        reading.note("quote_unbalanced", record.line, detail=fault, fix=fix, blocks=True)
         return None
     more = [cell for cell in record.cells[len(names) :] if cell.strip()]
     if more:
@@ -216,6 +224,9 @@ def _row(record: Record, names: list[str], reading: Reading, name: str) -> Json 
             )
         if text in _NO_VALUE:
             reading.note("no_value", record.line, path=key, detail=f"the cell is '{text}'")
+        if _FORMULA.fullmatch(text):
+            detail = f"the cell is a formula, not its value: {quoted(text)}"
+            reading.note("spreadsheet_error", record.line, path=key, detail=detail, fix=_MEANT)
         if key == "label" and not ANSWERS.isdisjoint(names):
             row[key] = truth(text)
             continue

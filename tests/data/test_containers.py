@@ -10,6 +10,7 @@ import io
 import json
 import lzma
 import pprint
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -419,6 +420,31 @@ def test_cells_without_a_value(home: Path, tmp_path: Path) -> None:
     } <= found
     fixed = dataset.fix(tmp_path / "out.jsonl")
     assert {one.finding.code for one in fixed.unsafe} >= {"no_value", "spreadsheet_error"}
+
+
+def test_a_cell_that_mysql_or_a_spreadsheet_left_is_no_answer(home: Path, tmp_path: Path) -> None:
+    """\\N and a formula as a whole cell; a text about either is one."""
+    cells = [
+        ["a", r"\N"], ["b", "=VLOOKUP(A2;B:C;2)"], ["c", "#N/A"], ["d", r"\N is NULL."],
+        ["e", "=SUM(A1:A3) adds three cells."], ["f", "= 3"],
+    ]  # fmt: skip
+    warnings = opened(tmp_path, "a.csv", table([HEADER, *cells])).validate().warnings
+    found = {(one.code, line) for one in warnings for line in one.lines}
+    expected = {("no_value", 2), ("spreadsheet_error", 3), ("spreadsheet_error", 4)}
+    assert {one for one in found if one[0] in ("no_value", "spreadsheet_error")} == expected
+    assert any("a formula, not its value" in one.message for one in warnings)
+
+
+def test_quotes_as_mysql_escapes_them_are_said_with_a_command(home: Path, tmp_path: Path) -> None:
+    """The command in the finding, run as it stands, makes a file that is read."""
+    raw = "".join(f'"{n}. Who said \\"Yes\\"?","Number {n}."\n' for n in range(12))
+    report = opened(tmp_path, "old.csv", f'"prompt","completion"\n{raw}').validate()
+    finding = next(one for one in report.errors if one.code == "quote_unbalanced")
+    assert "as MySQL exports it" in finding.message and finding.count == 12
+    command = finding.fix.partition(": ")[2]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    rows = [one.data for one in gateway.Dataset.open(tmp_path / "new.csv").rows()]
+    assert rows[3] == {"prompt": '3. Who said "Yes"?', "completion": "Number 3."}
 
 
 def test_messages_by_line(home: Path, tmp_path: Path) -> None:
