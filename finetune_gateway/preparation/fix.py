@@ -60,7 +60,7 @@ _READ_AS = {
 }
 _LEFT = (
     "file_truncated", "header_missing", "cells_extra", "quote_unbalanced", "conversation_unknown",
-    "no_value",
+    "no_value", "spreadsheet_error",
 )  # fmt: skip
 _LOOSE = json.JSONDecoder()
 # Before each row of application/json-seq (RFC 7464); a line of Markdown around rows.
