@@ -141,8 +141,9 @@ class JsonReader:
                 text = self.window[self.at : end]
                 self.at = end
                 return text
+            half = self._is_half(end)  # of the window of the error: reading on moves it
             if not self._may_continue(end) or not self._more(size):
-                raise self._cut_off() if self._is_half(end) else self.malformed(str(end))
+                raise self._cut_off() if half else self.malformed(str(end))
             size *= 2  # decoding starts again from the start of the value: double, to stay linear
 
     def value(self) -> Any:

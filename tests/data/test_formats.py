@@ -343,7 +343,7 @@ def test_json_lines_named_json(tmp_path: Path) -> None:
     assert read(path, tmp_path / "spool") == ("jsonl", ROWS)
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1},,]', '[{"a": 1}', '[{"a": 1} {"a": 2}]', '[{"a"}]',
+@pytest.mark.parametrize("text", ['[{"a": 1},,]', '[{"a": 1}, x', '[{"a": 1} {"a": 2}]', '[{"a"}]',
                                   '[{"a": 1}] x', "[" * 9000])  # fmt: skip
 def test_a_broken_array_is_refused(tmp_path: Path, text: str) -> None:
     """The row and the line are named."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import finetune_gateway as gateway
-from finetune_gateway.data import compression, csv_file, json_files
+from finetune_gateway.data import compression, csv_file, json_reader
 from finetune_gateway.data.columns import offer
 from finetune_gateway.data.python_literals import read_literal
 from finetune_gateway.errors import DataError
@@ -79,7 +79,7 @@ def test_a_line_without_an_end_does_not_fill_the_memory(
     tmp_path: Path, monkeypatch: Any, name: str
 ) -> None:
     """Only as much of a line is read as a row may have."""
-    for module in (json_files, csv_file):
+    for module in (json_reader, csv_file):
         monkeypatch.setattr(module, "MAX_ROW", 100)
     path = tmp_path / name
     path.write_text("prompt,completion\n" + "x" * 1000 + "\n")
