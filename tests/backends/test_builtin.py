@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,22 @@ def test_a_built_model_is_not_built_again(model_folder: Path) -> None:
     said: list[str] = []
     assert builtin.ensure_model(model_folder, said.append) == model_folder
     assert said == []
+
+
+def test_damaged_weights_are_built_again(model_folder: Path, tmp_path: Path) -> None:
+    """One bit may be another since: a job would train on it, and succeed with another model. Those
+    of an earlier version have no hash."""
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    weights, said = folder / "model.safetensors", list[str]()
+    whole = weights.read_bytes()
+    damaged = bytearray(whole)
+    damaged[-1000] ^= 0x40
+    weights.write_bytes(damaged)
+    assert builtin.is_built(folder) and not builtin.is_whole(folder)
+    builtin.ensure_model(folder, said.append, steps=2)
+    assert weights.read_bytes() == whole and "damaged" in said[0] and builtin.is_whole(folder)
+    (folder / builtin.HASH).unlink()
+    assert builtin.is_whole(folder)
 
 
 def test_a_changed_recipe_gets_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:

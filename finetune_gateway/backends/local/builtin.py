@@ -108,6 +108,7 @@ LEARNING_RATE = 3e-3  # AdamW, for embeddings and norms
 THREADS = 1  # another count sums in another order; two on a busy machine took ten times as long
 
 Log = Callable[[str], None]
+HASH = "model.safetensors.sha256"  # of the weights as they were built
 Message = dict[str, Any]
 Row = dict[str, Any]
 Split = Literal["train", "validation", "held_out"]
@@ -303,14 +304,29 @@ def is_built(folder: Path) -> bool:
     return (folder / "model.safetensors").is_file()
 
 
+def is_whole(folder: Path) -> bool:
+    """Return True if it is, and the weights are as they were built; those of an earlier version,
+    without a hash, count as such."""
+    if not is_built(folder):
+        return False
+    try:
+        kept = (folder / HASH).read_text("ascii", "replace")
+    except FileNotFoundError:
+        return True
+    return kept == files.sha256_of(folder / "model.safetensors")
+
+
 def ensure_model(folder: Path, log: Log, steps: int = STEPS) -> Path:
-    """Train the base from scratch unless ``folder`` holds it already; return ``folder``.
+    """Train the base from scratch unless ``folder`` holds it already, as it was built; return
+    ``folder``.
 
     45 s on one core. The same machine gives the same bytes each time. Two builders at once do no
     harm, they just do the work twice.
     """
-    if is_built(folder):
+    if is_whole(folder):
         return folder
+    if is_built(folder):
+        log(f"The weights in {folder} are damaged: they are built again.")
     import torch
 
     ensure_tokenizer(folder)
@@ -321,7 +337,9 @@ def ensure_model(folder: Path, log: Log, steps: int = STEPS) -> Path:
             weights = _train(folder, log, steps)
     finally:
         torch.set_num_threads(threads)
+    (folder / HASH).unlink(missing_ok=True)
     _save(weights, folder / "model.safetensors")
+    _write(folder / HASH, files.sha256_of(folder / "model.safetensors"))
     return folder
 
 

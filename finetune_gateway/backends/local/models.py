@@ -66,7 +66,7 @@ def with_weights(
     """
     if model == builtin.NAME:
         folder = settings.models / builtin.folder_name()
-        if builtin.is_built(folder):
+        if builtin.is_whole(folder):
             return folder
         with locking(settings.create().locks / folder.name):  # one builder at a time
             return builtin.ensure_model(folder, report)
