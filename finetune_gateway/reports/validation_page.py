@@ -29,7 +29,7 @@ from finetune_gateway.reports.html_text import Piece, short_text
 from finetune_gateway.reports.layout import fragment, raise_if_foreign, render
 from finetune_gateway.reports.output import format_count
 from finetune_gateway.reports.row_view import row_views
-from finetune_gateway.reports.validation_text import not_analyzed_text
+from finetune_gateway.reports.validation_text import not_analyzed_text, sample_text
 from finetune_gateway.reports.withheld import without_texts
 from finetune_gateway.tokens.token_text import visible
 from finetune_gateway.validation.rules import RULES
@@ -269,7 +269,7 @@ def _figures(report: Report, limit: int | None, model: str | None) -> Iterator[F
         yield _classes(quality["classes"])
     if quality.get("languages"):
         yield _languages(quality["languages"])
-    if facts := [*_whole(quality)]:
+    if facts := [(name, f"{text}{sample_text(quality)}") for name, text in _whole(quality)]:
         yield Figure("The data as a whole", facts=facts)
 
 

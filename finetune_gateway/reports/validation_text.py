@@ -194,9 +194,15 @@ def _token_fields(tokens: Figures) -> Fields:
 
 def _quality_fields(report: Report) -> Fields:
     if report.quality and report.quality["rows"]:
-        yield from _quality_figures(report, report.quality)
+        for name, text in _quality_figures(report, report.quality):
+            yield name, f"{text}{sample_text(report.quality)}"
     if missing := not_analyzed_text(report):
         yield "not looked at", missing
+
+
+def sample_text(quality: Figures) -> str:
+    """Return what is said beside a figure of the sample of a large file; else nothing."""
+    return f" (in {format_count(quality['rows'], 'sampled row')})" if quality.get("sample") else ""
 
 
 def _quality_figures(report: Report, figures: Figures) -> Fields:

@@ -582,3 +582,23 @@ def test_of_a_large_file_a_sample_is_looked_at(
     whole = validate(file, options=AnalysisOptions(quality=True)).quality or {}
     assert whole["rows"] == 400 and "sample" not in whole
     assert validate(file, options=AnalysisOptions(quality=False)).quality is None
+
+
+def test_figures_of_a_sample_say_so_and_few_rows_are_counted_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line of figures; few_examples is of the whole file."""
+    monkeypatch.setattr(analysis, "AUTO_BYTES", 1000)
+    monkeypatch.setattr(analysis, "SAMPLE_BYTES", 1 << 13)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in good(40)), "utf-8")
+    assert main(["validate", str(path)]) == 0
+    shown = capsys.readouterr().out
+    lines = " ".join(shown.split())
+    report = validate(Dataset.open(path))
+    assert report.quality is not None and report.quality["sample"]
+    assert (
+        next(one for one in report.findings if one.code == "few_examples").message[:8] == "40 rows;"
+    )
+    sampled = f"(in {report.quality['rows']} sampled rows)"
+    assert lines.count(sampled) == 4  # duplicates, system prompts, characters, turns

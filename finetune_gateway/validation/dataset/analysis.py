@@ -87,6 +87,7 @@ def with_quality(
         like=options.like,
         render=render,
         thorough=bool(options.quality),
+        rows=report.rows,
         on_progress=on_progress,
     )
     return report.with_quality(analysis.findings, analysis.figures)
@@ -121,6 +122,7 @@ def analyze(
     like: Dataset | None = None,
     render: Callable[[Json], str] | None = None,
     thorough: bool = True,
+    rows: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Analysis:
     """Return findings and figures of a dataset as a whole.
@@ -128,7 +130,8 @@ def analyze(
     ``against``: other parts of the data (validation, test) that should share no row with it.
     ``like``: a sample of production prompts it should resemble. ``render``: a local model's
     template. ``thorough``: detect languages and, in large files too, near-duplicates; else a sample
-    of a large file is read. ``on_progress`` is called with the bytes done and all of them.
+    of a large file is read. ``rows``: how many there are, as the check has counted them; default:
+    those that are read here. ``on_progress`` is called with the bytes done and all of them.
     """
     figures: Json = {}
     near = near_duplicates.available() and (thorough or dataset.size <= NEAR_BYTES)
@@ -141,7 +144,7 @@ def analyze(
         with dataset.path.open("rb") as file:
             read.read(iter_row_texts(dataset, sample_lines(file.fileno(), SAMPLE_BYTES)))
         figures["sample"] = SAMPLE_BYTES  # of the file that were read
-    defects = [*read.defects(figures, method)]
+    defects = [*read.defects(figures, method, rows)]
     if read.index is not None:
         defects += _similar_rows(dataset, figures, read.index, _comparing(on_progress))
     elif thorough:

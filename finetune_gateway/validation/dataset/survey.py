@@ -184,8 +184,11 @@ class Survey:
             if (part := getattr(self, name)) is not None:
                 part.extend(getattr(later, name))
 
-    def defects(self, figures: Json, method: str) -> Iterator[CountedDefect]:
-        """Yield the defects after the pass, and fill in the figures."""
+    def defects(
+        self, figures: Json, method: str, rows: int | None = None
+    ) -> Iterator[CountedDefect]:
+        """Yield the defects after the pass, and fill in the figures. ``rows``: of the whole file,
+        if a sample was read."""
         figures["rows"] = self.rows
         yield from self.contradictions.defects()
         figures["languages"] = None
@@ -197,10 +200,10 @@ class Survey:
         if method == "kto" and self.rows >= 10 and len(self.labels) == 1:
             detail = f"the label of all {self.rows} rows is {str(*self.labels).lower()}"
             yield Defect("label_one_sided", detail=detail), None, 1
-        whole = "sample" not in figures
-        if method in TAUGHT and whole and 10 <= self.rows < FIRST_GAINS:
+        count = rows if "sample" in figures else self.rows
+        if method in TAUGHT and count is not None and 10 <= count < FIRST_GAINS:
             kind = "rows" if method == "sft" else "rows to compare"
-            detail = f"{self.rows} {kind}; first gains are seen from {FIRST_GAINS} to 100"
+            detail = f"{count} {kind}; first gains are seen from {FIRST_GAINS} to 100"
             yield Defect("few_examples", detail=detail), None, 1
 
 
