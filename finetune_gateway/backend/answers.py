@@ -257,26 +257,24 @@ def _parts(cursor: str | None) -> tuple[int, str | None]:
 def _poll(value: Any, backend: Any, args: Arguments, kwargs: dict[str, Any]) -> Snapshot:
     """Return the next ``MAX_EVENTS`` events of a snapshot, and what else it says. While there are
     more, the job has not ended: an ended one is not polled again."""
-    snapshot, cursor = _snapshot(value), args[1]
-    taken, own = _parts(cursor)
+    taken, own = _parts(args[1])
     end = taken + MAX_EVENTS
-    if taken == 0 and len(snapshot.events) <= MAX_EVENTS:
-        return snapshot
-    events = snapshot.events[taken:end]
-    if len(snapshot.events) <= end:
-        return snapshot.model_copy(update={"events": events})
-    changes: dict[str, Any] = {"events": events, "cursor": f"{PART}{end}:{_marked(own)}"}
-    if snapshot.status.final:
+    whole = _snapshot(value, taken, end)
+    if len(value.events) <= end:
+        return whole
+    changes: dict[str, Any] = {"cursor": f"{PART}{end}:{_marked(own)}", "finished_at": None}
+    if whole.status.final:
         changes |= {"status": JobStatus.RUNNING, "result": None, "error": None}
-    return snapshot.model_copy(update=changes | {"finished_at": None})
+    return whole.model_copy(update=changes)
 
 
 def _marked(cursor: str | None) -> str:
     return "" if cursor is None else f"={cursor}"
 
 
-def _snapshot(value: Any) -> Snapshot:
-    """Return a snapshot that can be stored, with figures that can be."""
+def _snapshot(value: Any, taken: int = 0, end: int | None = None) -> Snapshot:
+    """Return a snapshot that can be stored, with figures that can be, and its events from ``taken``
+    to ``end``: no other is read, so that a million of them costs no million a poll."""
     if not isinstance(value, Snapshot):
         raise Wrong(f"must return a Snapshot, not {shown(value)}")
     fields = dict(value.__dict__)
@@ -286,6 +284,8 @@ def _snapshot(value: Any) -> Snapshot:
     fields |= {name: _figure(name, fields.get(name)) for name in FIGURES}
     for name, model in (("events", Event), ("checkpoints", Checkpoint)):
         given = fields.get(name)
+        if isinstance(given, list) and name == "events":
+            given = fields[name] = given[taken:end]
         if not isinstance(given, list) or not all(isinstance(one, model) for one in given):
             raise Wrong(f"must give {name} as a list of {model.__name__}")
     fields["events"] = [_event(one) for one in fields["events"]]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from _pytest.mark import ParameterSet
 from support.hostile import USD, Honest, Misbehaviour, breaking
+from support.work import assert_linear
 
 from finetune_gateway import Gateway, GatewayError, ModelHandle
 from finetune_gateway.backend import (
@@ -221,8 +222,7 @@ def test_a_broken_call_buys_once_and_keeps_no_share(
     gateway = Gateway(home, monthly_usd=USD)
     backend: Any = breaking({method: how})
     said = texts_of(gateway, backend, train_file)
-    named = [one for one in said if "'hostile'" in one and f"{method}()" in one]
-    assert named or any(f"{method}()" in one for one in said), said
+    assert any("'hostile'" in one and f"{method}()" in one for one in said), said
     assert not [one for one in said if KEY in one]
     assert backend.market.starts <= MAX_TRIES and len(backend.market.bought) <= 1
 
@@ -364,6 +364,23 @@ def test_very_many_events_come_in_parts(
     assert (len(job.events()), job.status) == (40, JobStatus.RUNNING)
     assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
     assert [event.message for event in job.events()] == [str(n) for n in range(100)]
+
+
+def test_each_event_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that gives all of them with each poll: of those that are stored no one is read again,
+    so twice the events are twice the work, and no more."""
+    monkeypatch.setattr("finetune_gateway.backend.answers.MAX_EVENTS", 20)
+
+    def follow(count: int) -> None:
+        events = [Event(id=str(n), message=f"{n}") for n in range(count)]
+        backend, cursor, seen = breaking({"poll": with_fields(events=events)}), None, 0
+        while seen < count:
+            snapshot = backend.poll("job-1", cursor)
+            seen, cursor = seen + len(snapshot.events), snapshot.cursor
+        assert seen == count and snapshot.status is JobStatus.SUCCEEDED
+
+    monkeypatch.setattr("finetune_gateway.backend.seam.limit_of", lambda *_: None)  # in this thread
+    assert_linear(follow, 400)
 
 
 def test_the_estimate_does_not_decide_what_leaves_the_machine(home: Path, tmp_path: Path) -> None:
