@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from finetune_gateway.data.around_rows import is_fence, is_fenced
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.columns import Renaming
 from finetune_gateway.data.compression import decompressed
@@ -29,12 +30,12 @@ from finetune_gateway.data.row_content import same_digest
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
+from finetune_gateway.preparation.fix_line import whole_row
 from finetune_gateway.preparation.fix_report import FixReport, left, unsafe
 from finetune_gateway.preparation.fix_row import Change, Formats, fix_row, pairs_of, unwrapped
 from finetune_gateway.preparation.line_table import LineTable
 from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.text.quoting import hidden, shortened
-from finetune_gateway.text.windows_1252 import read_windows_1252
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
@@ -64,7 +65,7 @@ _LEFT = (
 )  # fmt: skip
 _LOOSE = json.JSONDecoder()
 # Before each row of application/json-seq (RFC 7464); a line of Markdown around rows.
-_BESIDE = re.compile(rb"\x1e|\s*```\w*\s*\Z")
+_BESIDE = re.compile(rb"\x1e|\s*(?:```+|~~~+)\s*[\w-]*\s*\Z")
 _PYTHON = ("json_single_quotes", "json_python_literal")  # rules: what Python prints breaks them
 
 
@@ -120,6 +121,8 @@ class _Fixer:
     formats: Formats = field(default_factory=Formats)
     left: list[Observation] = field(default_factory=list)  # to be corrected by hand
     cut: bool = False  # an array begins in line 1, which was cut off
+    is_fenced: bool = False  # blocks of code in Markdown hold the rows
+    in_block: bool = False  # the line is in one
     keeps_repeats: bool = False  # rows that repeat an earlier one are left
 
     @property
@@ -145,6 +148,7 @@ class _Fixer:
         self._note_reading(dataset.reading)
         with dataset.path.open("rb") as file:
             head = file.read(HEAD)
+        self.is_fenced = is_fenced(dataset.path)
         defect = file_defect(head)
         if defect and defect.code.startswith("encoding_utf"):
             self._fix_wide_encoding(dataset, head, defect.code)
@@ -231,7 +235,11 @@ class _Fixer:
         if not raw.strip():
             self.note(line.number, Change("blank_line", "", "", None))
             return
+        if not raw.strip(b"\0 \t"):
+            self.note(line.number, Change("nul_byte", "", f"{raw.count(0)} NUL bytes", None))
+            return
         if match := _BESIDE.match(raw):
+            self.in_block ^= is_fence(raw)
             self.note(line.number, Change("not_json", "", match[0].decode(), None))
             if not (raw := raw[match.end() :]).strip():
                 return
@@ -244,16 +252,23 @@ class _Fixer:
             self._fix_value(parse(decode(raw)), raw, line.number)
         except BadLine as exc:
             if (text := self._readable(exc, raw, line.number, source)) is None:
+                if self.is_fenced and not self.in_block and raw.lstrip()[:1] not in b"{[":
+                    self.note(
+                        line.number, Change("not_json", "", raw.decode("utf-8", "replace"), None)
+                    )
+                    return
                 self._fix_bad_line(exc, raw, line.number, source)
             else:
                 self._fix_line(Line(line.number, line.offset, text.encode()), source)
 
     def _readable(self, exc: BadLine, raw: bytes, line: int, source: Iterator[Line]) -> str | None:
-        """Return the JSON of a line in Windows-1252 or in Python's marks, else None."""
+        """Return the JSON of a line in Windows-1252, in Python's marks, with NaN or with something
+        around it, else None."""
         code = exc.defect.code
-        if code == "encoding_not_utf8" and (text := read_windows_1252(raw)) is not None:
-            self.note(line, Change(code, "", raw.decode("utf-8", "replace"), text))
-            return text
+        if found := whole_row(raw, code, first=line == 1):
+            for change in found[0]:
+                self.note(line, change)
+            return found[1]
         if code not in _PYTHON:
             return None
         lines = (
@@ -277,7 +292,8 @@ class _Fixer:
             is_listed = raw.rstrip().endswith(b",")  # taken out of an array
             joined = [raw] if is_listed or exc.defect.code == "json_extra_data" else []
         values = _split_values(b" ".join(joined)) or _split_values(_unlisted(raw))
-        if not values and raw.strip() == (b"[" if line == 1 else b"]") and (line == 1 or self.cut):
+        mark = raw.strip(b"; \t\r")
+        if not values and mark == (b"[" if line == 1 else b"]") and (line == 1 or self.cut):
             self.cut = True
             self.note(line, Change("json_array_not_jsonl", "", raw.decode(), None))
             return

@@ -8,6 +8,12 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
+from finetune_gateway.data.around_rows import (
+    is_conflict_mark,
+    is_fence,
+    row_within,
+    script_before,
+)
 from finetune_gateway.data.content import is_table
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import hidden, quoted
@@ -26,6 +32,7 @@ _TABLE = (
     "Let --fix read the table: ftg validate old.jsonl --fix new.jsonl. Or name it .csv: then it is "
     "read as it is."
 )
+_NO_NULS = "Remove them; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _UNLISTED = "Remove it; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _MAX_COUNTED = 100_000  # values counted on one line
 _NEAR = 300  # characters on each side that are searched for personal data
@@ -36,9 +43,16 @@ def syntax_defect(text: str, pos: int, message: str) -> tuple[Defect, Unfinished
 
     ``message``: of ``json.JSONDecodeError``.
     """
+    around = row_within(text)
     if "\0" in text:
         column = text.index("\0") + 1
-        return Defect("nul_byte", detail=f"{text.count(chr(0))} NUL bytes, column {column}"), ""
+        fix = _NO_NULS if around or not text.strip("\0 \t\r") else ""
+        kind = "around" * bool(fix)
+        detail = f"{text.count(chr(0))} NUL bytes, column {column}"
+        return Defect("nul_byte", detail=detail, fix=fix, kind=kind), ""
+    if around:
+        detail = f"the line has a row and {around[0]} around it: {quoted(text)}"
+        return Defect("not_json", detail=detail, fix=_UNLISTED, kind="around"), ""
     if message == "Extra data":
         return _extra(text, pos), ""
     if message.startswith("Unterminated string"):
@@ -178,33 +192,51 @@ def _count_values(text: str) -> int:
 def _not_json(text: str) -> Defect:
     looks_like = _looks_like(text.strip(" \t\r\n"))
     fix = _TABLE if "looks like" in looks_like and is_table(text) else _WAYS_OUT.get(looks_like, "")
-    return Defect("not_json", detail=f"the line {looks_like}: {quoted(text)}", fix=fix)
+    kind = looks_like if looks_like in _APART else ""
+    return Defect("not_json", detail=f"the line {looks_like}: {quoted(text)}", fix=fix, kind=kind)
 
 
-_POINTER, _FENCE, _SEQUENCE = (
+_POINTER, _FENCE, _SCRIPT, _END, _CONFLICT, _PAGE, _SEQUENCE = (
     "is from a pointer of Git LFS, in place of the file",
     "is a mark of Markdown",
+    "begins as a program in JavaScript",
+    "is the end of an array",
+    "is a mark of a merge conflict in Git",
+    "begins a web page (HTML), perhaps one that asks to sign in",
     "begins with a record separator (U+001E), as application/json-seq has it",
 )
 _SAID = "is a question or an answer as text"
 _WAYS_OUT = {
     _SAID: 'Write each question with its answer as a row, {"prompt": ..., "completion": ...}, or '
     "as a line of a CSV file with the columns prompt and completion.",
+    _CONFLICT: "Choose one side of each conflict in an editor, and remove the marks.",
+    _PAGE: "Download the file itself again, signed in where its page asks for it.",
+    _SCRIPT: _UNLISTED,
+    _END: _UNLISTED,
     _POINTER: "Fetch the file itself: git lfs pull",
-    _FENCE: _UNLISTED,
+    _FENCE: "Remove it, and what is said outside of the block; --fix does: ftg validate old.jsonl "
+    "--fix new.jsonl",
     _SEQUENCE: _UNLISTED,
 }
+_APART = (_FENCE, _CONFLICT)  # listed apart from other lines that are not JSON
+
+
+_BEGINS: tuple[tuple[Callable[[str], object], str], ...] = (
+    (lambda text: text.startswith(("version https://git-lfs.", "oid sha256:")), _POINTER),
+    (lambda text: is_fence(text.encode("utf-8", "replace")), _FENCE),
+    (is_conflict_mark, _CONFLICT),
+    (script_before, _SCRIPT),
+    (lambda text: not text.strip("]; \t"), _END),
+    (lambda text: text.startswith("\x1e"), _SEQUENCE),
+    (lambda text: text[:14].lower().startswith(("<!doctype html", "<html")), _PAGE),
+    (lambda text: text.startswith("<"), "looks like XML or HTML"),
+)
 
 
 def _looks_like(text: str) -> str:
-    if text.startswith(("version https://git-lfs.", "oid sha256:")):
-        return _POINTER
-    if text.startswith("```"):
-        return _FENCE
-    if text.startswith("\x1e"):
-        return _SEQUENCE
-    if text.startswith("<"):
-        return "looks like XML or HTML"
+    for matches, what in _BEGINS:
+        if matches(text):
+            return what
     if _SPEAKER.match(text):
         return _SAID
     if _YAML.match(text):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune_gateway.data.canonical_row import CanonicalRow
+from finetune_gateway.data.missing_numbers import without_nan
 from finetune_gateway.data.row_access import (
     MAX_DEPTH,
     TOKEN,
@@ -32,6 +33,7 @@ _RECODE = (
     "Save the file as UTF-8, for example: iconv -f ENCODING -t UTF-8, where ENCODING is its own: "
     "GB18030, SHIFT_JIS, CP1251, ..."
 )
+_NULL = "Write null, or omit the key; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -117,7 +119,8 @@ def _bad_line(text: str, error: ValueError) -> BadLine:
     if isinstance(error, DuplicateKey):
         return BadLine(_duplicate(text))
     if isinstance(error, NotANumber):
-        return BadLine(Defect("json_nan", _not_finite(text), f"{error} in the JSON"))
+        fix = _NULL if without_nan(text) else ""
+        return BadLine(Defect("json_nan", _not_finite(text), f"{error} in the JSON", fix))
     if isinstance(error, Overflow):
         return BadLine(_overflow(text, str(error)))
     return BadLine(Defect("json_number", detail="a number of more than 4,300 digits"))
