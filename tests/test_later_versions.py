@@ -25,6 +25,8 @@ BASES = {Given, GivenOrStored, Computing}
 # an estimate, which is written whole.
 OTHERS = {"Profile", "ModelRow", "Training", "DeploymentKind", "ImageTuning"} | {"BackendParams"}
 PARTS = {"Quote", "Range", "TrainingSpec"}
+# What of a stored estimate is used again: the estimate itself is never written from these.
+READERS = {"StoredEstimate", "_CountedRows"}
 
 
 def models(kind: type[Model] = Model) -> Iterator[type[Model]]:
@@ -84,7 +86,7 @@ def kept(given: Any, written: Any) -> bool:
 
 def test_fields_of_a_later_version_are_kept_and_written_again() -> None:
     """At the top and in each object below it, on the way through JSON and through Python."""
-    for kind in (one for one in public() if one.__name__ not in OTHERS | PARTS):
+    for kind in (one for one in public() if one.__name__ not in OTHERS | PARTS | READERS):
         later = document(kind)
         first = kind.model_validate_json(json.dumps(later))
         written = json.loads(first.model_dump_json())
