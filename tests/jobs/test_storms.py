@@ -271,6 +271,8 @@ def test_local_submitters_killed_at_random(home: Path, tmp_path: Path, tiny_fold
         try:
             ended = finish()
             break
+        except subprocess.TimeoutExpired:  # a busy machine
+            continue
         except AssertionError as exc:
             assert "still" in str(exc)
     outcomes = Counter(check_run(home, job_id) for job_id in ended)
@@ -285,8 +287,8 @@ PHASES = ("importing", "loading", "reading", "training", "saving", "asking", "")
 
 @pytest.mark.parametrize("seed", range(8))
 def test_workers_killed_at_random(home: Path, tiny_folder: Path, rows: Rows, seed: int) -> None:
-    """Three kills a job, at random moments within every phase: one whole adapter, or failed with
-    a reason; never two writers, nothing left over."""
+    """Three kills a job, at random moments within every phase: one whole adapter, at once or, where
+    no step was saved between them, after a resume; never two writers, nothing left over."""
     draw, killed = random.Random(seed), []
     job = Gateway().submit(
         rows(12),
@@ -303,7 +305,9 @@ def test_workers_killed_at_random(home: Path, tiny_folder: Path, rows: Rows, see
             killed.append(f"{found.phase}/{phase or 'any'}")
         job.refresh()
         assert len(workers(home)) <= 1
-    job.wait(120)
+    if job.wait(120).status == "failed":
+        assert "died 3 times without a later step saved" in str(job.error), job.error
+        job.resume().wait(120)
     print(
         f"\nkilled while {killed}: {check_run(home, job.id)}, attempts {row(home, job.id).attempts}"
     )
