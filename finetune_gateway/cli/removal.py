@@ -38,7 +38,7 @@ from finetune_gateway.reports.removal_text import (
     to_remove_text,
     to_unrecord_text,
 )
-from finetune_gateway.settings.files import bytes_of
+from finetune_gateway.settings.sizes import bytes_of
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

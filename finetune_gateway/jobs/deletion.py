@@ -7,11 +7,12 @@ from pathlib import Path
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.settings import files
+from finetune_gateway.settings.sizes import bytes_of
 
 
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder."""
-    return files.bytes_of([path])
+    return bytes_of([path])
 
 
 def require_no_link(folder: Path) -> None:

@@ -23,6 +23,7 @@ from finetune_gateway.estimation import weights
 from finetune_gateway.jobs import archives
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.sizes import bytes_of
 from finetune_gateway.text.cleaning import encodable, visible
 
 FILE_NAME = "finetune_gateway.json"  # of a handle in the folder of its model
@@ -309,7 +310,7 @@ def _folder(path: Path) -> None:
 
 
 def _require_room(part: Path, wanted: Sequence[Artifact]) -> None:
-    missing = sum(one.bytes for one in wanted) - files.bytes_of([part])
+    missing = sum(one.bytes for one in wanted) - bytes_of([part])
     free = shutil.disk_usage(part).free
     if missing > free:
         raise StoreError(

@@ -12,6 +12,7 @@ Knows no host: ``migration.fetching`` asks.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -272,7 +273,7 @@ def name_content(settings: Settings, manifest: Manifest, content: str, name: str
     place = folder(settings, manifest.host, manifest.job_id)
     with files.storing("What was fetched cannot be named", place):
         files.folder(place)
-    return name if files.link(settings.fetched / CONTENTS / content, place / name) else ""
+    return name if _link(settings.fetched / CONTENTS / content, place / name) else ""
 
 
 # -- removing ----------------------------------------------------------------------------------
@@ -334,3 +335,17 @@ def drop_empty_folders(settings: Settings) -> None:
     for path in (*settings.fetched.glob("*/*"), *settings.fetched.glob("*")):
         if path.is_dir() and path != contents and not any(path.iterdir()):
             path.rmdir()
+
+
+def _link(source: Path, name: Path) -> bool:
+    """Give a file a second name, in place of what has it now; False on a disk without links."""
+    fresh = name.with_name(f".{name.name[:40]}.tmp.{os.urandom(6).hex()}")
+    try:
+        if name.exists() and name.samefile(source):  # such a rename would leave both names
+            return True
+        os.link(source, fresh)
+        os.replace(fresh, name)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        return False
+    return True

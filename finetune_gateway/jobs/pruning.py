@@ -33,7 +33,7 @@ from finetune_gateway.jobs.records import JobRecord, StoredFile
 from finetune_gateway.jobs.removal import ENDED_AT, Load
 from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.model import Model
-from finetune_gateway.settings import files
+from finetune_gateway.settings.sizes import bytes_of
 
 Kind = Literal["copies", "leftovers", "run", "fetched", "recording", "compared", "file", "model"]
 
@@ -159,7 +159,7 @@ class Pruner:
         settings = self.store.settings
         every = fetched.manifests(settings) if self._with_fetched else ()
         if old := [one for one in every if one.updated_at < self.before]:
-            size = files.bytes_of(fetched.doomed(settings, old))
+            size = bytes_of(fetched.doomed(settings, old))
             jobs = tuple(one.job_id for one in old)
             yield Item(kind="fetched", name="fetched", bytes=size, count=len(old), jobs=jobs)
 

@@ -416,3 +416,12 @@ def held_by_another(record: JobRecord, provider_id: str) -> BackendError:
         code=NOT_SETTLED,
         maybe_applied=True,
     )
+
+
+def sent_by_another(job_id: str, locks: Path) -> StoreError:
+    """Return the error for a job that two processes send, as a lock was removed."""
+    return StoreError(
+        f"Another process has begun to send {job_id}: our lock was removed from {locks} "
+        "while it was held. Nothing was sent here.",
+        hint=f"Follow it: ftg wait {job_id}",
+    )

@@ -29,6 +29,7 @@ from finetune_gateway.jobs.store import LIVE, Store
 from finetune_gateway.model import Model
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.sizes import bytes_of
 from finetune_gateway.spec import TrainingSpec
 
 Load = Callable[[JobRecord], Backend]
@@ -121,7 +122,7 @@ class Remover:
             left.append(f"its uploads and its model at {record.host}: ftg prune --remote")
         return Removed(
             job_id=record.id,
-            bytes=files.bytes_of({*own, *kept}),
+            bytes=bytes_of({*own, *kept}),
             events=count.fetchone()[0],
             shared_with=tuple(sorted({job for jobs in shared.values() for job in jobs})),
             left=tuple(left),
@@ -282,12 +283,12 @@ def forgettable(settings: Settings, name: str) -> list[Forgotten]:
             name=one.job_id,
             host=one.host,
             model=one.model,
-            bytes=files.bytes_of(fetched.doomed(settings, [one])),
+            bytes=bytes_of(fetched.doomed(settings, [one])),
         )
         for one in going
     ]
     if added and not found:
-        return [Forgotten(name=name, model=name, bytes=files.bytes_of(added))]
+        return [Forgotten(name=name, model=name, bytes=bytes_of(added))]
     return found
 
 

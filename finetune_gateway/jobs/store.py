@@ -30,12 +30,13 @@ from finetune_gateway.jobs.records import (
     logged,
     record_of,
     row_of,
+    sent_by_another,
     stopwatch,
     storable,
 )
 from finetune_gateway.settings import files
 from finetune_gateway.settings.client_options import closed, stays_here
-from finetune_gateway.settings.connections import Connection, Connections, Rows
+from finetune_gateway.settings.connections import Connection, Connections, Rows, in_words
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import clean, encodable
@@ -185,18 +186,28 @@ class Store:
         return self.select(CREATED_WITHIN, (start, end))[::-1]
 
     def set_step(
-        self, job_id: str, step: Step, *, sending: bool = True, file_id: str | None = None
+        self,
+        job_id: str,
+        step: Step,
+        *,
+        sending: bool = True,
+        file_id: str | None = None,
+        after: int | None = None,
     ) -> JobRecord:
         """Commit the step of a submit, before the request of that step is sent. ``file_id``: the
-        provider's id of the training file."""
+        provider's id of the training file. Raises StoreError unless ``after`` is the number of
+        tries so far: another process, which has a lock of the same name, has sent one since."""
         with self.transaction() as db:
-            db.execute(
+            changed = db.execute(
                 "UPDATE jobs SET step = ?1, step_at = ?2, step_clock = ?6, tries = tries + ?3,"
                 " settled = CASE WHEN ?3 THEN 0 ELSE settled END,"
                 " sent_at = CASE ?1 WHEN 'creating' THEN coalesce(sent_at, ?2) ELSE sent_at END,"
-                " train_file_id = coalesce(?4, train_file_id) WHERE id = ?5",
-                (step, time.time(), int(sending), file_id, job_id, stopwatch()),
-            )
+                " train_file_id = coalesce(?4, train_file_id)"
+                " WHERE id = ?5 AND tries = coalesce(?7, tries)",
+                (step, time.time(), int(sending), file_id, job_id, stopwatch(), after),
+            ).rowcount
+        if not changed and after is not None:
+            raise sent_by_another(job_id, self.settings.locks)
         return self.get(job_id)
 
     def waiting(self, backend: str) -> list[JobRecord]:
@@ -376,7 +387,7 @@ class Store:
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> Rows:
         # A name on the command line may be bytes that are no text.
         values = tuple(encodable(one) if isinstance(one, str) else one for one in values)
-        with _in_words(self.settings.database):
+        with in_words(self.settings.database, schema.advice):
             self._require_same_file()
             with self._connections.lent() as db:
                 return Rows(db.execute(sql, values).fetchall())
@@ -385,7 +396,7 @@ class Store:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit everything or nothing, one thread at a time."""
         self.settings.require_writable()
-        with _in_words(self.settings.database):
+        with in_words(self.settings.database, schema.advice):
             self._require_same_file()
             with self._connections.transaction() as db:
                 yield db
@@ -435,16 +446,3 @@ class Store:
         except FileNotFoundError:
             return (0, 0)
         return (found.st_dev, found.st_ino)
-
-
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.DatabaseError as exc:
-        raise StoreError(
-            f"The store {path} cannot be used: {exc}.", hint=schema.advice(str(exc))
-        ) from exc

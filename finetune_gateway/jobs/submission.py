@@ -331,13 +331,13 @@ class Submitter:
         for file in record.given:
             if not hosted or self._data_file(record, file, backend).remote_id is None:
                 file.require_unchanged()  # before any of them leaves, or is trained
-        train = self._upload(record, backend, record.train)
+        train, record = self._upload(record, backend, record.train)
         validation = None
         if record.validation is not None:
-            validation = self._upload(record, backend, record.validation)
+            validation, record = self._upload(record, backend, record.validation)
         if backend.gives_quotes:
             quotes.take(self.store, record, backend, (train, validation), self.reserve)
-        self.store.set_step(record.id, "creating", file_id=train.remote_id)
+        self.store.set_step(record.id, "creating", file_id=train.remote_id, after=record.tries)
         return self._start(record, backend, train, validation)
 
     def _start(
@@ -358,11 +358,14 @@ class Submitter:
         begin: Callable[..., str] = backend.start
         return begin(record.id, record.spec, train, validation, **more)
 
-    def _upload(self, record: JobRecord, backend: Backend, file: StoredFile) -> DataFile:
-        """Return the file with the provider's id; upload it if the provider does not have it."""
+    def _upload(
+        self, record: JobRecord, backend: Backend, file: StoredFile
+    ) -> tuple[DataFile, JobRecord]:
+        """Return the file with the provider's id, and the job as it is then; upload the file if the
+        provider does not have it."""
         data = self._data_file(record, file, backend)
         if data.remote_id is not None or not backend.capabilities().hosted:
-            return data
+            return data, record
         scope = uploads.scope_of(record, backend)
         with uploads.alone(self.store, scope, file.sha256):
             data = self._data_file(record, file, backend)  # by now another job may have sent it
@@ -370,13 +373,14 @@ class Submitter:
             if remote_id is None and record.step == "uploading":
                 remote_id = backend.find_upload(data)
             if remote_id is None:
-                sent_at = self.store.set_step(record.id, "uploading").step_at
+                record = self.store.set_step(record.id, "uploading", after=record.tries)
+                sent_at = record.step_at
                 remote_id = backend.upload(data)
             if remote_id is not None and data.remote_id is None:
                 lifetime = backend.upload_lifetime()
                 expires_at = None if lifetime is None else sent_at + lifetime
                 uploads.remember(self.store, scope, file.sha256, remote_id, expires_at)
-        return replace(data, remote_id=remote_id)
+        return replace(data, remote_id=remote_id), record
 
     @contextmanager
     def _classify_failure(self, record: JobRecord, backend: Backend, first: bool) -> Iterator[None]:

@@ -29,8 +29,8 @@ from finetune_gateway.reports.output import (
     terminal_width,
     wrap_text,
 )
-from finetune_gateway.settings.files import bytes_of
 from finetune_gateway.settings.money import format_usd
+from finetune_gateway.settings.sizes import bytes_of
 from finetune_gateway.text.cleaning import visible
 
 LIST_HEAD = ("JOB", "STATUS", "BACKEND", "MODEL", "DATA", "CREATED")

@@ -12,7 +12,7 @@ from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.recordings import PREFIX
 from finetune_gateway.jobs.removal import Forgotten, Removed
 from finetune_gateway.reports.output import format_bytes, format_count, wrap_text
-from finetune_gateway.settings.files import bytes_of
+from finetune_gateway.settings.sizes import bytes_of
 
 
 def removed_document(

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from finetune_gateway.errors import StoreError
@@ -175,6 +176,17 @@ def _committed(db: Connection) -> Iterator[Connection]:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def in_words(path: Path, advice: Callable[[str], str]) -> Iterator[None]:
+    """Turn SQLite's errors into ours; ``advice``: what to do about one."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as exc:
+        raise StoreError(f"The store {path} cannot be used: {exc}.", hint=advice(str(exc))) from exc
 
 
 def _close(db: Connection) -> None:

@@ -134,20 +134,6 @@ def _same_length(path: Path, other: Path) -> bool:
     return other.exists() and other.stat().st_size == path.stat().st_size
 
 
-def link(source: Path, name: Path) -> bool:
-    """Give a file a second name, in place of what has it now; False on a disk without links."""
-    fresh = name.with_name(f".{name.name[:40]}.tmp.{os.urandom(6).hex()}")
-    try:
-        if name.exists() and name.samefile(source):  # such a rename would leave both names
-            return True
-        os.link(source, fresh)
-        os.replace(fresh, name)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        return False
-    return True
-
-
 def append(path: Path, line: bytes) -> None:
     """Add a line to a private file in one write: a kill leaves it whole or away."""
     descriptor = open_private(path, os.O_WRONLY | os.O_APPEND)
@@ -183,15 +169,46 @@ def try_lock(path: Path) -> int | None:
 
     A program that inherits the descriptor (``pass_fds``) holds the lock too. A fork does not.
     """
-    descriptor = open_private(path, os.O_RDWR)
+    with suppress(BlockingIOError):
+        return lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return None
+
+
+def lock(path: Path, how: int = fcntl.LOCK_EX) -> int:
+    """Lock a file, as soon as it is free, and return its descriptor. One that was removed meanwhile
+    excludes nobody: the file that lies there is locked."""
+    while True:
+        descriptor = open_private(path, os.O_RDWR)
+        _held.add(descriptor)
+        try:
+            fcntl.flock(descriptor, how)
+        except BaseException:
+            unlock(descriptor)
+            raise
+        if is_in_place(descriptor, path):
+            return descriptor
+        unlock(descriptor)
+
+
+def is_in_place(descriptor: int, path: Path) -> bool:
+    """Return False once a file that is open, such as that of a lock, was removed or replaced."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.stat(path)
     except OSError as exc:
-        os.close(descriptor)
-        if isinstance(exc, BlockingIOError):
-            return None
-        raise
-    _held.add(descriptor)
+        return exc.errno not in NO_PLACE
+    own = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+
+def lock_again(descriptor: int, path: Path) -> int:
+    """Return a lock that is held; that of its new file, if the old one was removed or replaced, and
+    nobody has locked it since."""
+    if is_in_place(descriptor, path):
+        return descriptor
+    with suppress(OSError):  # its folder is gone too, or may not be written
+        if (found := try_lock(path)) is not None:
+            unlock(descriptor)
+            return found
     return descriptor
 
 
@@ -255,10 +272,8 @@ def locking(path: Path) -> Iterator[int]:
     """Hold the lock; wait for it as long as it takes. Yields its descriptor: of the threads of a
     process that wait for the same lock, one has any."""
     with _alone(path):
-        descriptor = open_private(path, os.O_RDWR)
-        _held.add(descriptor)
+        descriptor = lock(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
         finally:
             unlock(descriptor)
@@ -332,19 +347,6 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def bytes_of(paths: Iterable[Path]) -> int:
-    """Return the bytes of these files, and of all files below these folders; of a file with several
-    names once."""
-    sizes: dict[tuple[int, int], int] = {}
-    for path in paths:
-        for one in (path, *path.rglob("*")) if path.is_dir() else (path,):
-            with suppress(OSError):  # another process removes it
-                seen = one.lstat()
-                if not stat.S_ISDIR(seen.st_mode):
-                    sizes[seen.st_dev, seen.st_ino] = seen.st_size
-    return sum(sizes.values())
-
-
 def copy_private(source: Path, target: Path) -> None:
     """Copy a file for this user alone."""
     make_private(target)
@@ -402,16 +404,13 @@ def open_private_folder(parent: Path, locks: Path, name: str) -> tuple[Path, int
     ``remove_left_folders``. Raises OSError.
     """
     folder = parent / f".{name}-{os.urandom(6).hex()}"
-    # Before there is a folder to remove.
-    lock = open_private(lock_of(folder, locks), os.O_RDWR)
-    _held.add(lock)
+    held = lock(lock_of(folder, locks))  # before there is a folder to remove
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         folder.mkdir(PRIVATE_FOLDER)
     except BaseException:
-        remove_private_folder(folder, locks, lock)
+        remove_private_folder(folder, locks, held)
         raise
-    return folder, lock
+    return folder, held
 
 
 def remove_private_folder(folder: Path, locks: Path, lock: int) -> None:

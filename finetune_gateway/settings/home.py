@@ -68,6 +68,13 @@ class Settings:
             for folder in (self.home, self.files, self.runs, self.models, self.locks):
                 files.folder(folder)
         except OSError as exc:
+            path = Path(os.fsdecode(exc.filename or self.home))
+            if self.home in path.parents and os.path.lexists(path) and not path.is_dir():
+                there = "a link to nowhere" if path.is_symlink() else "a file"
+                raise StoreError(
+                    f"{path} is {there}, where a folder of this home has to be.",
+                    hint="Move it away; the folder is made again.",
+                ) from None
             raise StoreError(
                 f"The home folder {self.home} cannot be created: {exc.strerror or exc}.",
                 hint="Set FTG_HOME to a folder on a local disk that you may write to.",
@@ -216,7 +223,12 @@ class Settings:
 
     @property
     def locks(self) -> Path:
-        return self.home / "locks"
+        """The folder of locks, made again if somebody has removed it from a home with jobs."""
+        folder = self.home / "locks"
+        if not folder.is_dir() and self.database.exists():
+            with suppress(OSError):  # what is there, or that it may not be written, is said later
+                folder.mkdir(files.PRIVATE_FOLDER)
+        return folder
 
     @property
     def hosts(self) -> Path:

@@ -50,6 +50,11 @@ def start_of(pid: int) -> str | None:
         return None if Path("/proc/self").exists() else _start_elsewhere(pid)
 
 
+def lives(pid: int | None, start: str | None) -> bool:
+    """Return True if the process that had this number and this ``start`` has not ended."""
+    return pid is not None and start is not None and start_of(pid) == start
+
+
 def _start_elsewhere(pid: int) -> str | None:
     """Return the same on a machine without /proc."""
     import psutil  # where it is not needed, the dispatcher of the queue does without its 8 MB

@@ -19,8 +19,8 @@ from finetune_gateway.jobs.pruning import Pruner
 from finetune_gateway.jobs.removal import trained_from
 from finetune_gateway.reports.job_text import job_facts
 from finetune_gateway.settings import config
-from finetune_gateway.settings.files import bytes_of
 from finetune_gateway.settings.home import Settings
+from finetune_gateway.settings.sizes import bytes_of
 
 BEST = Result(kind="adapter", model="model", metrics={"step": 10})
 

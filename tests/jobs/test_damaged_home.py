@@ -91,3 +91,20 @@ def test_each_file_of_a_home_is_damaged(
     wrong = [text for name, how in every for text in judged(home, job, name, how, ftg)]
     print(f"{len(every)} damages to {len({name for name, _ in every})} files")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["locks", "runs", "files", "models"])
+def test_what_lies_in_place_of_a_folder_is_named(home: Path, ftg: Ftg, name: str) -> None:
+    """It is no home that cannot be created."""
+    Settings(home).create()
+    (home / name).rmdir()
+    for wrong, what in (("a file", Path.touch), ("a link to nowhere", _link)):
+        what(home / name)
+        result = ftg("list")
+        assert result.returncode == 1, result
+        assert f"{home / name} is {wrong}, where a folder" in result.stderr, result.stderr
+        (home / name).unlink()
+
+
+def _link(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))

@@ -24,9 +24,11 @@ from finetune_gateway import (
     NotFoundError,
     OpenAIBackend,
     SpecError,
+    StoreError,
 )
 from finetune_gateway.backend import Capabilities
 from finetune_gateway.jobs.job import Job
+from finetune_gateway.settings.home import Settings
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 JOBS = "/fine_tuning/jobs"
@@ -359,3 +361,21 @@ def test_cancel_of_a_job_that_may_still_arrive_says_so(home: Path, train_file: P
         time.sleep(0.55)
         assert job.cancel().status is JobStatus.CANCELLED and provider.posts[JOBS] == 1
         assert job.actual is not None and job.actual.cost_usd == 0
+
+
+def test_a_job_whose_lock_is_removed_is_bought_once(home: Path, train_file: Path) -> None:
+    """Of two processes that send it one says so, and has sent nothing."""
+
+    class Removing(OpenAIBackend):
+        def connect(self) -> None:
+            super().connect()
+            shutil.rmtree(Settings(home).locks)
+            [job] = Gateway(home).jobs()
+            assert job.wait().status == "succeeded"
+
+    with Provider(steps=1, begins=1) as provider:
+        place: Any = {"base_url": provider.url, "profile": "custom", "poll_seconds": 0.01}
+        with pytest.raises(StoreError, match="our lock was removed"):
+            Gateway(home).submit(train_file, model=MODEL, backend=Removing(**place))
+        assert len(provider.world.jobs) == 1
+        assert [job.status for job in Gateway(home).jobs()] == ["succeeded"]

@@ -26,15 +26,9 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from finetune_gateway.backends.local import (
-    deaths,
-    heartbeat,
-    line,
-    messages,
-    run_folder,
-)
+from finetune_gateway.backends.local import deaths, heartbeat, line, messages, run_folder
 from finetune_gateway.backends.local.hangs import Watch
-from finetune_gateway.backends.local.line import INTERRUPTED, MAX_STARTS
+from finetune_gateway.backends.local.line import INTERRUPTED
 from finetune_gateway.backends.local.slots import slots
 from finetune_gateway.backends.local.spawning import (
     BY_USER,
@@ -42,7 +36,9 @@ from finetune_gateway.backends.local.spawning import (
     REST_SECONDS,
     WORKER,
     clear_faults,
+    log_to,
     note_shutdown,
+    take_lock,
     worker_environment,
 )
 from finetune_gateway.errors import GatewayError
@@ -162,7 +158,8 @@ class Dispatcher:
     def _has_worker(self, row: sqlite3.Row) -> bool:
         """Return True if a worker of this run lives; kill one that was asked to stop long ago."""
         mine, started = row["id"] in self.workers, row["pid"] is not None
-        if not mine and not (started and run_folder.has_worker(self.runs / row["id"])):
+        process = self.runs / row["id"], row["pid"], row["pid_start"]
+        if not mine and not (started and run_folder.has_worker(*process)):
             self.stopping.pop(row["id"], None)
             return False
         if row["cancel_at"] is not None or row["pause_at"] is not None:
@@ -220,7 +217,7 @@ class Dispatcher:
         """Return True for a run that only has to have a slot; end one that can never begin."""
         after = json.loads(row["after"])
         asked = row["cancel_at"] is not None or row["pause_at"] is not None
-        if asked or line.never_met(after, statuses) or _has_often_died(row):
+        if asked or line.never_met(after, statuses) or line.has_often_died(row):
             return self.queue.needs_worker(row["id"])
         if line.unmet(after, statuses) or (row["start_at"] or 0.0) > time.time():
             return False
@@ -282,6 +279,9 @@ class Dispatcher:
         """Count a worker of a live run and return its number. The end of the one before it does not
         count if the machine, or the container, ended with it."""
         with self._transaction():
+            found = self.db.execute(f"SELECT * FROM runs WHERE slot = ? AND {line.LIVE}", (slot,))
+            if not line.without_taken([slot], found, self.runs, run_id):
+                return None
             row = self.db.execute("SELECT pid_start FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row and processes.is_of_earlier_boot(row["pid_start"]):
                 self.db.execute(line.TAKE_BACK, (run_id,))
@@ -382,13 +382,6 @@ class Dispatcher:
         return found.st_dev, found.st_ino
 
 
-def _has_often_died(row: sqlite3.Row) -> bool:
-    """Return True for a run that may have had all the workers that it gets."""
-    from_here: int = row["fence"] - row["first_fence"]
-    often: bool = row["attempts"] >= row["max_attempts"]
-    return often or from_here >= MAX_STARTS
-
-
 # -- the process -----------------------------------------------------------------------------
 
 
@@ -409,21 +402,26 @@ def main(arguments: list[str]) -> None:
     dispatcher = Dispatcher(home, database, locks, runs, by_user=by == BY_USER)
     held: int | None = int(lock)
     while held is not None:
-        if not dispatch(dispatcher, signals, messages.Listener(held)):
+        if not dispatch(dispatcher, signals, held):
             note_shutdown(held)
             return
+        removed = not files.is_in_place(held, locks / LOCK)
         files.unlock(held)
-        # A run that was added just now has seen the lock, and started no other dispatcher.
+        # A run that was added just now has seen the lock, and started no other dispatcher. Where
+        # that was removed, whoever takes the new one first is the only one from then on.
         again = dispatcher.is_there() and dispatcher.has_runs()
-        held = files.try_lock(locks / LOCK) if again else None
+        held = take_lock(locks) if again else None
+        if removed and held is not None:
+            log_to(locks)
 
 
-def dispatch(dispatcher: Dispatcher, signals: int, listener: messages.Listener) -> bool:
-    """Look again and again, until no run is left or the home is gone; return False if it was shut
-    down before. ``signals``: a descriptor with the numbers of those that came."""
+def dispatch(dispatcher: Dispatcher, signals: int, lock: int) -> bool:
+    """Look again and again, until no run is left, or the home or the lock is gone; return False if
+    it was shut down before. ``signals``: a descriptor with the numbers of those that came."""
+    listener = messages.Listener(lock)
     awaited = [signals] if listener.socket is None else [signals, listener.socket.fileno()]
     faulty, beaten = False, -math.inf
-    while dispatcher.is_there():
+    while dispatcher.is_there() and files.is_in_place(lock, dispatcher.locks / LOCK):
         pause = LOOK_SECONDS
         if time.monotonic() - beaten >= heartbeat.BEAT_SECONDS:
             beaten = time.monotonic()

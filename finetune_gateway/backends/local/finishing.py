@@ -22,6 +22,7 @@ from finetune_gateway.events import Result
 from finetune_gateway.jobs.removal import trained_from
 from finetune_gateway.methods import load_trainer
 from finetune_gateway.settings import files
+from finetune_gateway.settings.sizes import bytes_of
 
 TRIES = 3  # to make a result of checkpoints that are as they were saved
 
@@ -58,7 +59,7 @@ def remove_surplus(run: Run, result: Result) -> None:
     surplus = [] if needed else checkpoints.surplus(run.checkpoints, step, last)
     if not surplus:
         return None
-    size = files.bytes_of([Path(one.model) for one in surplus])
+    size = bytes_of([Path(one.model) for one in surplus])
     checkpoints.remove(surplus)
     names = " and ".join(one.id for one in surplus)
     run.event(

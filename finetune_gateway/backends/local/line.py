@@ -12,6 +12,9 @@ import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_gateway.backends.local import run_folder
 
 LIVE = "status IN ('queued', 'running')"  # as the index of the table has it
 MAX_STARTS = 30  # workers of a run in all, those that died before they started to train included
@@ -98,6 +101,28 @@ def _are_names(text: str) -> bool:
 
 def _is_name(text: str) -> bool:
     return 0 < len(text) < 200 and text.isprintable() and "/" not in text and text[0] != "."
+
+
+def has_often_died(row: sqlite3.Row) -> bool:
+    """Return True for a run that may have had all the workers that it gets."""
+    from_here: int = row["fence"] - row["first_fence"]
+    often: bool = row["attempts"] >= row["max_attempts"]
+    return often or from_here >= MAX_STARTS
+
+
+def without_taken(
+    slots: Iterable[str], rows: Iterable[sqlite3.Row], runs: Path, besides: str = ""
+) -> list[str]:
+    """Return those slots on which none of these runs has a living worker. A slot is a lock too, but
+    the file of that may have been removed."""
+    taken = {
+        row["slot"]
+        for row in rows
+        if row["id"] != besides
+        and not defect(row)
+        and run_folder.has_worker(runs / row["id"], row["pid"], row["pid_start"])
+    }
+    return [one for one in slots if one not in taken]
 
 
 def unmet(after: Iterable[str], statuses: Mapping[str, str]) -> list[str]:

@@ -155,7 +155,9 @@ class Queue:
     # -- workers -------------------------------------------------------------------------
 
     def alive(self, run_id: str) -> bool:
-        return run_folder.has_worker(self.folder(run_id))
+        row = self.find(run_id)
+        process = (row.pid, row.pid_start) if row else ()
+        return run_folder.has_worker(self.folder(run_id), *process)
 
     def require_ended(self, run_id: str) -> None:
         """Wait for a moment until the worker of an ended run has left. Raises JobNotFinished."""
@@ -221,7 +223,7 @@ class Queue:
 
     def _needs_worker(self, row: RunRow) -> bool:
         run_id, folder = row.id, self.folder(row.id)
-        if row.status.final:
+        if row.status.final or processes.lives(row.pid, row.pid_start):
             return False
         if row.cancel_at is not None:
             self._end(run_id, JobStatus.CANCELLED, None)
@@ -339,7 +341,8 @@ class Queue:
 
     def try_slot(self) -> tuple[str, int] | None:
         """Take a free slot; return its name and the descriptor that holds it, or None."""
-        for name in slots():
+        found = self.store.query(f"SELECT * FROM runs WHERE slot IS NOT NULL AND {line.LIVE}")
+        for name in line.without_taken(slots(), found.fetchall(), self.settings.runs):
             descriptor = try_lock(self.settings.locks / f"slot-{name}")
             if descriptor is not None:
                 return name, descriptor

@@ -89,6 +89,7 @@ class Run:
         self._counting = threading.Lock()  # of what the row counts of this attempt
         self._counted, self._taken_back = False, False
         self._place = identity(self.folder)
+        self.locks: dict[Path, int] = {}  # their files and descriptors, while the worker lives
         self.queue.sweep(run_id)
 
     def _with_base_as_it_lies(self, spec: TrainingSpec) -> TrainingSpec:
@@ -384,7 +385,14 @@ class Run:
             ended.set()
             thread.join()
 
+    def _hold_locks(self) -> None:
+        """Lock the files of our locks again, if somebody has removed or replaced them."""
+        if not self.folder_is_gone() and self.settings.locks.is_dir():
+            for path, descriptor in self.locks.items():
+                self.locks[path] = files.lock_again(descriptor, path)
+
     def _beat(self) -> None:
+        self._hold_locks()
         try:
             seconds = {"seconds": self.seconds} if self._began else {}
             values = {"heartbeat_at": time.time(), "seconds_left": self.seconds_left, **seconds}
@@ -399,7 +407,10 @@ class Run:
         if self.lost or row.cancel_at is not None or row.pause_at is not None:
             self.stop.set()
         if not self.stop.is_set():
-            self.queue.ensure_dispatcher(self.environment, by_user=False)
+            try:
+                self.queue.ensure_dispatcher(self.environment, by_user=False)
+            except OSError as exc:  # of its locks: the next heartbeat may start it
+                print(f"no dispatcher: {exc}", file=sys.stderr)
 
     def _progress(self) -> dict[str, float | int | None]:
         """Return what the row says of our progress; tell of one that is missing."""

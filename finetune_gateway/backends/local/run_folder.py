@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from finetune_gateway.settings import files
+from finetune_gateway.settings import files, processes
 
 RUN_FILE = "run.json"  # what to train; written last: with it a run folder is complete
 LOG, LOCK = "worker.log", "worker.lock"
@@ -44,13 +44,16 @@ def missing(folder: Path) -> str:
     return f"Its run folder {folder} is gone: it was deleted, or moved. {PUT_BACK}"
 
 
-def has_worker(folder: Path) -> bool:
-    """Return True if a living process holds the lock of a run's worker. In a folder that cannot be
-    used none does: it ends so, by the dispatcher."""
+def has_worker(folder: Path, pid: int | None = None, start: str | None = None) -> bool:
+    """Return True if a living process holds the lock of a run's worker, or is the one with this
+    number and ``start``: the file of its lock may have been removed. In a folder that cannot be
+    used there is none: it ends so, by the dispatcher."""
     try:
-        return files.is_locked(folder / LOCK)
+        if files.is_locked(folder / LOCK):
+            return True
     except OSError:
         return False
+    return folder.is_dir() and processes.lives(pid, start)
 
 
 def require_usable(folder: Path) -> None:

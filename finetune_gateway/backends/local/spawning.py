@@ -39,9 +39,9 @@ def ensure(
     It inherits the lock that is taken here, so at no moment can a second one start. Raises
     BackendError if it cannot be started.
     """
-    lock, ended = files.try_lock(locks / LOCK), ""
+    lock, ended = take_lock(locks), ""
     if lock is None and (ended := heartbeat.end_silent(locks)):
-        lock = files.try_lock(locks / LOCK)
+        lock = take_lock(locks)
     if lock is None:
         return
     try:
@@ -50,6 +50,14 @@ def ensure(
             _spawn(words, locks, lock, env, ended)
     finally:
         files.unlock(lock)
+
+
+def take_lock(locks: Path) -> int | None:
+    """Take the lock of the dispatcher; None if another has it. Its folder is made again where
+    somebody has removed it, but not the home."""
+    with suppress(FileExistsError):
+        locks.mkdir(files.PRIVATE_FOLDER)
+    return files.try_lock(locks / LOCK)
 
 
 def _spawn(
@@ -99,6 +107,13 @@ def fault(locks: Path) -> str:
 def clear_faults() -> None:
     """Empty the log of this process, the dispatcher: it works again."""
     os.ftruncate(sys.stderr.fileno(), 0)
+
+
+def log_to(locks: Path) -> None:
+    """Let this process, the dispatcher, write its log to a new file: the old one was removed."""
+    descriptor = files.open_private(locks / f"{LOCK}.log", os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
 
 
 def note_shutdown(lock: int) -> None:

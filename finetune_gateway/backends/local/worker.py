@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-from finetune_gateway.backends.local import deaths, hangs, out_of_memory, trackers
+from finetune_gateway.backends.local import deaths, hangs, out_of_memory, run_folder, trackers
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.line import INTERRUPTED
@@ -52,6 +52,10 @@ def main(arguments: list[str]) -> None:
         traceback.print_exc()
         return cannot_begin(Queue(settings), run_id, exc)
 
+    run.locks = {
+        run.folder / run_folder.LOCK: int(run_lock),
+        settings.locks / f"slot-{slot}": int(slot_lock),
+    }
     stop_on_signals(run)
     try:
         died = deaths.load(run.queue.get(run.id).death)
