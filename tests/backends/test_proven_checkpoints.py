@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,21 @@ def test_no_damage_of_any_file_is_used(tmp_path: Path) -> None:
             assert one.name == "checkpoint-2" and one.reason in one.text
             assert names(folder) == ["checkpoint-1", "damaged-checkpoint-2"]
             shutil.rmtree(folder)
+
+
+def test_a_manifest_proves_all_that_it_says(tmp_path: Path) -> None:
+    """With what a checkpoint was made, and of what base a result is, too: each bit counts."""
+    point = saved_checkpoints(tmp_path, 2) / "checkpoint-2"
+    checkpoints.finish(point, {"environment": {"torch": "2.13.0"}})
+    path = point / MANIFEST
+    raw, whole = path.read_bytes(), checkpoints.about(point)
+    for at in range(0, len(raw) * 8, 3):
+        flip(path, at)
+        assert checkpoints.defect(point) and checkpoints.about(point) == {}, (at, path.read_bytes())
+        path.write_bytes(raw)
+    assert checkpoints.defect(point) == "" and checkpoints.about(point) == whole
+    path.write_text(json.dumps(whole))  # of an earlier version
+    assert checkpoints.defect(point) == "" and checkpoints.about(point) == whole
 
 
 def test_a_file_more_is_a_damage(tmp_path: Path) -> None:

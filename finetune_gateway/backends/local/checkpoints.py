@@ -7,7 +7,6 @@ torch.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,11 @@ from zipfile import BadZipFile, ZipFile
 
 from finetune_gateway.backends.local import manifests
 from finetune_gateway.backends.local.run_file import BASE_FILE, base_of, read_run_file
-from finetune_gateway.errors import GatewayError, NotFoundError, SpecError
+from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, StoreError
 from finetune_gateway.estimation.weights import read_header, read_json
 from finetune_gateway.events import Checkpoint, Result
 from finetune_gateway.jobs.handle import MANIFEST
-from finetune_gateway.settings import config, files
+from finetune_gateway.settings import config, files, sealed
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
 
@@ -77,9 +76,8 @@ def finish(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest of a checkpoint, with the size and the hash of each of its files: now it
     counts. ``about``: what else it says. Raises OSError."""
     saved = manifests.describe(folder, without=BESIDE)
-    text = json.dumps({**about, "files": saved}, indent=2)
     # Not put on the disk: what a power cut has damaged is noticed, and ``sync`` comes in time.
-    files.write_atomic(folder / MANIFEST, text, private=True, fsync=False)
+    sealed.write(folder / MANIFEST, {**about, "files": saved}, fsync=False)
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 
@@ -112,10 +110,9 @@ def about(folder: Path) -> dict[str, Any]:
     """Return what the manifest of a checkpoint says; nothing of one of an earlier version, or where
     it cannot be read."""
     try:
-        found = read_json(folder / MANIFEST, MAX_STATE)
+        return _manifest(folder)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -170,10 +167,19 @@ def _difference(folder: Path, optimizer: bool) -> str:
     return manifests.difference(folder, saved, without=BESIDE, reading=read)
 
 
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return what the manifest of a checkpoint says. Raises OSError, ValueError for one that was
+    changed."""
+    try:
+        found = read_json(folder / MANIFEST, MAX_STATE)
+        return sealed.unsealed(found, folder / MANIFEST, "")
+    except StoreError as exc:
+        raise ValueError(exc.message) from None
+
+
 def _saved(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the files in a manifest. Raises OSError, ValueError."""
-    found = read_json(folder / MANIFEST, MAX_STATE)
-    saved = found.get("files") if isinstance(found, dict) else None
+    saved = _manifest(folder).get("files")
     if not isinstance(saved, dict) or not manifests.is_saved(saved):
         raise ValueError(f"{MANIFEST} has no list of files")
     return saved

@@ -17,6 +17,7 @@ from finetune_gateway.backends.local import bases, builtin, hub, manifests
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
 from finetune_gateway.estimation import weights
 from finetune_gateway.jobs.handle import MANIFEST
+from finetune_gateway.settings import sealed
 from finetune_gateway.settings.files import locking, sha256_of
 from finetune_gateway.settings.hashing import sha256_of_all
 from finetune_gateway.settings.home import Settings
@@ -206,11 +207,12 @@ def require_as_saved(folder: Path, settings: Settings) -> None:
     without has none. Weights of gigabytes are hashed again only if they have changed."""
     try:
         about = weights.read_json(folder / MANIFEST, MAX_MANIFEST)
+        about = sealed.unsealed(about, folder / MANIFEST, "") if isinstance(about, dict) else {}
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, StoreError) as exc:
         raise _not_as_saved(folder, f"{MANIFEST} cannot be read ({exc})") from None
-    named = about.get("files") if isinstance(about, dict) else None
+    named = about.get("files")
     if not isinstance(named, dict):
         return  # of somebody else
     found = {name: one["sha256"] if isinstance(one, dict) else one for name, one in named.items()}

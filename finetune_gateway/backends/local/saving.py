@@ -6,7 +6,6 @@ folder is renamed. Where there is a manifest, all files are there.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -22,7 +21,7 @@ from finetune_gateway.backends.local.run import write_json
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.weights import MAX_CONFIG, read_json
 from finetune_gateway.jobs.handle import MANIFEST
-from finetune_gateway.settings import files
+from finetune_gateway.settings import files, sealed
 
 
 def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
@@ -53,7 +52,7 @@ def _fill(temporary: Path, write: Callable[[Path], None], about: dict[str, Any])
     for path in saved:
         files.sync(path)
     hashes = {str(path.relative_to(temporary)): files.sha256_of(path) for path in saved}
-    write_json(temporary / MANIFEST, {**about, "files": hashes})
+    sealed.write(temporary / MANIFEST, {**about, "files": hashes})
 
 
 def keep_stops(folder: Path, base: Path, stop_ids: Collection[int]) -> None:
@@ -74,7 +73,7 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    manifest = sealed.read(path, "Train again, or restore the folder from a copy.")
     for name, digest in manifest["files"].items():
         file = folder / name
         if not file.is_file() or files.sha256_of(file) != digest:
