@@ -31,8 +31,9 @@ def costs(
     quiet: Quiet = False,
 ) -> None:
     """Show the cost of each job: the day it was submitted (UTC), its estimate, its actual cost,
-    and the price both are based on, with source and date; and of each recording, which is paid for
-    without a job. Read from the store: no network, no key. Later price changes do not alter it.
+    and the price both are based on, with source and date. So it does for what is paid without a
+    job: recordings, comparisons, checks and deployments. Read from the store: no network, no key.
+    Later price changes do not alter it.
 
     A cost that is not known is shown as not known, never guessed. Jobs are shown as last seen;
     to update hosted ones, run: ftg list --refresh

@@ -142,7 +142,7 @@ def _compared(gateway: Gateway, names: list[str]) -> list[Path]:
     if f"{COMPARISON}latest" in names:
         from finetune_gateway.evaluation.comparison import Comparison  # only where it is asked for
 
-        newest = Comparison.at(gateway.settings, "latest").id
+        newest = Comparison.at(gateway.settings, f"{COMPARISON}latest").id
         names = [newest if name == f"{COMPARISON}latest" else name for name in names]
     every = (folder for name in names for folder in compared.find(gateway.settings, name))
     return [*dict.fromkeys(every)]

@@ -82,7 +82,7 @@ def _comparison(
     quiet: bool,
 ) -> None:
     explain, markdown, json = wanted
-    found = Comparison.load("latest" if name == f"{PREFIX}latest" else name)
+    found = Comparison.load(name)
     path = out or (None if any(wanted) else Path(f"{found.id}.html"))
     if path is not None:
         # Imported here: text alone needs no templates.

@@ -106,7 +106,8 @@ class Comparison(Pictured):
 
     @classmethod
     def load(cls, name: str, home: str | os.PathLike[str] | None = None) -> Self:
-        """Return a comparison that was kept; ``latest`` is the newest. Raises NotFoundError."""
+        """Return a comparison that was kept; ``latest`` and ``cmp-latest`` are the newest. Raises
+        NotFoundError."""
         return cls.at(Settings.load(home), name)
 
     @classmethod
@@ -115,9 +116,12 @@ class Comparison(Pictured):
         if not isinstance(name, str):
             raise SpecError(f"A comparison is named by its id, not by {shown(name)}.")
         known = ids(settings)
-        found = known[-1:] if name == "latest" else [one for one in known if one.startswith(name)]
+        newest = name in ("latest", f"{PREFIX}latest")
+        found = known[-1:] if newest else [one for one in known if one.startswith(name)]
         if name in known:
             found = [name]
+        if newest and not found:
+            raise NotFoundError("There are no comparisons yet.", hint="Run: ftg compare --help")
         if len(found) != 1 or not name:
             what = "There is no comparison" if not found else "More than one comparison begins with"
             some = ", ".join(found or known[-5:])

@@ -13,7 +13,7 @@ from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, UnsupportedError
 from finetune_gateway.jobs import added_models, fetched
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
-from finetune_gateway.jobs.store import Store
+from finetune_gateway.jobs.store import NEWEST, Store
 from finetune_gateway.tokens.encodings import base_model
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _job_of(name: str, store: Store) -> JobRecord | None:
     try:
         return store.find(name)
     except NotFoundError:
-        if name in ("latest", "-"):
+        if name in NEWEST:
             raise
         return None
 

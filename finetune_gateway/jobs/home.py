@@ -22,7 +22,6 @@ from finetune_gateway.jobs import (
     home_backends,
     ledger,
     many,
-    model_names,
     permits,
     planning,
     pruning,
@@ -38,7 +37,7 @@ from finetune_gateway.jobs.planning import Plan
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.removal import Removed, Remover
-from finetune_gateway.jobs.store import LIVE
+from finetune_gateway.jobs.store import LIVE, NEWEST
 from finetune_gateway.jobs.submission import Submitter
 from finetune_gateway.model import exact_methods
 from finetune_gateway.settings import config
@@ -107,7 +106,7 @@ class HomeJobs(OpenHome, ABC):
         job that was the newest then: else a submit that is repeated would train on from its own
         job. ``again``: that is wanted. Return the data, as a Dataset where they had to be read."""
         named = options.get("continue_from")
-        if again or not isinstance(named, str) or named not in model_names.LATEST:
+        if again or not isinstance(named, str) or named not in NEWEST:
             return data  # and leave no home behind, should the rest be refused
         newest = continuing.may_have_made(options, self.store)
         if newest is None:

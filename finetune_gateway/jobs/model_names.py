@@ -11,10 +11,9 @@ from finetune_gateway.errors import NotFoundError
 from finetune_gateway.jobs import added_models, fetched, recordings, results
 from finetune_gateway.jobs.handle import FILE_NAME, ModelHandle
 from finetune_gateway.jobs.records import JobRecord
-from finetune_gateway.jobs.store import Store
+from finetune_gateway.jobs.store import NEWEST, Store
 from finetune_gateway.text.cleaning import visible
 
-LATEST = ("latest", "-")
 NEAR = 3  # names in a message
 
 
@@ -59,11 +58,11 @@ def meaning(name: str, store: Store) -> Meaning:
     if name.startswith("ft:"):
         return OfHost(name)
     try:
-        return OfJob(_job(name, store))
+        return OfJob(store.find(name))
     except NotFoundError as exc:
         if "/" in name and not name.startswith((".", "/", "~")):
             return Base(name)
-        if name in LATEST or exc.message.startswith("Several"):
+        if name in NEWEST or exc.message.startswith("Several"):
             raise
     model = fetched.model_of(store.settings, name)
     if model != name:
@@ -82,16 +81,7 @@ def _known(name: str, store: Store) -> Meaning | None:
     job, step = results.split(name)
     if step is None:
         return None
-    return OfJob(store.that_made(job) or _job(job, store), step)
-
-
-def _job(name: str, store: Store) -> JobRecord:
-    try:
-        return store.find(name)
-    except NotFoundError as exc:
-        if name in LATEST:
-            raise NotFoundError("There are no jobs yet.", hint="Run: ftg submit --help") from exc
-        raise
+    return OfJob(store.that_made(job) or store.find(job), step)
 
 
 def _unknown(name: str, store: Store) -> NotFoundError:

@@ -41,6 +41,7 @@ from finetune_gateway.settings.home import Settings
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import clean, encodable
 
+NEWEST = ("latest", "-")  # names of the newest job
 LIVE = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 
 
@@ -105,18 +106,14 @@ class Store:
     def find(self, name: str) -> JobRecord:
         """Return a job by its id, a unique prefix of it (with or without ``ftg-``), the provider's
         id, or ``latest``. Raises NotFoundError, also if several jobs match."""
-        if name in ("latest", "-"):
+        if name in NEWEST:
             rows = self.query("SELECT * FROM jobs ORDER BY rowid DESC LIMIT 1").fetchall()
         else:
+            whole = "SELECT * FROM jobs WHERE id = ?1 OR provider_id = ?1"
+            begun = "substr(id, 1, length(?1)) = ?1 OR substr(id, 5, length(?1)) = ?1"
+            rows = self.query(whole, (name,)).fetchall()
             rows = (
-                self.query(
-                    "SELECT * FROM jobs WHERE id = ?1 OR provider_id = ?1", (name,)
-                ).fetchall()
-                or self.query(
-                    "SELECT * FROM jobs WHERE substr(id, 1, length(?1)) = ?1"
-                    " OR substr(id, 5, length(?1)) = ?1 LIMIT 3",
-                    (name,),
-                ).fetchall()
+                rows or self.query(f"SELECT * FROM jobs WHERE {begun} LIMIT 3", (name,)).fetchall()
             )
         if len(rows) == 1:
             return self.record_of(rows[0])
@@ -125,6 +122,8 @@ class Store:
             raise NotFoundError(
                 f"Several jobs begin with {name!r}: {ids}.", hint="Give more of the id."
             )
+        if name in NEWEST:
+            raise NotFoundError("There are no jobs yet.", hint="Run: ftg submit --help")
         raise NotFoundError(f"There is no job {name!r}.", hint="Run: ftg list")
 
     def jobs(
