@@ -14,9 +14,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.estimation.estimate import Range
@@ -24,9 +24,12 @@ from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import ZERO, Budget, Hold
+from finetune_gateway.jobs.records import MOST_ESTIMATED
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
+from finetune_gateway.text.cleaning import visible
 
+Sum = Annotated[Decimal, Field(ge=0, le=MOST_ESTIMATED)]
 COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
 CHECK = "check:"  # and of what a check of a model has
 DEPLOYMENT = "deployment:"  # and of what a deployment of a job's model costs, until it is ended
@@ -50,8 +53,8 @@ class Charge(Model):
     model: str
     cost: Range[Decimal] | None = None
     prices: tuple[Price, ...] = ()
-    reserved_usd: Decimal = ZERO
-    spent_usd: Decimal | None = None
+    reserved_usd: Sum = ZERO
+    spent_usd: Sum | None = None
     basis: str = ""
     ended_at: float | None = None
 
@@ -188,11 +191,16 @@ def of_name(store: Store, name: str, ids: Collection[str] = ()) -> list[Charge]:
 
 def _charge(row: sqlite3.Row) -> Charge:
     cost = row["cost"]
-    fields = {**row, "prices": json.loads(row["prices"]), "cost": cost and json.loads(cost)}
     try:
+        fields = {**row, "prices": json.loads(row["prices"]), "cost": cost and json.loads(cost)}
         return Charge.model_validate(fields)
-    except ValueError as exc:
-        raise StoreError(f"The charge {row['id']} cannot be read: {exc}.") from None
+    except (ValueError, TypeError) as exc:
+        where = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else ()
+        field = f": {'.'.join(map(str, where))}" if where else ""
+        raise StoreError(
+            f"What the store has of the charge {visible(str(row['id']))} is damaged{field}.",
+            hint="Restore the file from a copy of yours: what was spent cannot be known without.",
+        ) from None
 
 
 def month(store: Store, moment: float, cap: Decimal | None, without: str = "") -> Budget:

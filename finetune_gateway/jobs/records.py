@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from finetune_gateway.backend import BY_FTG, NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
@@ -23,6 +23,7 @@ from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus, Result, Snapshot
 from finetune_gateway.model import Model
+from finetune_gateway.settings.money import MOST_USD
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import LATEST, clean, moment, visible, whole
@@ -34,6 +35,15 @@ Step = Literal["intent", "uploading", "creating", "sent", "resuming"]
 
 
 Moment = Annotated[float, Field(gt=-LATEST, lt=LATEST)]  # that a calendar has
+Usd = Annotated[Decimal, Field(ge=0, le=MOST_USD)]
+MOST_ESTIMATED = 10**6 * MOST_USD  # of a file at the limits of all hosts far less
+
+
+def _within(cost: Range[Decimal]) -> Range[Decimal]:
+    """Raise ValueError for an estimate that nothing costs."""
+    if not (cost.low >= 0 and cost.high <= MOST_ESTIMATED):
+        raise ValueError("no amount of USD")
+    return cost
 
 
 class StoredFile(Model):
@@ -71,7 +81,7 @@ class StoredEstimate(Model):
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
-    cost_usd: Range[Decimal] | None = None
+    cost_usd: Annotated[Range[Decimal], AfterValidator(_within)] | None = None
     billed_tokens: Range[int] | None = None
     counted: _CountedRows | None = Field(default=None, alias="tokens")
     trained_tokens: Range[int] | None = None
@@ -100,8 +110,8 @@ class JobRecord(BaseModel):
     columns: dict[str, str] = {}  # of the user's data, and the keys they were read as
     system_prompt: str | None = None
     estimate: dict[str, Any] | None = None
-    max_cost_usd: Decimal | None = None  # the limit of its submit
-    quote_usd: Decimal | None = None  # what its host has named as its price: see ``quotes``
+    max_cost_usd: Usd | None = None  # the limit of its submit
+    quote_usd: Usd | None = None  # what its host has named as its price: see ``quotes``
     metadata: dict[str, str] = {}  # the user's own
     allowed: dict[str, int] = {}  # private data that it may send: kinds, and how often found
     submit_key: str
@@ -128,7 +138,7 @@ class JobRecord(BaseModel):
     polled_at: Moment | None = None
     trained_tokens: int | None = None
     seconds: float | None = None  # of work, by the backend's own clock
-    cost_usd: Decimal | None = None  # as its host bills it, so far or in all
+    cost_usd: Usd | None = None  # as its host bills it, so far or in all
     progress: float | None = None  # from 0 to 1, as its host says
     place_in_line: int | None = None  # at its host, while it waits there
     expected_start_at: Moment | None = None  # while it waits, as its host expects it

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
-from itertools import cycle, islice
+from decimal import Decimal
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from support.sleepers import Home
 from finetune_gateway import Gateway, GatewayError, JobStatus
 from finetune_gateway.backends.local import states
 from finetune_gateway.cli import main
+from finetune_gateway.jobs import charges
+from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.records import JobRecord
 
 NONSENSE: tuple[Any, ...] = (
@@ -99,3 +103,64 @@ def test_nonsense_in_a_column_is_of_one_job_alone(
             except Exception as exc:
                 raised.append(f"{what}: {act}: {exc!r}")
     assert not raised, "\n".join(raised)
+
+
+MONEY = ("max_cost_usd", "quote_usd", "cost_usd", "estimate")
+NUMBERS = (
+    *("trained_tokens", "seconds", "progress", "place_in_line", "expected_start_at", "tries"),
+    *("not_before", "turned_away", "resumes", "held_out_share", "priority", "start_at"),
+)
+FAR = ("-3.5e300", "3.5e300", "-1", "1e99999", "NaN", "Infinity")
+
+
+def test_amounts_that_nothing_costs_are_of_one_job_alone(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And numbers that nothing has: each command says which is damaged, or leaves it out."""
+    gateway = Gateway(home)
+    made, store = [], gateway.store
+    for column in (*MONEY, *NUMBERS):
+        for value in FAR[:6] if column in MONEY else FAR[:2]:
+            job = record(backend="openai", status=JobStatus.RUNNING, step="sent", hosted=True)
+            store.add(job.model_copy(update={"provider_id": job.id}))
+            given: Any = value if column in MONEY else float(value)
+            if column == "estimate":
+                given = json.dumps({"cost_usd": dict.fromkeys(("low", "expected", "high"), value)})
+            with store.transaction() as db:
+                db.execute(f"UPDATE jobs SET {column} = ? WHERE id = ?", (given, job.id))
+            made.append((job.id, f"{column} = {value}"))
+    good = record(backend="openai", status=JobStatus.RUNNING, step="sent", hosted=True)
+    store.add(good.model_copy(update={"provider_id": good.id}))
+    bugs = []
+    for words, what in [
+        *((words, "") for words in (*OF_ALL, ["costs", "--json"])),
+        *((["status", job_id, *more], what) for job_id, what in made for more in ([], ["--json"])),
+    ]:
+        code = main(words)
+        said = capsys.readouterr()
+        if code not in (0, 1) or "Traceback" in said.err or "This is a bug" in said.err:
+            bugs.append(f"{' '.join(words)} {what}: {code} {said.err[-300:]}")
+        if words[0] == "list" and "--json" in words:
+            assert good.id in said.out
+    assert not bugs, "\n".join(bugs)
+
+
+def test_a_charge_with_an_amount_that_nothing_costs(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its sum cannot be known, and an error says whose it is."""
+    store = Gateway(home).store
+    about: Any = {"name": "recorded:x", "backend": "openai", "host": "openai", "model": "m"}
+    one = Charge(id="c1", created_at=time.time(), spent_usd=Decimal(1), ended_at=1.0, **about)
+    charges.reserve(store, one, None)
+    for column, value in product(("reserved_usd", "spent_usd", "prices", "cost"), FAR):
+        with store.transaction() as db:
+            [before] = db.execute(f"SELECT {column} FROM charges").fetchone()
+            db.execute(f"UPDATE charges SET {column} = ?", (value,))
+        for words in (["costs"], ["list", "--all", "--costs"]):
+            assert main(words) in (0, 1)
+            said = capsys.readouterr()
+            assert "Traceback" not in said.err and "This is a bug" not in said.err, said.err
+            assert words[0] == "list" or f"the charge c1 is damaged: {column}" in said.err, said.err
+        with store.transaction() as db:
+            db.execute(f"UPDATE charges SET {column} = ?", (before,))
