@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from functools import lru_cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -112,13 +113,18 @@ def gpus_named(text: str) -> list[str]:
     """
     if not isinstance(text, str):
         raise SpecError(f"gpu is a name, not {shown(text)}.", hint="Like 'H200'.")
+    return [*_fitting(text)]
+
+
+@lru_cache(maxsize=512)  # each row of the price table asks
+def _fitting(text: str) -> tuple[str, ...]:
     wanted = _split(text)
     found = [
         name
         for name, gpu in GPUS.items()
         if any(_fits(text, wanted, own, gpu.memory_bytes // GIB) for own in (name, *gpu.also))
     ]
-    return sorted(found, key=lambda name: GPUS[name].memory_bytes)
+    return tuple(sorted(found, key=lambda name: GPUS[name].memory_bytes))
 
 
 def _fits(text: str, wanted: tuple[str, int | None], name: str, size: int) -> bool:

@@ -391,9 +391,11 @@ def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
     masked = setup.device == "cpu" and setup.masked(rows)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     hidden, full = shape.hidden_size, setup.kind == "full"
-    # Two norms' inputs and outputs, q, k, v, the attention's output, four of the MLP's.
+    # Two norms' inputs and outputs, q, k, v, the attention's output, four of the MLP's: both maps,
+    # what the activation gives, and the product; two where nothing is gated.
     numbers = 4 * hidden + 2 * queries + 2 * keys
-    numbers += 4 * shape.intermediate_size * shape.active_experts + shape.heads + 2
+    inner = 4 if shape.gated else 2
+    numbers += inner * shape.intermediate_size * shape.active_experts + shape.heads + 2
     if masked:  # with a mask, keys and values are copied for each query head
         numbers += 2 * (queries - keys)
     if shape.model_type in QK_NORM:

@@ -49,9 +49,13 @@ class ModelShape(BaseModel):
         return attention | {name: (hidden, inner) for name in self._mlp}
 
     @property
+    def gated(self) -> bool:
+        """Return whether the MLP multiplies two maps of its input."""
+        return self.model_type not in _UNGATED
+
+    @property
     def _mlp(self) -> tuple[str, ...]:
-        gated = self.model_type not in _UNGATED
-        return ("gate_proj", "up_proj", "down_proj") if gated else ("up_proj", "down_proj")
+        return ("gate_proj", "up_proj", "down_proj") if self.gated else ("up_proj", "down_proj")
 
     @property
     def block_parameters(self) -> int:

@@ -171,6 +171,8 @@ def test_memory_of_single_rows_is_near_the_measured_one() -> None:
         ((512, 1_408, 8, 8, 4, 32_000, "qwen3"), 1, 1_024, {"packing": True}, 46.9),
         ((512, 1_408, 8, 8, 4, 32_000, "qwen3"), 4, 213, {"training_type": "full"}, 50.9),
         ((640, 1_728, 14, 10, 5, 50_000, "llama"), 2, 128, {}, 49.3),
+        ((256, 1_024, 4, 4, 4, 1_000, "gpt_neox"), 1, 512, {}, 16.7),  # whose MLP has no gate
+        ((256, 1_024, 4, 4, 4, 1_000, "starcoder2"), 1, 512, {}, 16.8),
     ],
 )
 def test_what_a_layer_saves_is_counted_tensor_by_tensor(
