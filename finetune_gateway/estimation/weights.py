@@ -240,9 +240,15 @@ def _stamp(path: Path) -> list[int]:
 def _read_cache(path: Path) -> dict[str, Any]:
     """Return the hashes of earlier calls; none from a file that cannot be used."""
     try:
-        return sealed.read(path, "")
+        return {name: one for name, one in sealed.read(path, "").items() if _is_entry(one)}
     except OSError:
         return {}
+
+
+def _is_entry(value: Any) -> bool:
+    """Return True for a stamp and a hash, as ``_file_hash`` keeps them."""
+    kinds = [type(one) for one in value] if isinstance(value, list) else []
+    return kinds == [int, int, int, str]
 
 
 # -- words -----------------------------------------------------------------------------------

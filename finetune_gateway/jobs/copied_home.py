@@ -12,31 +12,50 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_gateway.errors import JobNotFinished
+from finetune_gateway.model import Model
 from finetune_gateway.settings import files, sealed
 from finetune_gateway.settings.connections import Rows
 from finetune_gateway.settings.home import PLACE, Settings
+
+
+class Original(Model):
+    """The home that this one is a copy of: where it lies, which store it has, how many jobs."""
+
+    home: str
+    store: tuple[int, int]
+    jobs: int
+
+
+class Place(Model):
+    """What place.json says: where a home lay, which store it had, and of what it is a copy."""
+
+    home: str | None = None
+    store: tuple[int, int] | None = None
+    original: Original | None = None
 
 
 def look(settings: Settings, db: sqlite3.Connection) -> None:
     """Note where a home lies that is opened. In a copy the local jobs that waited or ran are paused
     first, once: where they come from they go on."""
     with suppress(OSError):  # a full disk: the next process that opens it looks
-        if _read(settings)[:2] != _here(settings):
+        noted = _read(settings)
+        if (noted.home, noted.store) != _here(settings):
             with files.locking(settings.locks / "place"):
                 _note(settings, db)
 
 
 def require_original(settings: Settings, job_id: str, query: Callable[..., Rows]) -> None:
     """Raise JobNotFinished for a job that was not sent, in a copy of the home that sends it."""
-    _, _, original = _read(settings)
-    if not original or not _is_there(original):
+    original = _read(settings).original
+    if not original or not _is_there(original.home, original.store):
         return
-    if query("SELECT rowid FROM jobs WHERE id = ?", (job_id,)).fetchone()[0] > original["jobs"]:
+    if query("SELECT rowid FROM jobs WHERE id = ?", (job_id,)).fetchone()[0] > original.jobs:
         return  # made here, since
-    home = original["home"]
+    home = original.home
     raise JobNotFinished(
         f"{job_id} is not sent from here: this home is a copy of {home}, whose job it is too.",
         hint=f"Send it there: ftg --home {home} wait {job_id}. Move or delete that home if it is "
@@ -46,14 +65,15 @@ def require_original(settings: Settings, job_id: str, query: Callable[..., Rows]
 
 
 def _note(settings: Settings, db: sqlite3.Connection) -> None:
-    home, store, original = _read(settings)  # again: another process may have been faster
+    noted = _read(settings)  # again: another process may have been faster
+    home, store, original = noted.home, noted.store, noted.original
     now = _here(settings)
     if (home, store) == now:
         return
     copied = home is not None and home != now[0] and store != now[1]
-    if copied and _is_there({"home": home, "store": store}):
+    if copied and home is not None and store is not None and _is_there(home, store):
         jobs = db.execute("SELECT coalesce(max(rowid), 0) FROM jobs").fetchone()[0]
-        original = {"home": home, "store": store, "jobs": jobs}
+        original = Original(home=home, store=store, jobs=jobs)
         why = f"this home is a copy of {home}, where it goes on; ftg resume trains it here too"
         db.execute(
             "UPDATE runs SET status = 'paused', phase = ?, pause_at = NULL, pid = NULL,"
@@ -61,33 +81,30 @@ def _note(settings: Settings, db: sqlite3.Connection) -> None:
             " WHERE status IN ('queued', 'running') AND cancel_at IS NULL",
             (why,),
         )
-    about = {"home": now[0], "store": now[1], "original": original}
-    sealed.write(settings.home / PLACE, about)
+    about = Place(home=now[0], store=now[1], original=original)
+    sealed.write(settings.home / PLACE, about.model_dump(mode="json"))
 
 
-def _read(settings: Settings) -> tuple[str | None, list[int] | None, dict[str, Any] | None]:
-    """Return what was noted: the home, its store, and of what it is a copy; nothing where that is
-    damaged."""
+def _read(settings: Settings) -> Place:
+    """Return what was noted; nothing where that is damaged."""
     try:
-        about = sealed.read(settings.home / PLACE, "")
-        return about["home"], about["store"], about["original"]
-    except (OSError, KeyError):
-        return None, None, None
+        return Place.model_validate(sealed.read(settings.home / PLACE, ""))
+    except (OSError, ValidationError):
+        return Place()
 
 
-def _here(settings: Settings) -> tuple[str, list[int]]:
+def _here(settings: Settings) -> tuple[str, tuple[int, int]]:
     return os.path.realpath(settings.home), _store_of(settings.database)
 
 
-def _store_of(path: Path) -> list[int]:
+def _store_of(path: Path) -> tuple[int, int]:
     found = os.stat(path)
-    return [found.st_dev, found.st_ino]
+    return found.st_dev, found.st_ino
 
 
-def _is_there(other: dict[str, Any]) -> bool:
+def _is_there(home: str, store: tuple[int, int]) -> bool:
     """Return True if the home of this note is where it was."""
     try:
-        found = _store_of(Settings(Path(other["home"])).database)
-    except OSError:
+        return _store_of(Settings(Path(home)).database) == store
+    except (OSError, ValueError):  # a path that no file can have
         return False
-    return bool(found == other["store"])

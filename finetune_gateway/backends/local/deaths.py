@@ -215,12 +215,21 @@ def find(
     return Death(code, memory=memory, log_start=start, log_end=end)
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("log_bytes", "kernel_kills", "group_kills"), (int,)),
+    "group": (str,),
+    "at": (int, float),
+}
+
+
 def _noted(folder: Path) -> Mapping[str, Any]:
     try:
         noted = json.loads((folder / ATTEMPT).read_text("utf-8"))
-    except (OSError, ValueError):  # of an older version, or damaged
+    except (OSError, ValueError, RecursionError):  # of an older version, or damaged
         return {}
-    return noted if isinstance(noted, dict) else {}
+    if not isinstance(noted, dict):
+        return {}
+    return {name: one for name, one in noted.items() if isinstance(one, _KINDS.get(name, object))}
 
 
 def _words_of_kernel(noted: Mapping[str, Any], pid: int | None, kernel: Kernel) -> str:

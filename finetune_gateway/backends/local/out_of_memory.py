@@ -70,9 +70,10 @@ def kept(folder: Path) -> int | None:
     """Return how many rows an earlier attempt has kept; None without, and where that was damaged:
     memory may run out again, and the steps stay the same."""
     try:
-        return int(sealed.read(folder / MICRO_BATCH, "")["rows"])
-    except (OSError, KeyError):
+        rows = sealed.read(folder / MICRO_BATCH, "").get("rows")
+    except OSError:
         return None
+    return rows if isinstance(rows, int) and rows > 0 else None
 
 
 def halve(folder: Path, spec: TrainingSpec, phase: str) -> int | None:

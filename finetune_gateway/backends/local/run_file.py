@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune_gateway.backends.local.run_folder import RUN_FILE
 from finetune_gateway.errors import StoreError, validation_error_text
+from finetune_gateway.model import Model
 from finetune_gateway.settings import sealed
 from finetune_gateway.spec import TrainingSpec
 
@@ -54,6 +55,15 @@ class RunFile(BaseModel):
         return list(self.origin.continued_from) if self.origin else []
 
 
+class BaseFile(Model):
+    """base.json: what the base was recognised by when the run began."""
+
+    revision: str | None = None
+    sha256: str | None = None
+    weights: str | None = None
+    files: dict[str, str] | None = None
+
+
 def read_run_file(folder: Path) -> RunFile:
     """Return what a run trains. Raises StoreError for a run.json that is gone or damaged."""
     path = folder / RUN_FILE
@@ -68,11 +78,16 @@ def read_run_file(folder: Path) -> RunFile:
 def base_of(folder: Path) -> dict[str, Any]:
     """Return what the base of a run was recognised by when it began; nothing before that. Raises
     StoreError if that is damaged."""
+    path = folder / BASE_FILE
+    hint = (
+        "If its base has stayed the same, delete this file and run: ftg resume. It is written "
+        "anew. Or submit it again."
+    )
     try:
-        return sealed.read(
-            folder / BASE_FILE,
-            "If its base has stayed the same, delete this file and run: ftg resume. It is written "
-            "anew. Or submit it again.",
-        )
+        found = sealed.read(path, hint)
+        BaseFile.model_validate(found)
     except FileNotFoundError:
         return {}
+    except ValidationError as exc:
+        raise StoreError(f"{path} is damaged: {validation_error_text(exc)}.", hint=hint) from None
+    return found

@@ -91,6 +91,6 @@ def are_allowed(folder: Path, resumes: int) -> bool:
     """Return True if other versions are allowed in this resume of a run."""
     try:
         found = json.loads((folder / ALLOWED).read_text("utf-8"))
-    except (OSError, ValueError):  # a damaged one allows nothing
+    except (OSError, ValueError, RecursionError):  # a damaged one allows nothing
         return False
     return isinstance(found, dict) and found.get("changed_versions") == resumes
