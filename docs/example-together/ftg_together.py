@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
@@ -62,8 +62,7 @@ class TogetherBackend(ftg.Backend):
             hosted=True, methods=frozenset({"sft", "dpo"}), options=frozenset(NAMES) - {"seed"},
             training_types=frozenset({"lora", "full"}), refuses=frozenset({"suffix", "metadata"}),
             rules={"extends": "common", "last_not_assistant": "error"},
-            poll_seconds=PAUSES, settle_seconds=TIMEOUT + 10,
-        )  # fmt: skip
+            poll_seconds=PAUSES, settle_seconds=TIMEOUT + 10)  # fmt: skip
 
     def check(self, spec: Spec) -> None:
         self._key()
@@ -76,8 +75,7 @@ class TogetherBackend(ftg.Backend):
     ) -> ftg.Estimate:
         return ftg.Estimate(
             backend=self.name, model=spec.model, method=spec.method, n_epochs=_epochs(spec),
-            n_epochs_rule="1 unless given", tokens=tokens, data_leaves_machine=True,
-        )  # fmt: skip
+            n_epochs_rule="1 unless given", tokens=tokens, data_leaves_machine=True)  # fmt: skip
 
     def models(self) -> list[str]:
         with self.asking() as client:
@@ -122,8 +120,7 @@ class TogetherBackend(ftg.Backend):
                 n_epochs=_epochs(spec), training_method=spec.method,
                 train_on_inputs="auto" if spec.method == "sft" else None,
                 lora=spec.training_type != "full", **TogetherParams.of(spec).model_dump(),
-                **{name: value for name, value in given.items() if value != "auto"},
-            ).id  # fmt: skip
+                **{name: value for name, value in given.items() if value != "auto"}).id  # fmt: skip
 
     def find(self, intent: ftg.Intent) -> str | None:
         with self.asking(doubtful=True) as client:
@@ -142,14 +139,11 @@ class TogetherBackend(ftg.Backend):
         tuned = job.x_model_output_name if status is ftg.JobStatus.SUCCEEDED else None
         return ftg.Snapshot.model_construct(  # figures that can be none are left out for us
             status=status, raw_status=str(job.status), cursor=str(len(events)),
-            events=[ftg.Event(id=f"{provider_id}-{n}", message=one.message, type=one.type,
-                              created_at=datetime.fromisoformat(one.created_at).timestamp())
-                    for n, one in enumerate(events) if n >= int(cursor or 0)],
+            events=[_event(provider_id, n, e) for n, e in enumerate(events)][int(cursor or 0):],
             error=events[-1].message if status is ftg.JobStatus.FAILED and events else None,
             trained_tokens=job.token_count, place_in_line=job.queue_depth or None,
             cost_usd=Decimal(str(job.total_price or "NaN")) / 10**9,  # nanodollars
-            result=ftg.Result(kind="hosted", model=tuned) if tuned else None,
-        )  # fmt: skip
+            result=ftg.Result(kind="hosted", model=tuned) if tuned else None)  # fmt: skip
 
     def cancel(self, provider_id: str) -> None:
         if not self.poll(provider_id, None).status.final:
@@ -196,3 +190,10 @@ class TogetherChat:
 
 def _epochs(spec: Spec) -> int:
     return 1 if spec.n_epochs == "auto" else spec.n_epochs
+
+
+def _event(job: str, n: int, said: Any) -> ftg.Event:
+    when, text = said.created_at, {"type": said.type or "message", "message": said.message or ""}
+    with suppress(TypeError, ValueError):  # of another form, or none: the time it is seen counts
+        when = datetime.fromisoformat(when).timestamp()
+    return ftg.Event.model_construct(id=f"{job}-{n}", created_at=when, **text)

@@ -179,6 +179,18 @@ def test_odd_answers_break_no_poll(
     assert job.wait(30).status is JobStatus.SUCCEEDED
 
 
+@pytest.mark.parametrize("when", [None, 1_780_000_000, "", "yesterday", ["x"]])
+def test_odd_times_of_events_break_no_poll(
+    host: TogetherHost, backend: Any, home: Path, train_file: Path, when: Any
+) -> None:
+    """Of no time, a number and another form than its own; nor do texts that are missing."""
+    job = Gateway(home).submit(train_file, model=MODEL, backend=backend)
+    host.events["ft-1"][0] |= {"created_at": when, "message": None, "type": None}
+    assert job.wait(30).status is JobStatus.SUCCEEDED
+    events = job.events()
+    assert len(events) == len(host.events["ft-1"]) and events[0].created_at > 1_700_000_000
+
+
 def test_a_price_above_the_limit_creates_nothing(
     home: Path, train_file: Path, host: TogetherHost, backend: Any
 ) -> None:
