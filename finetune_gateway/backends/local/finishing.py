@@ -92,8 +92,10 @@ def train_to_the_end(run: Run, trainer: WatchedTrainer) -> None:
         progress.changed += [changed] if changed else []
         run.event(f"Continuing from {checkpoint.name}.", level="warn")
         progress.tell_lost(trainer.state)
-    if checkpoint is None or not progress.stops(trainer.state):
+    if checkpoint is None or not progress.is_over(trainer.state):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    else:  # asked to go on, transformers would take one step more wherever an epoch is not over
+        progress.on_train_end(trainer.args, trainer.state, trainer.control)
     if run.stop.is_set():
         raise Cancelled
     if trainer.state.global_step < trainer.state.max_steps and not progress.stops(trainer.state):

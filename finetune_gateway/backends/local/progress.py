@@ -121,6 +121,10 @@ class Progress(TrainerCallback):
         """Return speed, memory and time left, to be logged beside the loss."""
         return self._pace.figures(self.trained_tokens, state.max_steps - state.global_step)
 
+    def is_over(self, state: TrainerState) -> bool:
+        """Return True if a checkpoint is of the last step of its training."""
+        return self.stops(state) or state.global_step >= state.max_steps
+
     def stops(self, state: TrainerState) -> bool:
         """Return True if the last evaluations of a training were no better than one before."""
         return 0 < self.patience <= overfitting.since_best(losses_of(state, "eval_loss"))
