@@ -43,6 +43,7 @@ CONVERSATIONS = (
     "conversation_id", "chat_id", "dialog_id", "dialogue_id", "session_id", "thread_id", "conv_id",
     "conversation", "chat", "dialog", "dialogue", "session", "thread", "group_id", "id",
 )  # fmt: skip
+_MAPPED = re.compile(r"--map (\w+)=messages")  # in what is advised about such a column
 _COMMAND = re.compile(r"\bftg (?:validate|convert) old\.jsonl")  # in what rules advise
 _SPACES = re.compile(r"[\s\-]+")
 
@@ -95,5 +96,10 @@ def with_path(advice: str, source: Path | None, columns: Mapping[str, str]) -> s
     memory, and a name that cannot be shown as it is, the advice."""
     if "old.jsonl" not in advice or source is None or not str(source).isprintable():
         return advice
+    if columns and (own := _MAPPED.search(advice)):
+        known = {key: column for column, key in columns.items()}
+        mapped = {**{known[key]: key for key in known if key != own[1]}}
+        mapped[known.get(own[1], own[1])] = "messages"
+        advice, columns = advice.replace(own[0], as_option(mapped)), {}
     given = as_argument(source) + (f" {as_option(columns)}" if columns else "")
     return _COMMAND.sub(lambda match: match[0].replace("old.jsonl", given), advice)

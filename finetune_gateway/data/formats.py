@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from finetune_gateway.data import (
     beside,
+    chat_texts,
     dialogues,
     function_sets,
     readers,
@@ -143,6 +144,7 @@ _CLAUDE_EXPORT = _shape(
 _CHATGPT_EXPORT = _shape(
     "chatgpt-export", "chat", chatgpt_export.read, "conversations that ChatGPT has exported"
 )
+CHAT_TEXT = _shape("chat-text", "chat", chat_texts.read, "conversations as one text in a template")
 _MOSS = _shape("moss", "chat", shapes.moss, "conversations of numbered turns (MOSS)")
 _HH = _shape(
     "hh-rlhf", "preference", dialogues.hh,
@@ -316,6 +318,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     *((key, _CHOICE, beside.is_choice_beside) for key in beside.FIRST),
     ("messages", CHAT, _is_chat),  # most rows
     ("label", UNPAIRED, _is_labelled),
+    ("messages", CHAT_TEXT, chat_texts.is_in_text),
     ("custom_id", _BATCH, batch.is_line),
     ("response", _LOG, logs.is_log),
     ("response_body", _LOG, logs.is_log),
@@ -357,6 +360,7 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("contents", _GEMINI, None),
     ("item", _ITEM, evals.is_item),
     ("ideal", _IDEAL, evals.is_ideal),
+    *((key, CHAT_TEXT, chat_texts.is_in_text) for key in ("conversations", "conversation")),
     ("conversations", _ENCODED, encoded.is_encoded),
     ("conversation", _ENCODED, encoded.is_encoded),
     ("input", PREFERENCE, shapes.is_pair_input),

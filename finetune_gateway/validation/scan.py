@@ -357,7 +357,10 @@ class Scan:
         else:
             yield from self._defects_by_format(row, row_format, sent, line.number)
         if line.flagged:
-            yield from text_defects(text, row, self.task.regions)
+            # The marks of a template are not sent of a conversation in a text.
+            marks = "special_tokens_in_text" if row_format is formats.CHAT_TEXT else ""
+            found = text_defects(text, row, self.task.regions)
+            yield from (one for one in found if one.code != marks)
         if line.leftovers and row_format is not None and searcher(*HINTS)(text):
             yield from leftover_defects(text, row, sent)
 

@@ -77,6 +77,9 @@ SHAPES: dict[str, tuple[str, Json, Json]] = {
     "belle": ("rounds", {"conversations": [{"human": "Hi", "assistant": "Hello"}]}, CHAT),
     "coig": ("rounds", {"conversations": [{"question": "Hi", "answer": "Hello"}]}, CHAT),
     "moss": ("moss", moss(), LED),
+    "a text in a template": (
+        "chat-text", {"messages": "### Human: Hi\n### Assistant: Hello"}, CHAT
+    ),
     "cohere": (
         "cohere",
         {"messages": [{"role": "System", "content": SYSTEM}, {"role": "User", "content": "Hi"},

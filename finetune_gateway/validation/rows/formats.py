@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from finetune_gateway.data import formats
+from finetune_gateway.data import chat_texts, formats
 from finetune_gateway.data.canonical import encoded, rows_within
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import listed
@@ -254,11 +254,13 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
 
 
 def chat_as_text(row: Json) -> Defect | None:
-    """Return the defect of a text row that is a message of a conversation, as exports of chats and
-    lists of questions and answers have it; None for another text."""
+    """Return the defect of a text row that is a conversation in a template, or a message of one, as
+    exports of chats and lists of questions and answers have it; None for another text."""
     text = row["text"]
     if not isinstance(text, str):
         return None
+    if chat_texts.is_whole(text):
+        return Defect("chat_in_text", "text", chat_texts.in_words(text), chat_texts.way("text"))
     by = next((key for key in _BY if key in row), None)
     if by and (row.get("type") == "message" or not _IN.isdisjoint(row)):
         what = f"each row is one message of a chat; who speaks is in {quoted(by)}"

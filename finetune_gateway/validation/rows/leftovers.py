@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from finetune_gateway.data import chat_texts
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.row_access import as_dict, as_list, messages_of
 from finetune_gateway.findings import Defect
@@ -142,11 +143,22 @@ def _in_texts(row: Json, sent: CanonicalRow) -> Defects:
             continue
         where = path if sent.row is row else sent.origin(path)
         for code, detail in found:
-            yield Defect(code, where, detail)
+            fix = _as_messages(row) if code == "dialogue_in_text" else ""
+            yield Defect(code, where, detail, fix)
         if reasons:
             yield from _reasoning(written, where, last=path == answers_at[-1])
-    if isinstance(plain := sent.row.get("text"), str) and _DIALOGUE.match(plain):
+    plain = sent.row.get("text")
+    is_dialogue = isinstance(plain, str) and _DIALOGUE.match(plain)
+    if is_dialogue and not chat_texts.is_whole(plain):  # said of the first row (chat_in_text)
         yield Defect("dialogue_in_text", "text")
+
+
+def _as_messages(row: Json) -> str:
+    """Return how a prompt that is a dialogue in a template is read as messages with its answer; ""
+    for another row."""
+    texts = row.get("prompt"), row.get("completion")
+    both = all(isinstance(text, str) for text in texts)
+    return chat_texts.way("prompt") if both and chat_texts.is_open(texts[0]) else ""
 
 
 def _messages(row: Json) -> Iterator[tuple[str, Json]]:
