@@ -112,7 +112,7 @@ def estimate(
     ] = None,
     serve_billions: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Without it: the model's parameters in billions (8)."),
+        typer.Option(metavar="N", help="Without it: parameters in billions (your base's, or 8)."),
     ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help="human (default), json or html.")

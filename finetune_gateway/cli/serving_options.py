@@ -15,7 +15,12 @@ from finetune_gateway.estimation.serving import (
     Traffic,
     serving_costs,
 )
-from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu, check_served
+from finetune_gateway.estimation.serving_bounds import (
+    BILLIONS,
+    check_counts,
+    check_gpu,
+    check_served,
+)
 from finetune_gateway.estimation.throughput import USERS, ServedModel
 from finetune_gateway.methods import METHODS
 
@@ -48,7 +53,7 @@ class ServingOptions:
                 f"{formula} contradicts --serve-tokens-per-second.", hint="Drop one of them."
             )
         check_gpu(self.usd_per_hour, self.tokens_per_second)
-        check_served(self._users, self._billions)
+        check_served(self._users, self._billions(()))
         check_counts(self.requests or 1, self.tokens_in, self.tokens_out)
 
     def _given(self) -> Iterator[str]:
@@ -63,9 +68,13 @@ class ServingOptions:
     def _users(self) -> int:
         return USERS if self.users is None else self.users
 
-    @property
-    def _billions(self) -> float:
-        return ServedModel().billions if self.billions is None else self.billions
+    def _billions(self, estimates: Sequence[Estimate]) -> float:
+        """Return the size that is given, else that of the first base whose shape is known."""
+        if self.billions is not None:
+            return self.billions
+        known = (one.parameters / 1e9 for one in estimates if one.parameters)
+        size = next(known, ServedModel().billions)
+        return max(BILLIONS[0], float(f"{size:.3g}"))
 
     def costs(self, estimates: Sequence[Estimate], prices: Path) -> ServingCosts | None:
         """Return what serving costs; None without a volume or without a model to serve."""
@@ -87,6 +96,6 @@ class ServingOptions:
             usd_per_hour=self.usd_per_hour,
             tokens_per_second=self.tokens_per_second,
             users=self._users,
-            billions=self._billions,
+            billions=self._billions(estimates),
             extra=prices,
         )

@@ -81,7 +81,8 @@ def assumptions(
         what = (
             f"the datasheet of {target.gpu}" if target.gpu else "that of an unnamed GPU, T4 to H200"
         )
-        reached = f"{share:.0%} of the peak of {what}" if share else f"a part of {what}"
+        percent = "below 1 %" if share and share < 0.01 else f"{share or 0:.0%}"
+        reached = f"{percent} of the peak of {what}" if share else f"a part of {what}"
         notes.append(
             f"Speed: {reached}, with all that is recomputed, by runs that others published; a step "
             f"takes {LOW:g} to {HIGH:g} times as long. Several rows at once are padded to the "

@@ -93,7 +93,9 @@ class Estimate(Shown, Given, Computing):
     rows: RowCounts | None = None  # None: a backend was asked for it alone
     tokens: TokenStats | None = None
     billed_tokens: Range[int] | None = None
-    trained_tokens: Range[int] | None = None  # of the whole run, as a local trainer counts them
+    parameters: int | None = None  # of the base, where its shape is known
+    read_tokens: int | None = None  # of the whole run by a local trainer, once rows are cut
+    trained_tokens: Range[int] | None = None  # of these, as it counts them
     steps: int | None = None
     validation_tokens: int | None = None  # of the validation file, once; not in billed_tokens
     cost_usd: Range[Decimal] | None = None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from finetune_gateway.errors import SpecError, shown
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 # A GPU reports less than its label: 22.5 of 24 GB on an L4 and an A10 because of error correction,
 # 79.6 of 80 on an H100 (nvidia-smi). Estimates use this share of the label.
 USABLE = 0.92

@@ -59,6 +59,7 @@ _CALIBRATED_LOW, _CALIBRATED_HIGH = 0.8, 1.5
 _FAR = 4  # times the largest measured model; beyond it the range doubles
 _SAVES = 10  # checkpoints of a job, as in sft.py
 MOST_ROWS = 4096  # larger batches are not tried
+ENDED = "ended by max_steps"  # the rule of epochs then
 
 
 def _memory_range(setup: Setup, expected: int, *, short: int) -> Range[int]:
@@ -126,6 +127,8 @@ def estimate_local(
         n_epochs=plan.epochs,
         n_epochs_rule=_epochs_rule(spec),
         tokens=tokens,
+        parameters=shape.parameters if shape else None,
+        read_tokens=round(plan.passes * (tokens.total - tokens.truncated_tokens)),
         trained_tokens=plan.trained,
         steps=plan.steps,
         validation_tokens=validation.total if validation else None,
@@ -163,7 +166,7 @@ def _on_gpu(target: TargetDevice) -> TargetDevice:
 
 def _epochs_rule(spec: TrainingSpec) -> str:
     if spec.max_steps is not None:
-        return "ended by max_steps"
+        return ENDED
     if spec.n_epochs != "auto":
         return "given"
     return "auto: by the number of rows, as the OpenAI cookbook does"

@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_gateway.estimation.assumptions import ENERGY
-from finetune_gateway.estimation.estimate import Estimate
-from finetune_gateway.estimation.gpus import GIB
+from finetune_gateway.estimation.estimate import Estimate, Range
+from finetune_gateway.estimation.gpus import GIB, MIB
 from finetune_gateway.estimation.hosted import WAIT, stale_prices
-from finetune_gateway.estimation.local import MOST_ROWS
+from finetune_gateway.estimation.local import ENDED, MOST_ROWS
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import (
     LifeCycle,
@@ -56,34 +56,32 @@ def time_text(estimate: Estimate) -> str:
 
 
 def memory_text(estimate: Estimate) -> str:
-    """Return ``3.1 GiB, fits``; ``-`` where a host takes care of it."""
+    """Return ``about 3.1 GiB, fits``; ``-`` where a host takes care of it."""
     if estimate.memory_bytes is None:
         return "-" if estimate.data_leaves_machine else "not known"
     fit = fit_text(estimate)
-    return f"{format_bytes(estimate.memory_bytes.expected)}{', ' if fit else ''}{fit}"
+    (usual,), unit = _two_digits(estimate.memory_bytes.expected)
+    return f"about {usual} {unit}{', ' if fit else ''}{fit}"
 
 
 def memory_range_text(estimate: Estimate) -> str:
-    """Return ``571.1 MiB (556.9 MiB to 713.9 MiB): fits in 23.5 GiB``; of a GPU, whose figures rest
-    on a formula, ``about 20 GiB (16 to 30): fits in 73.6 GiB``."""
+    """Return ``about 20 GiB (16 to 30): fits in 73.6 GiB``."""
     if estimate.memory_bytes is None:
         return memory_text(estimate)
     memory = estimate.memory_bytes
-    needed = format_range(memory, format_bytes)
-    if estimate.gpu:
-        low, usual, high = (
-            _two_digits(size) for size in (memory.low, memory.expected, memory.high)
-        )
-        needed = f"about {usual} GiB ({low} to {high})"
+    (usual, low, high), unit = _two_digits(memory.expected, memory.low, memory.high)
+    needed = f"about {usual} {unit} ({low} to {high})"
     fit, available = fit_text(estimate), estimate.memory_available_bytes
     if not fit:
         return needed
     return f"{needed}: {fit}{f' in {format_bytes(available)}' if available else ''}"
 
 
-def _two_digits(size: int) -> str:
-    """Return the GiB of so many bytes, with two digits."""
-    return f"{Decimal(f'{size / GIB:.2g}'):f}"
+def _two_digits(*sizes: int) -> tuple[list[str], str]:
+    """Return sizes with two digits, in the unit of the first, and that unit."""
+    unit, of = (GIB, "GiB") if sizes[0] >= GIB else (MIB, "MiB")
+    amounts = [size / unit for size in sizes]
+    return [f"{x:.1f}" if x < 9.95 else f"{Decimal(f'{x:.2g}'):,f}" for x in amounts], of
 
 
 def fit_text(estimate: Estimate) -> str:
@@ -122,12 +120,24 @@ def _retired(estimate: Estimate) -> str:
 
 def tokens_text(estimate: Estimate) -> str:
     """Return ``37,000 (2 epochs)``; of a local run what is read of the rows once they are cut, and
-    how many of these tokens are trained: ``37,000 (2 epochs), 9,000 of them trained``."""
+    how many of these tokens are trained: ``37,000 (2 epochs), 9,000 of them trained``. Where a
+    number of steps ends it: ``about 3,700 (10 steps), 850 to 950 of them trained``."""
     tokens, billed, trained = estimate.tokens, estimate.billed_tokens, estimate.trained_tokens
     read = tokens.total - tokens.truncated_tokens if tokens else 0
     counted = billed.expected if billed else read * estimate.n_epochs
     text = f"{counted:,} ({format_count(estimate.n_epochs, 'epoch')})"
-    return text if billed or not trained else f"{text}, {trained.expected:,} of them trained"
+    if billed or not trained:
+        return text
+    if estimate.n_epochs_rule == ENDED and estimate.read_tokens is not None:
+        about = "" if trained.low == trained.high else "about "
+        text = f"{about}{estimate.read_tokens:,} ({format_count(estimate.steps or 0, 'step')})"
+    return f"{text}, {_span(trained)} of them trained"
+
+
+def _span(counts: Range[int]) -> str:
+    """Return ``9,000``, or ``850 to 950``."""
+    low, high = counts.low, counts.high
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def rows_text(estimate: Estimate) -> str:
@@ -272,8 +282,7 @@ def local_figures(estimate: Estimate) -> Iterator[tuple[str, str]]:
     elif estimate.memory_parts is not None:
         yield "  smallest GPU", "none of the known GPUs has enough memory"
     if estimate.trained_tokens is not None and estimate.steps is not None:
-        low, high = estimate.trained_tokens.low, estimate.trained_tokens.high
-        count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        count = _span(estimate.trained_tokens)
         yield "trained tokens", f"{count} in {format_count(estimate.steps, 'step')}"
     if estimate.energy_kwh is not None:
         low_kwh, high_kwh = _plain(estimate.energy_kwh.low), _plain(estimate.energy_kwh.high)

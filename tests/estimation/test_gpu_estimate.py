@@ -142,6 +142,9 @@ def test_memory_of_a_gpu_is_told_with_two_digits() -> None:
     )
     assert any("a trainer that keeps all of them (16,384 tokens x 128,256)" in text
                for text in found.assumptions)  # fmt: skip
+    small = LLAMA_8B.model_copy(update={"hidden_size": 256, "layers": 2, "vocab_size": 512})
+    here = estimate_local(TrainingSpec(model="m"), lengths({512: 8}), small)
+    assert re.fullmatch(r"about 1\.\d GiB \(1\.\d to 1\.\d\)", memory_range_text(here))
     sparse = estimate_local(
         TrainingSpec(model="m", training_type="qlora"), lengths({512: 8}), QWEN3_30B_A3B,
         target=on("H200"),
@@ -152,3 +155,21 @@ def test_memory_of_a_gpu_is_told_with_two_digits() -> None:
     )
     assert "base without its experts in 4 bits" in sparse.assumptions[0]
     assert not any("experts" in text for text in found.assumptions)
+
+
+def test_tokens_of_a_run_that_a_number_of_steps_ends_are_those_of_its_steps() -> None:
+    """3 of 8 steps, 3,072 of 8,192 tokens; which rows come first, and so what is trained, nobody
+    knows. Both lines say the same."""
+    spec = TrainingSpec(model="m", max_steps=3, batch_size=1)
+    found = estimate_local(spec, lengths({1024: 8}), LLAMA_8B, target=on("H200"))
+    said = tokens_text(found)
+    assert said == "about 3,072 (3 steps), 0 to 4,096 of them trained"
+    assert dict(local_figures(found))["trained tokens"] == "0 to 4,096 in 3 steps"
+    whole = estimate_local(spec.model_copy(update={"max_steps": 8}), lengths({1024: 8}), LLAMA_8B)
+    assert tokens_text(whole) == "8,192 (8 steps), 4,096 of them trained"
+
+
+def test_a_share_of_the_peak_that_rounds_to_nothing_is_below_one_percent() -> None:
+    tiny = LLAMA_8B.model_copy(update={"hidden_size": 64, "layers": 2, "vocab_size": 512})
+    found = estimate_local(TrainingSpec(model="m"), lengths({32: 8}), tiny, target=on("H200"))
+    assert any("Speed: below 1 % of the peak" in text for text in found.assumptions)

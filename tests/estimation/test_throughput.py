@@ -98,3 +98,14 @@ def test_the_command_takes_users_and_the_size_of_the_model(ftg: Ftg) -> None:
     for more in ((*serve, "--serve-users", "5", "--serve-tokens-per-second", "100"),
                  ("--serve-users", "5")):  # fmt: skip
         assert ftg(*asked, *more).returncode == 2
+
+
+def test_the_model_that_is_served_has_the_size_of_your_own_base(ftg: Ftg, train_file: Any) -> None:
+    """The first base whose shape is known; one in another place is taken for 8 billion."""
+    for model, size in (("builtin/tiny", "0.00"), ("gpt-4.1-mini-2025-04-14", "8 billion")):
+        said = ftg(
+            "estimate", str(train_file), "--model", model, "--monthly-requests", "9", "--json"
+        )
+        own = next(way for way in json.loads(said.stdout)["serving"]["ways"]
+                   if way["where"] == "own")  # fmt: skip
+        assert f"a model of {size}" in " ".join(own["assumptions"])
