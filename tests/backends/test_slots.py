@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from support.cli import Ftg
+from support.sleepers import Home
 from support.training import a_run
 
 from finetune_gateway.backends.local import nvidia, worker
 from finetune_gateway.backends.local.nvidia import Device, Listing
 from finetune_gateway.backends.local.queue import Queue
-from finetune_gateway.backends.local.slots import find_slots, slots
+from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.slots import find_slots, slots, still_there
 from finetune_gateway.settings.files import unlock
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec
@@ -177,10 +179,11 @@ def test_the_last_list_holds_while_there_is_none(
 
 
 def test_a_job_for_which_the_cpu_was_chosen_sees_no_gpu(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker starts with an environment that names none, and one may be there."""
-    for devices, hidden in ((["cpu"], ""), (None, None), (["gpu-GPU-1"], "GPU-1")):
+    program(lists(ONE))
+    for devices, hidden in ((["cpu"], ""), (None, None), (named(A), A)):
         run = a_run(home, TrainingSpec.build(model="builtin/tiny"), [])
         run.claim(devices=None if devices is None else json.dumps(devices))
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -273,3 +276,27 @@ def test_commands_show_the_slots_and_why_one_is_not_used(
     notes = json.loads(ftg("backends", "local", "--json").stdout)["notes"]
     assert unused in notes
     assert calls.read_text().splitlines().count("-L") == 1
+
+
+def test_a_device_that_is_gone_is_not_waited_for(home: Path, program: Program) -> None:
+    """A job takes another one of those of its submit; if none is left it ends, says so, and a
+    resume lets it take any. While nvidia-smi is of no use nothing is known to be gone."""
+    one = Home(home)
+    gone, here = f"gpu-{B}", f"gpu-{A}"
+    program(lists(ONE))
+    one.add("b")
+    for name, devices in (("a", [gone, here]), ("b", [gone])):
+        with one.queue.store.transaction() as db:
+            changed = "UPDATE runs SET devices = ?, fence = 1 WHERE id = ?"
+            db.execute(changed, (json.dumps(devices), name))
+        worker.work(Run(one.queue.settings, name, 1), gone)
+    another, ended = one.queue.get("a"), one.queue.get("b")
+    assert another.status == "queued" and another.devices == (here,) and not another.attempts
+    assert ended.status == "failed" and f"GPU {B}, which is not here any more" in str(ended.error)
+    assert "ftg resume b" in str(ended.error)
+    assert one.alone is not None
+    one.queue.resume("b", 1)
+    assert one.queue.get("b").status == "queued" and one.queue.get("b").devices is None
+    program("exit 9")
+    nvidia._answers.clear()
+    assert still_there([gone]) == [gone]

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from finetune_gateway.backend.capabilities import AT_ONCE, Schedule
 from finetune_gateway.backends.local import deaths, line, out_of_memory, run_folder, spawning
 from finetune_gateway.backends.local.line import MAX_STARTS
-from finetune_gateway.backends.local.slots import slots
+from finetune_gateway.backends.local.slots import VISIBLE, slots, still_there
 from finetune_gateway.errors import (
     BackendError,
     GatewayError,
@@ -305,9 +305,12 @@ class Queue:
         ``attempt``. The last worker of that, which may not quite have ended, must not write any
         more: the fence is a new one."""
         self.bring_environment(run_id)
-        hang = self._hang_seconds()
+        hang, devices = self._hang_seconds(), self._devices_again(run_id)
         with self.store.transaction() as db:
-            db.execute("UPDATE runs SET hang_seconds = ? WHERE id = ?", (hang, run_id))
+            db.execute(
+                "UPDATE runs SET hang_seconds = ?, devices = ? WHERE id = ?",
+                (hang, None if devices is None else json.dumps([*devices]), run_id),
+            )
             db.execute(
                 "UPDATE runs SET status = CASE status WHEN 'paused' THEN 'queued' ELSE status END,"
                 " phase = CASE status WHEN 'paused' THEN '' ELSE phase END, pause_at = NULL"
@@ -326,6 +329,14 @@ class Queue:
             )
         self.ensure_dispatcher()
         self.bring_environment(run_id)  # and look at once
+
+    def _devices_again(self, run_id: str) -> Sequence[str] | None:
+        """Return the slots that a run may take from its resume on: those of this shell, if it names
+        devices, else those of before, as far as they are still there; any, where none is."""
+        if VISIBLE in os.environ:
+            return slots()
+        before = self.get(run_id).devices
+        return before and (still_there(before) or None)
 
     # -- for the worker ------------------------------------------------------------------
 

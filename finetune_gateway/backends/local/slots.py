@@ -53,6 +53,14 @@ def slots(known: Sequence[str] = ()) -> list[str]:
     return find_slots(os.environ, listing).names
 
 
+def still_there(names: Sequence[str]) -> list[str]:
+    """Return those slots whose devices this machine has, whatever a shell may use; all of them
+    while that cannot be known."""
+    listing = nvidia.list_devices()
+    there = {CPU, *(f"gpu-{device.uuid}" for device in listing.devices)}
+    return [one for one in names if one in there] if listing.answered else [*names]
+
+
 def find_slots(
     environment: Mapping[str, str],
     listing: Listing,

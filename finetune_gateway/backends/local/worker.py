@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from finetune_gateway.backends.local.line import INTERRUPTED
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.read_ahead import read_ahead
 from finetune_gateway.backends.local.run import Cancelled, Fenced, Run
+from finetune_gateway.backends.local.slots import still_there
 from finetune_gateway.backends.local.umask import make_process_private
 from finetune_gateway.errors import GatewayError, StoreError
 from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, packages_of
@@ -33,6 +35,10 @@ from finetune_gateway.settings.home import Settings
 
 # Words in the errors of Python, safetensors (Rust) and torch's writer when a write fails.
 DISK_FULL = ("No space left", "Disk quota", "File too large", "inline_container", "StreamWriter")
+
+
+class TakesAnother(Exception):
+    """The device of this worker is gone, and the run has others."""
 
 
 def main(arguments: list[str]) -> None:
@@ -98,6 +104,8 @@ def work(run: Run, slot: str, died: deaths.Death | None = None) -> None:
     try:
         begin(run, slot, died)
         result, trained_tokens = train(run)
+    except TakesAnother:
+        leave(run, JobStatus.QUEUED, "")
     except Cancelled:
         stopped(run)
     except Fenced:
@@ -154,6 +162,8 @@ def leave(run: Run, status: JobStatus, phase: str) -> None:
 def begin(run: Run, slot: str, died: deaths.Death | None) -> None:
     """Start an attempt at the run on this slot, which is ours until the process ends."""
     run.check()
+    if run.queue.get(run.id).devices:
+        require_device(run, slot)
     if slot != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.partition("-")[2]
     elif run.queue.get(run.id).devices:  # the CPU was chosen; a GPU may be there, and taken
@@ -167,6 +177,26 @@ def begin(run: Run, slot: str, died: deaths.Death | None) -> None:
         run.claim(death=None)
     elif run.queue.get(run.id).resumes:
         run.event("The job was resumed.")
+
+
+def require_device(run: Run, slot: str) -> None:
+    """Raise GatewayError if a run was submitted for devices none of which is there any more, and
+    TakesAnother if it has to take one of them that is another than this."""
+    chosen = run.queue.get(run.id).devices or ()
+    there = still_there(chosen)
+    if slot in there:
+        return
+    gone = slot.partition("-")[2]
+    if there:
+        run.claim(devices=json.dumps(there))
+        run.event(f"GPU {gone} is not here any more: the job takes another of its GPUs.")
+        raise TakesAnother
+    raise GatewayError(
+        f"It was submitted for GPU {gone}, which is not here any more, nor is any other of its "
+        "shell.",
+        hint=f"To let it take any that is here: ftg resume {run.id}. To choose: "
+        f"CUDA_VISIBLE_DEVICES=0 ftg resume {run.id}",
+    )
 
 
 def why_it_died(run: Run, died: deaths.Death, slot: str | None) -> str:
