@@ -77,14 +77,15 @@ def content_of(path: Path, name: Path | None = None) -> Content:
         return Content("", encoding)
     container = _of_text(path, suffix, text, encoding)
     by_name = container in ("", "text") or (container == "csv" and not is_table(text))
-    other = _other(text, whole=len(head) < HEAD) if by_name else None
+    is_object = container == "json-object"
+    other = _other(text, is_object, whole=len(head) < HEAD) if by_name or is_object else None
     return Content("" if other else container, encoding, other)
 
 
-def _other(text: str, *, whole: bool) -> OtherFile | None:
-    from finetune_gateway.data.other_files import other_file  # most files hold rows
+def _other(text: str, is_object: bool, *, whole: bool) -> OtherFile | None:
+    from finetune_gateway.data.other_files import notebook, other_file  # most files hold rows
 
-    return other_file(text, whole=whole)
+    return notebook(text) if is_object else other_file(text, whole=whole)
 
 
 def named(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Files that are neither rows nor a text to train on, though a text is what they look like:
-subtitles, a table in Markdown, a list in YAML, a log around JSON, a dump of SQL, a page of HTML.
+subtitles, a table in Markdown, a list in YAML, a log around JSON, a dump of SQL, a page of HTML,
+a notebook.
 
 Each is recognised by its whole beginning, line for line, so that prose, poems and code about the
 same are texts. Nothing of a file is run or loaded.
@@ -39,6 +40,9 @@ _LOGGED = re.compile(
     r"^[\w.-]+ +\|",
     re.IGNORECASE,
 )
+_NOTEBOOK = re.compile(r'\s*\{\s*"(?:cells|metadata|nbformat|nbformat_minor)"\s*:')
+_CELLS = re.compile(r'"cell_type"\s*:\s*"(?:code|markdown|raw)"')
+NOTEBOOK = "a notebook (Jupyter)"
 _SHORT = ("q", "a")  # names of columns that mean a question and its answer
 
 
@@ -61,6 +65,21 @@ def other_file(text: str, *, whole: bool) -> OtherFile | None:
     lines = (lines if whole else lines[:-1])[:_LOOKED_AT]
     filled = [line for line in lines if line.strip()]
     return next((found for look in _LOOKS if (found := look(text, filled))), None)
+
+
+def notebook(text: str) -> OtherFile | None:
+    """Return what a JSON object is that begins with this text, if it is a notebook of Jupyter.
+
+    https://nbformat.readthedocs.io/en/latest/format_description.html
+    """
+    if not _CELLS.search(text) or not _NOTEBOOK.match(text):
+        return None
+    return OtherFile(
+        NOTEBOOK,
+        "If it makes rows, run it and write them to a file. To train on its cells as text: jq -c "
+        "'.cells[]|{text:(.source|if type==\"array\" then add else . end)}|select(.text)' FILE > "
+        "cells.jsonl",
+    )
 
 
 def _pointer(text: str, _: Sequence[str]) -> OtherFile | None:

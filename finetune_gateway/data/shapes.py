@@ -321,6 +321,12 @@ _PATHS = (
     '{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}.'
 )
 _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
+    (
+        "cells",
+        lambda row: "nbformat" in row,
+        "this is a notebook (Jupyter)",
+        "If it makes rows, run it and write them to a file, one a line.",
+    ),
     ("message_tree_id", None, _TREE, _PATHS),
     *(
         (

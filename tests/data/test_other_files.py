@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,33 @@ def test_another_file_is_named_and_not_trained_on(name: str, tmp_path: Path, hom
     with pytest.raises(DataError, match="not rows"):
         Dataset.open(path).fix(tmp_path / "new.jsonl")
     assert not (tmp_path / "new.jsonl").exists()
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_notebook_is_named(indent: int | None, tmp_path: Path, home: Path) -> None:
+    """Whatever its name and layout; the command writes its cells as texts. A row about cells is
+    none."""
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": ["# A title\n", "and words"]},
+        {"cell_type": "code", "metadata": {}, "outputs": [], "source": "print(1)"},
+    ]
+    book = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    for name in ("it's.ipynb", "book.json"):
+        path = written(tmp_path, name, json.dumps(book, indent=indent))
+        (one,) = gateway.validate(path).findings
+        assert (one.code, one.severity) == ("other_file", "error")
+        assert "The file is a notebook (Jupyter), not rows" in one.message
+        if shutil.which("jq"):
+            command = one.fix.partition("as text: ")[2]
+            subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+            lines = (tmp_path / "cells.jsonl").read_text().splitlines()
+            texts = ["# A title\nand words", "print(1)"]
+            assert [*map(json.loads, lines)] == [{"text": text} for text in texts]
+    in_lines = written(tmp_path, "book.jsonl", json.dumps(book))
+    assert "notebook (Jupyter)" in gateway.validate(in_lines).errors[-1].message
+    row = {"cells": [{"prompt": "Hi", "completion": "Hello"}], "metadata": {"a": "cell_type"}}
+    about = written(tmp_path, "about.json", json.dumps(row))
+    assert "other_file" not in {one.code for one in gateway.validate(about).findings}
 
 
 @pytest.mark.parametrize("name", TEXTS)
