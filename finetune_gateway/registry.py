@@ -21,6 +21,7 @@ from finetune_gateway.errors import (
     MissingDependency,
     NotFoundError,
     SpecError,
+    UnsupportedError,
     raise_alone,
     shown,
     unknown,
@@ -93,6 +94,17 @@ def require_known(name: str) -> None:
     if name not in (known := names()):
         raise NotFoundError(
             f"No backend named {name!r}; installed: {', '.join(known)}.", hint="Run: ftg backends"
+        )
+
+
+def require_openai_contract(name: str | None) -> None:
+    """Raise UnsupportedError for a backend that does not speak OpenAI's contract."""
+    if name in {"local", "fake", *_plugins()}:
+        raise UnsupportedError(
+            f"This command asks hosts of OpenAI's contract, and {name!r} is none.",
+            hint=f"Its jobs are here: ftg list --backend {name}",
+            backend=name,
+            option="backend",
         )
 
 

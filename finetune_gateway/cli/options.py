@@ -183,9 +183,9 @@ def key_backends(
 
     Raises SpecError for an address or a variable that cannot be one, NotFoundError for a profile.
     """
-    # Imported here: it loads the SDK of hosted backends.
-    from finetune_gateway.backends.openai.backend import OpenAIBackend
+    from finetune_gateway.backends.openai.backend import OpenAIBackend  # loads an SDK
 
+    registry.require_openai_contract(profile)
     named = dict.fromkeys([*([api_key_env] if api_key_env else []), *(key_env or [])])
     return [
         OpenAIBackend(

@@ -387,6 +387,7 @@ def _make(job: Job, name: str | None, cap: Decimal | None, most: Decimal | None)
         "name": named,
         "usd_per_hour": None if hour is None else f"{hour.usd:f}",
         "made_at": before.get("made_at", time.time()),
+        "trained": handle.model,  # its files are found by this name
     }
     with making(job, known, hour, cap) as answer:
         answer["model"] = asked = backend.deploy(handle, named)

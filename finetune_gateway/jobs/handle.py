@@ -304,10 +304,11 @@ class ModelHandle(Shown, HandleData):
         backend.connect()
         if self._require_account is not None:
             self._require_account()
-        folder = downloads.folder_of(self, settings.create()) if to is None else to
+        trained = self.model_copy(update={"model": self.deployment.get("trained", self.model)})
+        folder = downloads.folder_of(trained, settings.create()) if to is None else to
         private = to is None
         return self.load(
-            downloads.download(self, backend, folder, base=base, private=private, report=report)
+            downloads.download(trained, backend, folder, base=base, private=private, report=report)
         )
 
     def release(self) -> None:
