@@ -21,6 +21,7 @@ from finetune_gateway import (
     Gateway,
     NotFoundError,
     SpecError,
+    aio,
     api,
     errors,
     evaluations,
@@ -395,3 +396,15 @@ def test_an_import_builds_no_schema() -> None:
     )
     done = subprocess.run([sys.executable, "-c", built], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_arguments_of_a_gateway_are_the_same_wherever_they_are_named() -> None:
+    """In its signature, its docstring, the guide's table, ``use``, and the awaited face."""
+    names = [*inspect.signature(Gateway).parameters]
+    said = re.findall(r"^ {4}(\w+): ", inspect.getdoc(Gateway.__init__) or "", re.MULTILINE)
+    guide = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(\w+)` \|", guide.partition("## Keys")[0], re.MULTILINE)
+    assert said == names and table == names
+    for face in (Gateway, aio.Gateway):
+        assert [*inspect.signature(face).parameters] == names
+        assert [*inspect.signature(face.use).parameters] == ["self", *names[1:]]
