@@ -442,6 +442,8 @@ def test_a_worker_has_the_environment_of_its_submit(
     assert b"hf_of_the_second" not in Path(f"/proc/{dispatcher}/environ").read_bytes()
     first.cancel(), second.cancel()
     end_workers(home)
+    kept = json.loads((home / "runs" / second.id / "run.json").read_text())["shell"]
+    assert kept["tokens"] == ["HF_TOKEN"]  # the name alone
     written = [path for path in home.rglob("*") if path.is_file()]
     assert not [path for path in written if b"hf_of_the_second" in path.read_bytes()]
 

@@ -13,7 +13,7 @@ from support.cli import Ftg
 from support.sleepers import Home
 from support.training import a_run
 
-from finetune_gateway.backends.local import nvidia, worker
+from finetune_gateway.backends.local import nvidia, variables, worker
 from finetune_gateway.backends.local.nvidia import Device, Listing
 from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.backends.local.run import Run
@@ -300,3 +300,30 @@ def test_a_device_that_is_gone_is_not_waited_for(home: Path, program: Program) -
     program("exit 9")
     nvidia._answers.clear()
     assert still_there([gone]) == [gone]
+
+
+def test_a_worker_of_another_shell_says_which_token_is_missing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the machine; where models lie is kept, and a token never is."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    spec = TrainingSpec.build(model="builtin/tiny")
+    shell = variables.of(
+        {"HF_TOKEN": "hf_secret", "HF_HOME": "/disk/hf", "HF_ENDPOINT": "https://me:pw@hub.example"}
+    )
+    assert shell.model_dump() == {"places": {"HF_HOME": "/disk/hf"}, "tokens": ("HF_TOKEN",)}
+    for token, said in (("", True), ("hf_secret", False)):
+        run = a_run(home, spec, [])
+        run.file = run.file.model_copy(update={"shell": shell})
+        monkeypatch.setenv("HF_TOKEN", token)
+        worker.begin(run, "cpu", None)
+        log = run.folder / "events.jsonl"
+        text = log.read_text() if log.exists() else ""
+        assert ("HF_TOKEN was set when the job was submitted" in text) is said
+        assert (f"ftg resume {run.id}" in text) is said
+    given = {"HF_HOME": "/mine"}
+    variables.bring(given, shell)
+    assert given == {"HF_HOME": "/mine"}
+    empty: dict[str, str] = {}
+    variables.bring(empty, shell)
+    assert empty == {"HF_HOME": "/disk/hf"}

@@ -23,6 +23,7 @@ from finetune_gateway.backends.local import (
     origin,
     run_folder,
     trackers,
+    variables,
     versions,
 )
 from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
@@ -308,6 +309,7 @@ class LocalBackend(Backend):
             system_prompt=Dataset(train.path).system_prompt(),
             metadata=dict(metadata or {}),
             tracker=trackers.chosen_variables(spec.report_to, os.environ),
+            shell=variables.of(os.environ),
             versions=versions.installed(),
             created_at=time.time(),
         )
@@ -317,8 +319,7 @@ class LocalBackend(Backend):
         return intent.job_id if self.queue.find(intent.job_id) else None
 
     def poll(self, provider_id: str, cursor: str | None) -> Snapshot:
-        """Return the queue row and the new events. A run that has lost its worker gets another one
-        from the dispatcher, which continues from the last checkpoint."""
+        """Return the queue row and the new events. A run that has lost its worker gets another."""
         row = self.queue.get(provider_id)
         self.queue.see_to([row])
         folder = self.queue.folder(provider_id)
@@ -421,11 +422,10 @@ class LocalBackend(Backend):
 
 def _unknown_model_reason(model: str) -> str:
     """Return why this machine cannot train a model: a host lists the name, and no folder has it."""
-    hosts = profiles.hosts_of(model)
+    hosts = " and ".join(profiles.hosts_of(model))
     if not hosts or os.path.isdir(model):
         return ""
-    where = " and ".join(hosts)
-    return f"{model!r} is a model of {where}; here use owner/name, builtin/tiny or a folder."
+    return f"{model!r} is a model of {hosts}; here use owner/name, builtin/tiny or a folder."
 
 
 def _too_large(estimate: Estimate) -> str:

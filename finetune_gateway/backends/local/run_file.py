@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune_gateway.backends.local.run_folder import RUN_FILE
+from finetune_gateway.backends.local.variables import Shell
 from finetune_gateway.errors import StoreError, validation_error_text
 from finetune_gateway.model import Model
 from finetune_gateway.settings import sealed
@@ -46,6 +47,7 @@ class RunFile(BaseModel):
     system_prompt: str | None = None
     metadata: dict[str, str] = {}
     tracker: dict[str, str] = {}  # variables of ``spec.report_to`` as they were at the submit
+    shell: Shell = Shell()  # of the submit
     versions: dict[str, str]
     created_at: float
 

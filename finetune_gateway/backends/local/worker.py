@@ -17,7 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-from finetune_gateway.backends.local import deaths, hangs, out_of_memory, run_folder, trackers
+from finetune_gateway.backends.local import (
+    deaths,
+    hangs,
+    out_of_memory,
+    run_folder,
+    trackers,
+    variables,
+)
 from finetune_gateway.backends.local.divergence import Diverged
 from finetune_gateway.backends.local.imports import import_training
 from finetune_gateway.backends.local.line import INTERRUPTED
@@ -58,6 +65,7 @@ def main(arguments: list[str]) -> None:
         traceback.print_exc()
         return cannot_begin(Queue(settings), run_id, exc)
 
+    variables.bring(os.environ, run.file.shell)
     run.locks = {
         run.folder / run_folder.LOCK: int(run_lock),
         settings.locks / f"slot-{slot}": int(slot_lock),
@@ -170,6 +178,8 @@ def begin(run: Run, slot: str, died: deaths.Death | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     run.begin()
     attempts = run.begin_attempt(slot)
+    if lacking := variables.missing(os.environ, run.file.shell, run.id):
+        run.event(lacking, level="warn")
     if died is not None:
         text = f"The worker died {why_it_died(run, died, slot)} Attempt {attempts} starts."
         data = {"code": died.code, "phase": died.phase, "step": died.step, "attempt": attempts}
