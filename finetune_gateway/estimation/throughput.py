@@ -2,7 +2,7 @@
 
 Prompts take two FLOPs a weight and token. A step of decoding writes a token for each request at
 once and reads all weights and the cache of every request, so it is bound by bandwidth. Nothing is
-measured here; seven published figures lie inside the range (``bench/serving_speed.py``).
+measured here; eight published figures lie inside the range (``bench/serving_speed.py``).
 """
 
 from __future__ import annotations
