@@ -15,7 +15,13 @@ from typing import Any
 
 from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.data.dataset import Source
-from finetune_gateway.errors import BackendError, BudgetError, NotFoundError, SpecError
+from finetune_gateway.errors import (
+    BackendError,
+    BudgetError,
+    NotFoundError,
+    SpecError,
+    UnsupportedError,
+)
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers, comparing, measures, resolving, statistics
 from finetune_gateway.evaluation import recording as recordings
@@ -310,6 +316,14 @@ def _handle(host: OpenAIBackend, model: str, base: str) -> ModelHandle:
 def _source(model: str, store: Store) -> FineTuneSource:
     found = moving.fetched_source(model, store.settings)
     if found is None or not found.is_fetched:
+        for job in store.select("id = ? AND backend != 'openai'", (model,)):
+            raise UnsupportedError(
+                f"{job.id} was trained at {job.display_name}; fine-tunes are moved from hosts of "
+                "OpenAI's contract.",
+                hint=f"Train its rows elsewhere: ftg submit DATA, then: ftg compare {job.id} JOB",
+                backend=job.backend,
+                option="migrate",
+            )
         name = visible(found.one.name if found else model)
         raise NotFoundError(
             f"The training file of {name} is not here.",
