@@ -53,7 +53,7 @@ class ServingOptions:
                 f"{formula} contradicts --serve-tokens-per-second.", hint="Drop one of them."
             )
         check_gpu(self.usd_per_hour, self.tokens_per_second)
-        check_served(self._users, self._billions(()))
+        check_served(self._users, self._served([]).billions)
         check_counts(self.requests or 1, self.tokens_in, self.tokens_out)
 
     def _given(self) -> Iterator[str]:
@@ -68,13 +68,14 @@ class ServingOptions:
     def _users(self) -> int:
         return USERS if self.users is None else self.users
 
-    def _billions(self, estimates: Sequence[Estimate]) -> float:
-        """Return the size that is given, else that of the first base whose shape is known."""
+    def _served(self, estimates: Sequence[Estimate]) -> ServedModel:
+        """Return the model of the size that was given, else the first base whose shape is known."""
         if self.billions is not None:
-            return self.billions
-        known = (one.parameters / 1e9 for one in estimates if one.parameters)
-        size = next(known, ServedModel().billions)
-        return max(BILLIONS[0], float(f"{size:.3g}"))
+            return ServedModel(self.billions)
+        known = next((one for one in estimates if one.parameters), None)
+        if known is None or known.parameters is None:
+            return ServedModel()
+        return ServedModel(max(BILLIONS[0], known.parameters / 1e9), cache_bytes=known.cache_bytes)
 
     def costs(self, estimates: Sequence[Estimate], prices: Path) -> ServingCosts | None:
         """Return what serving costs; None without a volume or without a model to serve."""
@@ -96,6 +97,6 @@ class ServingOptions:
             usd_per_hour=self.usd_per_hour,
             tokens_per_second=self.tokens_per_second,
             users=self._users,
-            billions=self._billions(estimates),
+            served=self._served(estimates),
             extra=prices,
         )

@@ -20,6 +20,7 @@ from finetune_gateway.estimation.gpus import GIB, GPUS, NO_BFLOAT16
 from finetune_gateway.estimation.memory import LOGIT_BYTES, Setup, head_memory
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.throughput import two_digits
 from finetune_gateway.methods import METHODS
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats, cut_words
@@ -76,7 +77,8 @@ def assumptions(
         notes.append(
             "Memory on a GPU is computed, not measured by us: figures that others published lie "
             "between 0.8 and 1.5 times it. It has to fit in 92 % of the GPU; largest batch and "
-            "smallest GPU are those that the high figure fits."
+            "smallest GPU are those that the high figure fits, the GPU with one row at once unless "
+            "micro_batch_size is set."
         )
         what = (
             f"the datasheet of {target.gpu}" if target.gpu else "that of an unnamed GPU, T4 to H200"
@@ -210,8 +212,11 @@ def warnings(
     """Return warnings: too little memory, truncated rows, an old calibration."""
     notes = []
     if target.gpu and memory and memory.expected > GPUS[target.gpu].usable_bytes:
-        need, have = memory.expected / GIB, GPUS[target.gpu].memory_bytes / GIB
-        notes.append(f"The run needs about {need:.1f} GiB; {target.gpu} has {have:.0f} GiB.")
+        need, usable = memory.expected / GIB, GPUS[target.gpu].usable_bytes / GIB
+        notes.append(
+            f"The run needs about {two_digits(need):f} GiB; "
+            f"of {target.gpu} {usable:.1f} GiB can be used."
+        )
     if tokens.truncated_rows:
         limit = target.row_limit or 0
         whole = target.context is not None and limit >= target.context

@@ -140,10 +140,12 @@ class BreakEven(Computing):
 
     @property
     def answer(self) -> str:
-        """Return the expected volumes in words."""
+        """Return the expected volumes in words, and those at the high cost if they differ."""
         if self.expected is None:
             return f"{self.own} is not cheaper than {self.hosted} at any volume."
-        return f"{self.own} is cheaper than {self.hosted} {self.expected.words()}."
+        most = self.high.brief() if self.high else "never"
+        high = f" With the high estimate of its cost: {most}." if self.high != self.expected else ""
+        return f"{self.own} is cheaper than {self.hosted} {self.expected.words()}.{high}"
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
     @property
@@ -153,12 +155,10 @@ class BreakEven(Computing):
             low = self.low
             also = f"; with the low estimate of its cost {low.brief()}." if low else "."
             return f"{self.answer.removesuffix('.')}{also}"
-        if self.low == self.high:
+        if self.low == self.expected:
             return self.answer
-        least, most = (one.brief() if one else "never" for one in (self.low, self.high))
-        return (
-            f"{self.answer} With the low estimate of its cost: {least}; with the high one: {most}."
-        )
+        least = self.low.brief() if self.low else "never"
+        return f"{self.answer} With the low one: {least}."
 
 
 def find_break_even(own: Curve, hosted: Curve) -> BreakEvenRange | None:

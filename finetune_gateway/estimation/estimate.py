@@ -102,6 +102,7 @@ class Estimate(Shown, Given, Computing):
     seconds: Range[float] | None = None
     memory_bytes: Range[int] | None = None
     memory_parts: MemoryParts | None = None  # of the expected figure
+    cache_bytes: int | None = None  # that a token takes while it is served, in 16 bits
     gpu: str | None = None  # by name, if it would not run on this machine
     smallest_gpu: str | None = None  # of the known ones, that holds the high figure
     largest_batch: int | None = None  # rows a step that fit the GPU, or this machine

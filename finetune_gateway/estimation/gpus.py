@@ -98,12 +98,18 @@ def gpu_name(text: str) -> str:
 
 def gpu_notes(text: str) -> list[str]:
     """Return what has to be said of the GPU with this name: which of several, and its own note."""
-    if not (fitting := gpus_named(text)):
-        return []
-    name, *others = fitting
-    size, also = GPUS[name].memory_bytes // GIB, ", ".join(others)
-    which = f"{text}: {name} is taken, the one with {size} GB; there is also {also}."
-    return [note for note in (which if others else "", GPUS[name].note) if note]
+    fitting = gpus_named(text)
+    own = GPUS[fitting[0]].note if fitting else ""
+    return [note for note in (which_gpu(text), own) if note]
+
+
+def which_gpu(text: str) -> str:
+    """Return which GPU is taken where the name is that of several; else nothing."""
+    name, *others = gpus_named(text) or [""]
+    if not others:
+        return ""
+    size = GPUS[name].memory_bytes // GIB
+    return f"{text}: {name} is taken, the one with {size} GB; there is also {', '.join(others)}."
 
 
 def gpus_named(text: str) -> list[str]:

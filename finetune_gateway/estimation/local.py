@@ -137,6 +137,7 @@ def estimate_local(
         memory_bytes=memory,
         memory_parts=parts,
         memory_available_bytes=usable,
+        cache_bytes=shape.cache_bytes if shape else None,
         gpu=target.gpu,
         smallest_gpu=_smallest(shape, spec, plan),
         largest_batch=largest_batch(shape, setup, max(1, plan.longest), usable)

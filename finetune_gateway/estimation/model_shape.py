@@ -58,6 +58,11 @@ class ModelShape(BaseModel):
         return ("gate_proj", "up_proj", "down_proj") if self.gated else ("up_proj", "down_proj")
 
     @property
+    def cache_bytes(self) -> int:
+        """Return the bytes that keys and values of one token take in 16 bits."""
+        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
+
+    @property
     def block_parameters(self) -> int:
         """Return the parameters of all blocks, with every expert and the norms."""
         return self._blocks(self.experts)

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from datetime import date
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, computed_field
 
 from finetune_gateway.estimation.break_even import BreakEven, Curve, find_break_even
 from finetune_gateway.estimation.estimate import MILLION, Range
-from finetune_gateway.estimation.gpus import GPUS, gpu_notes, gpus_named
+from finetune_gateway.estimation.gpus import gpu_notes, gpus_named
 from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
-from finetune_gateway.estimation.throughput import USERS, ServedModel, throughput
+from finetune_gateway.estimation.throughput import USERS, ServedModel, ServingSpeed, speed_of
 from finetune_gateway.model import Computing, Model
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.encodings import base_model
@@ -115,6 +115,7 @@ class ServingOption(Computing):
     curves: tuple[Curve, Curve, Curve] | None = None
     machines: int | None = None
     tokens_per_second: Range[Decimal] | None = None  # of one GPU of your own, in and out together
+    serves: str = ""  # of your own: the model and the users that this speed is of
     data_leaves_machine: bool
     prices: list[Price] = Field(default_factory=list)
     assumptions: list[str] = Field(default_factory=list)
@@ -146,7 +147,7 @@ def serving_costs(
     usd_per_hour: Decimal | None = None,
     tokens_per_second: Decimal | None = None,
     users: int = USERS,
-    billions: float = ServedModel().billions,
+    served: ServedModel | None = None,
     extra: Path | None = None,
     today: date | None = None,
 ) -> ServingCosts:
@@ -155,9 +156,9 @@ def serving_costs(
     ``hosted``: names of host and base model, which serves fine-tuned. ``untuned``: of those that
     serve as they are: your own GPU competes with the price of the base then. ``gpu``,
     ``usd_per_hour``, ``tokens_per_second`` (in and out together): of your own GPU; by default the
-    rows of the price table and what its datasheet makes of so many ``users`` at once and a model of
-    so many ``billions`` of parameters. ``extra``: the user's price table. Raises
-    SpecError for figures out of bounds, and if ``extra`` is not a price table.
+    rows of the price table and what its datasheet makes of so many ``users`` at once and the model
+    that is ``served`` (one of 8 billion parameters if None). ``extra``: the user's price table.
+    Raises SpecError for figures out of bounds, and if ``extra`` is not a price table.
     """
     check_gpu(usd_per_hour, tokens_per_second)
     check_counts(traffic.requests, traffic.tokens_in, traffic.tokens_out)
@@ -165,7 +166,14 @@ def serving_costs(
     bases = [_as_it_is(host, model, traffic, extra) for host, model in untuned]
     tuned = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
     theirs = [*(way for way in tuned if way not in bases), *bases]
-    speed = _speed(gpu, tokens_per_second, ServedModel(billions), traffic, users)
+    speed = speed_of(
+        gpu,
+        tokens_per_second,
+        served or ServedModel(),
+        traffic.tokens_in,
+        traffic.tokens_out,
+        users,
+    )
     own = _own(gpu, usd_per_hour, speed, traffic, extra, day)
     break_even = [
         comparison
@@ -274,34 +282,13 @@ def _deployment(
 # -- your own GPU -------------------------------------------------------------------------
 
 
-class _Speed(NamedTuple):
-    """Tokens per second of one GPU, in and out together, and where they are from; None with why."""
-
-    tokens: Range[Decimal] | None
-    source: str
-
-
-def _speed(
-    gpu: str, given: Decimal | None, model: ServedModel, traffic: Traffic, users: int
-) -> _Speed:
-    if given is not None:
-        return _Speed(Range[Decimal](low=given, expected=given, high=given), "given by the user")
-    name = next(iter(gpus_named(gpu)), None)
-    if name is None:
-        return _Speed(None, f"The speed of {gpu}: give --serve-tokens-per-second.")
-    found = throughput(GPUS[name], model, traffic.tokens_in, traffic.tokens_out, users)
-    if found is None:
-        return _Speed(None, f"The speed of {name}: {model} and a request do not fit it.")
-    at_once = "1 request" if users == 1 else f"{users:,} requests"
-    return _Speed(
-        found,
-        f"{found.low:f} to {found.high:f} by its bandwidth and FLOP/s, not measured, for {model} "
-        f"and {at_once} at once (--serve-billions, --serve-users)",
-    )
-
-
 def _own(
-    gpu: str, usd: Decimal | None, speed: _Speed, traffic: Traffic, extra: Path | None, today: date
+    gpu: str,
+    usd: Decimal | None,
+    speed: ServingSpeed,
+    traffic: Traffic,
+    extra: Path | None,
+    today: date,
 ) -> list[ServingOption]:
     notes = gpu_notes(gpu)
     gpu = (gpus_named(gpu) or [gpu])[0]  # any other machine keeps its name
@@ -315,6 +302,7 @@ def _own(
             model=gpu,
             data_leaves_machine=False,
             tokens_per_second=speed.tokens,
+            serves=speed.of,
             prices=list(dict.fromkeys(rows)) if rows else [],
             assumptions=[*_own_assumptions(gpu, rows, speed), *notes] if speed.tokens else [],
             unknown=unknown,
@@ -325,7 +313,7 @@ def _own(
     return ways
 
 
-def _own_unknown(gpu: str, rows: Hour | None, speed: _Speed, traffic: Traffic) -> list[str]:
+def _own_unknown(gpu: str, rows: Hour | None, speed: ServingSpeed, traffic: Traffic) -> list[str]:
     notes = []
     if not rows:
         notes.append(f"The price of an hour of {gpu}: give --serve-usd-per-hour or add a row.")
@@ -338,7 +326,7 @@ def _own_unknown(gpu: str, rows: Hour | None, speed: _Speed, traffic: Traffic) -
     return notes
 
 
-def _own_assumptions(gpu: str, rows: Hour | None, speed: _Speed) -> list[str]:
+def _own_assumptions(gpu: str, rows: Hour | None, speed: ServingSpeed) -> list[str]:
     assert speed.tokens is not None  # for the type checker
     rate = speed.tokens.expected
     return [

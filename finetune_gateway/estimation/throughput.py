@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from finetune_gateway.estimation.estimate import Range
-from finetune_gateway.estimation.gpus import Gpu
+from finetune_gateway.estimation.gpus import GPUS, Gpu, gpus_named
 from finetune_gateway.estimation.serving_bounds import check_served
 
 # What is reached of bandwidth and of FLOP/s, and the seconds that an engine takes for each request
@@ -46,9 +46,8 @@ class ServedModel(NamedTuple):
         return 46e3 * float(self.billions) ** 0.5 if self.cache_bytes is None else self.cache_bytes
 
     def __str__(self) -> str:
-        return (
-            f"a model of {self.billions:g} billion parameters in {8 * self.bytes_per_weight:g} bits"
-        )
+        bits = f"{8 * self.bytes_per_weight:g} bits"
+        return f"a model of {self.billions:.3g} billion parameters in {bits}"
 
 
 def throughput(
@@ -74,6 +73,44 @@ def throughput(
     expected, best = speed(*_EXPECTED), speed(*_BEST)
     low, middle, high = map(two_digits, (expected / _SLOWER, expected, best))
     return Range[Decimal](low=low, expected=middle, high=high)
+
+
+class ServingSpeed(NamedTuple):
+    """Tokens per second of one GPU, in and out together, and where they are from; None with why."""
+
+    tokens: Range[Decimal] | None
+    source: str
+    of: str = ""  # which model, for how many at once
+
+
+def speed_of(
+    gpu: str,
+    given: Decimal | None,
+    model: ServedModel,
+    tokens_in: int,
+    tokens_out: int,
+    users: int = USERS,
+) -> ServingSpeed:
+    """Return the speed that was given, else that of the GPU with this name, with its source; None
+    for a GPU that is not known, or one that is too small. Raises SpecError as ``throughput``."""
+    if given is not None:
+        return ServingSpeed(
+            Range[Decimal](low=given, expected=given, high=given), "given by the user"
+        )
+    name = next(iter(gpus_named(gpu)), None)
+    if name is None:
+        return ServingSpeed(None, f"The speed of {gpu}: give --serve-tokens-per-second.")
+    found = throughput(GPUS[name], model, tokens_in, tokens_out, users)
+    if found is None:
+        return ServingSpeed(
+            None,
+            f"The speed of {name}: {model} and a request do not fit it. Of several GPUs give "
+            "--serve-usd-per-hour and --serve-tokens-per-second.",
+        )
+    at_once = "1 request" if users == 1 else f"{users:,} requests"
+    of = f"{model} and {at_once} at once (--serve-billions, --serve-users)"
+    span = f"{found.low:f} to {found.high:f}"
+    return ServingSpeed(found, f"{span} by its bandwidth and FLOP/s, not measured, for {of}", of)
 
 
 def two_digits(amount: float) -> Decimal:

@@ -65,7 +65,7 @@ def memory_text(estimate: Estimate) -> str:
 
 
 def memory_range_text(estimate: Estimate) -> str:
-    """Return ``about 20 GiB (16 to 30): fits in 73.6 GiB``."""
+    """Return ``about 20 GiB (16 to 30): fits in 73.6 GiB of A100-80GB``."""
     if estimate.memory_bytes is None:
         return memory_text(estimate)
     memory = estimate.memory_bytes
@@ -74,7 +74,8 @@ def memory_range_text(estimate: Estimate) -> str:
     fit, available = fit_text(estimate), estimate.memory_available_bytes
     if not fit:
         return needed
-    return f"{needed}: {fit}{f' in {format_bytes(available)}' if available else ''}"
+    of = f" of {estimate.gpu}" if estimate.gpu else ""
+    return f"{needed}: {fit}{f' in {format_bytes(available)}{of}' if available else ''}"
 
 
 def _two_digits(*sizes: int) -> tuple[list[str], str]:
@@ -326,8 +327,8 @@ def details(estimate: Estimate) -> Iterator[tuple[str, str]]:
     if estimate.azure_training:
         yield "training", training_text(estimate)
     if estimate.memory_bytes is not None:
-        of = f" of {estimate.gpu}" if estimate.gpu else " of this machine"
-        available = of if estimate.memory_available_bytes else ""
+        here = estimate.memory_available_bytes and not estimate.gpu
+        available = " of this machine" if here else ""
         yield "memory", f"{memory_range_text(estimate)}{available}"
     for name, text in local_figures(estimate):
         yield f"memory {name.strip()}" if name.strip() == "by part" else name.strip(), text

@@ -41,7 +41,7 @@ def serving_view(costs: ServingCosts) -> ServingView:
         (
             f"{option.where} {option.model}",
             way_name(option),
-            amount_text(option.monthly_usd),
+            amount_text(option),
             per_thousand_text(option, costs.traffic),
             "yes" if option.data_leaves_machine else "no",
         )

@@ -9,8 +9,8 @@ from itertools import accumulate
 from operator import itemgetter
 
 from finetune_gateway.estimation.break_even import BreakEven
-from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.serving import KINDS, ServingCosts, ServingOption, Traffic
+from finetune_gateway.estimation.throughput import two_digits
 from finetune_gateway.reports.output import (
     apply_style,
     format_count,
@@ -41,17 +41,22 @@ def serving_answer(costs: ServingCosts, room: int) -> ServingAnswer:
             for way in priced]  # fmt: skip
     point = _first_point(priced, costs.break_even)
     below = wrap_text(point.answer, "  ", "").split("\n") if point else []
-    room -= len(head)
+    unpriced = [way for way in costs.ways if not way.monthly_usd and way.where == "own"]
+    reasons = dict.fromkeys(text for way in unpriced for text in way.unknown)
+    own = [line for text in reasons for line in wrap_text(text, "  ", "").split("\n")]
+    room -= len(head) + len(own)
     if _fitting(rows, room - len(below)) < min(LEAST, len(rows)):
         point, below = None, []
     count = max(1, _fitting(rows, room - len(below)))
     shown = [line for row in rows[:count] for line in row]
+    facts = _own_facts(priced[:count])
+    own += facts if len(shown) + len(below) + len(facts) <= room else []
     left = [
-        format_count(len(costs.ways) - len(rows[:count]), "more way") + " to serve",
+        format_count(len(costs.ways) - len(unpriced) - len(rows[:count]), "more way") + " to serve",
         format_count(len(costs.break_even) - bool(point), "more break-even"),
     ]
     return ServingAnswer(
-        [*head, *shown, *below], [text for text in left if not text.startswith("0 ")]
+        [*head, *shown, *own, *below], [text for text in left if not text.startswith("0 ")]
     )
 
 
@@ -68,6 +73,12 @@ def _first_point(
     ]
     cheapest = [one for one in found if one[1].hosted == found[0][1].hosted]
     return min(cheapest, key=itemgetter(0))[1] if cheapest else None
+
+
+def _own_facts(ways: Sequence[ServingOption]) -> list[str]:
+    """Return what the figures of your own GPU are of; they have two digits, and a wide range."""
+    own = next((way for way in ways if way.serves), None)
+    return wrap_text(f"own {own.model}: {own.serves}.", "  ", "").split("\n") if own else []
 
 
 def _fitting(rows: Sequence[list[str]], room: int) -> int:
@@ -137,11 +148,14 @@ def way_name(way: ServingOption) -> str:
     return f"{KINDS[way.kind]}{gpus}"
 
 
-def amount_text(amount: Range[Decimal] | None) -> str:
-    """Return ``$5.74`` or ``$5.74 ($3.83 to $7.65)``."""
+def amount_text(way: ServingOption) -> str:
+    """Return ``$5.74``, or with two digits ``$150 ($37 to $1,300)`` of a GPU of your own, whose
+    speed is a range."""
+    amount = way.monthly_usd
     if amount is None:
         return "not known"
-    low, expected, high = map(format_usd, (amount.low, amount.expected, amount.high))
+    show = format_usd if amount.low == amount.high else _two_digits
+    low, expected, high = map(show, (amount.low, amount.expected, amount.high))
     return expected if low == high else f"{expected} ({low} to {high})"
 
 
@@ -149,7 +163,12 @@ def per_thousand_text(way: ServingOption, traffic: Traffic) -> str:
     """Return the price of 1,000 requests."""
     if way.monthly_usd is None:
         return "-"
-    return format_usd(way.monthly_usd.expected * 1000 / traffic.requests)
+    each = way.monthly_usd.expected * 1000 / traffic.requests
+    return format_usd(each) if way.monthly_usd.low == way.monthly_usd.high else _two_digits(each)
+
+
+def _two_digits(usd: Decimal) -> str:
+    return f"${two_digits(float(usd)):,f}" if usd >= 10 else format_usd(two_digits(float(usd)))
 
 
 def _row(name: str, way: ServingOption, columns: _Columns) -> list[str]:
@@ -157,7 +176,7 @@ def _row(name: str, way: ServingOption, columns: _Columns) -> list[str]:
 
     In a narrow terminal the range, then the cost too, goes on a line of its own.
     """
-    cost, edge = amount_text(way.monthly_usd), columns.edge
+    cost, edge = amount_text(way), columns.edge
     last = f"{per_thousand_text(way, columns.traffic):>{columns.last}}"
     expected, _, span = cost.partition(" (")
     room = edge - len(name)

@@ -16,8 +16,8 @@ from finetune_gateway.backends.local.run import Run
 def test_the_last_checkpoint_is_the_end(
     home: Path, tiny_folder: Path, steps: dict[str, int]
 ) -> None:
-    """Wherever it lies in its epoch (4 steps): no step more, the same weights, and the loss of the
-    last evaluation is told."""
+    """Wherever it lies in its epoch (4 steps): no step more, the same weights, and the
+    result is said again."""
     options = {"batch_size": 2, "save_steps": 1, "lr_scheduler_type": "constant", **steps}
     data = some_rows(8)
     run = method_run(home, tiny_folder, "sft", "lora", data, validation=data[:2], **options)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_gateway import LocalBackend
+from finetune_gateway.cli.serving_options import ServingOptions
 from finetune_gateway.estimation.assumptions import START_SECONDS, TargetDevice
 from finetune_gateway.estimation.batch_plan import plan_batches
-from finetune_gateway.estimation.gpus import GPUS
+from finetune_gateway.estimation.gpus import GPUS, which_gpu
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.reports.estimate_figures import (
@@ -18,6 +22,7 @@ from finetune_gateway.reports.estimate_figures import (
     memory_range_text,
     tokens_text,
 )
+from finetune_gateway.reports.serving_text import serving_answer
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -30,6 +35,9 @@ QWEN3_30B_A3B = ModelShape(
     intermediate_size=768, vocab_size=151936, tied=False, experts=128, active_experts=8,
     stored_bytes=2,
 )  # fmt: skip
+
+
+BIGGER = {"hidden_size": 8192, "layers": 80, "heads": 64, "intermediate_size": 28672}
 
 
 def on(gpu: str) -> TargetDevice:
@@ -138,7 +146,7 @@ def test_memory_of_a_gpu_is_told_with_two_digits() -> None:
     """As its range is: half as much again; experts and logits that others keep are named."""
     found = estimate_local(TrainingSpec(model="m"), lengths({2048: 8}), LLAMA_8B, target=on("H200"))
     assert re.fullmatch(
-        r"about \d\d GiB \(\d\d to \d\d\): fits in 129.7 GiB", memory_range_text(found)
+        r"about \d\d GiB \(\d\d to \d\d\): fits in 129.7 GiB of H200", memory_range_text(found)
     )
     assert any("a trainer that keeps all of them (16,384 tokens x 128,256)" in text
                for text in found.assumptions)  # fmt: skip
@@ -163,8 +171,8 @@ def test_tokens_of_a_run_that_a_number_of_steps_ends_are_those_of_its_steps() ->
     spec = TrainingSpec(model="m", max_steps=3, batch_size=1)
     found = estimate_local(spec, lengths({1024: 8}), LLAMA_8B, target=on("H200"))
     said = tokens_text(found)
-    assert said == "about 3,072 (3 steps), 0 to 4,096 of them trained"
-    assert dict(local_figures(found))["trained tokens"] == "0 to 4,096 in 3 steps"
+    assert said == "about 3,072 (3 steps), 1,152 to 2,048 of them trained"
+    assert dict(local_figures(found))["trained tokens"] == "1,152 to 2,048 in 3 steps"
     whole = estimate_local(spec.model_copy(update={"max_steps": 8}), lengths({1024: 8}), LLAMA_8B)
     assert tokens_text(whole) == "8,192 (8 steps), 4,096 of them trained"
 
@@ -173,3 +181,26 @@ def test_a_share_of_the_peak_that_rounds_to_nothing_is_below_one_percent() -> No
     tiny = LLAMA_8B.model_copy(update={"hidden_size": 64, "layers": 2, "vocab_size": 512})
     found = estimate_local(TrainingSpec(model="m"), lengths({32: 8}), tiny, target=on("H200"))
     assert any("Speed: below 1 % of the peak" in text for text in found.assumptions)
+
+
+@pytest.mark.parametrize(("size", "said"), [(8, "of 8.03 billion"), (70, "do not fit it")])
+def test_what_is_served_is_the_base_of_the_estimate(size: int, said: str, tmp_path: Path) -> None:
+    """Its weights and its cache, not those of a model of 8 billion parameters; what does not fit
+    is said on the short screen."""
+    shape = LLAMA_8B if size == 8 else LLAMA_8B.model_copy(update=BIGGER)
+    found = estimate_local(TrainingSpec(model="m"), lengths({512: 8}), shape, target=on("H200"))
+    assert found.parameters == shape.parameters and found.cache_bytes == shape.cache_bytes
+    options = ServingOptions(100_000, None, None, "H200", None, None)
+    costs = options.costs([found], tmp_path / "prices.toml")
+    assert costs and said in " ".join(serving_answer(costs, 24).lines)
+    given = replace(options, billions=3).costs([found], tmp_path / "prices.toml")
+    assert given and "of 3 billion" in " ".join(serving_answer(given, 24).lines)
+
+
+def test_a_name_of_several_gpus_is_warned_of(home: Path) -> None:
+    """Not in a note alone: it decides what fits."""
+    name = which_gpu("A100")
+    assert name == "A100: A100-40GB is taken, the one with 40 GB; there is also A100-80GB."
+    tokens = lengths({512: 8})
+    found = LocalBackend(gpu="A100").estimate(TrainingSpec(model="builtin/tiny"), tokens)
+    assert name in found.warnings and name not in found.assumptions

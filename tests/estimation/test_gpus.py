@@ -12,7 +12,7 @@ import pytest
 
 from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.errors import SpecError
-from finetune_gateway.estimation.gpus import GIB, GPUS, gpu_name, gpu_notes, smallest
+from finetune_gateway.estimation.gpus import GIB, GPUS, gpu_name, gpu_notes, smallest, which_gpu
 from finetune_gateway.estimation.price_table import gpu_prices, packaged_prices
 from finetune_gateway.estimation.serving import Traffic, serving_costs
 
@@ -81,7 +81,7 @@ def test_a_name_of_two_is_the_smaller_one_and_that_is_said(
     assert gpu_name(text) == taken
     (note,) = [note for note in gpu_notes(text) if "there is also" in note]
     assert taken in note and other in note
-    assert LocalBackend(gpu=text).gpu_notes == gpu_notes(text)
+    assert LocalBackend(gpu=text).which_gpu == which_gpu(text) == note
     traffic = Traffic(requests=1000, tokens_in=10, tokens_out=10)
     own = serving_costs(traffic, [], gpu=text, tokens_per_second=Decimal(100)).ways
     assert {way.model for way in own} == {taken} and all(note in way.assumptions for way in own)

@@ -441,7 +441,7 @@ def test_a_gpu_that_is_too_small_is_warned_of() -> None:
     """An 8B model in 16 bits does not fit a T4; it fits an H100."""
     spec, shape = TrainingSpec(model="m"), shape_of(LLAMA_8B)
     small = estimate_local(spec, ROWS, shape, target=on("T4"), today=TODAY)
-    assert any("T4 has 16 GiB" in warning for warning in small.warnings)
+    assert any("of T4 14.7 GiB can be used" in warning for warning in small.warnings)
     assert estimate_local(spec, ROWS, shape, target=on("H100"), today=TODAY).warnings == []
     with pytest.raises(SpecError, match="No figures are known for GPU 'H1000'") as caught:
         estimate_local(spec, ROWS, shape, target=on("H1000"), today=TODAY)

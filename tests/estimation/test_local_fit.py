@@ -87,14 +87,18 @@ def test_trained_tokens_are_predicted_exactly(
 
 
 def test_a_run_ended_within_an_epoch_is_a_range() -> None:
-    """Which rows come first is left to chance, so whole epochs are certain and the rest is not."""
+    """Which rows come first is left to chance, so whole epochs are certain and the rest is not:
+    between the shortest and the longest of them, and answers of rows of one length differ."""
     tokens = TokenStats(encoding="x", exact=True, rows=10, total=100, trained=40, max=10,
                         lengths={10: 10})  # fmt: skip
     found = plan_batches(TrainingSpec(model="m", max_steps=3, batch_size=5), tokens)
-    assert (found.trained.low, found.trained.expected, found.trained.high) == (40, 60, 80)
+    assert (found.trained.low, found.trained.expected, found.trained.high) == (55, 60, 67)
     assert (
         plan_batches(TrainingSpec(model="m", max_steps=4, batch_size=5), tokens).trained.low == 80
     )
+    uneven = tokens.model_copy(update={"lengths": {5: 5, 15: 5}, "max": 15})
+    found = plan_batches(TrainingSpec(model="m", max_steps=1, batch_size=5), uneven)
+    assert (found.trained.low, found.trained.expected, found.trained.high) == (8, 20, 40)
 
 
 def test_packs_are_those_of_the_trainer() -> None:

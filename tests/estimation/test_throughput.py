@@ -67,7 +67,13 @@ def test_what_does_not_fit_has_no_speed() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"users": 0}, {"users": 10**6}, {"billions": 0.0}, {"billions": float("nan")}]
+    "wrong",
+    [
+        {"users": 0},
+        {"users": 10**6},
+        {"served": ServedModel(0.0)},
+        {"served": ServedModel(float("nan"))},
+    ],
 )
 def test_figures_out_of_bounds_are_refused(wrong: dict[str, Any]) -> None:
     """By their name on the command line, with what is accepted."""

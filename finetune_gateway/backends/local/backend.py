@@ -52,7 +52,7 @@ from finetune_gateway.errors import MissingDependency, SpecError, StoreError, Un
 from finetune_gateway.estimation import calibration, profiles
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.estimate import Estimate
-from finetune_gateway.estimation.gpus import GIB, gpu_name, gpu_notes
+from finetune_gateway.estimation.gpus import GIB, gpu_name, gpu_notes, which_gpu
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot, going_on
@@ -85,11 +85,11 @@ class LocalBackend(Backend):
         self, *, gpu: str | None = None, usd_per_gpu_hour: Decimal | float | str | None = None
     ) -> None:
         """``gpu`` and ``usd_per_gpu_hour``: estimate for this GPU, or at this price, instead of
-        this machine; such a backend cannot train. Raises SpecError for an unknown GPU or a bad
-        price."""
+        this machine; such a backend cannot train. Raises SpecError for one that is not known."""
         self.settings = Settings.load()
         self.gpu = None if gpu is None else gpu_name(gpu)
-        self.gpu_notes = [] if gpu is None else gpu_notes(gpu)
+        self.which_gpu = "" if gpu is None else which_gpu(gpu)
+        self.gpu_notes = [] if self.gpu is None else gpu_notes(self.gpu)  # of that one alone
         self.usd_per_gpu_hour = (
             None if usd_per_gpu_hour is None else parse_usd(usd_per_gpu_hour, "usd_per_gpu_hour")
         )
@@ -238,8 +238,8 @@ class LocalBackend(Backend):
                 f"TRL's trainer of {spec.method} is experimental: its next version may train "
                 "otherwise, or be gone. Ours is not: leave engine out."
             )
-        if sent := trackers.leaving(spec.report_to, os.environ):
-            estimate.warnings.append(sent)
+        sent = trackers.leaving(spec.report_to, os.environ)
+        estimate.warnings.extend(text for text in (self.which_gpu, sent) if text)
         if spec.continue_from is not None:
             estimate.assumptions.append(origin.in_words(spec, self.settings.runs))
         if spec.model == builtin.NAME and not builtin.is_built(folder):
