@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
 
 import finetune_gateway as gateway
 from finetune_gateway import backend
@@ -92,6 +95,30 @@ def test_fields_of_a_later_version_are_kept_and_written_again() -> None:
         written = json.loads(first.model_dump_json())
         assert kept(later, written), kind
         assert json.loads(kind.model_validate(written).model_dump_json()) == written, kind
+
+
+def test_the_store_keeps_fields_of_a_later_version(home: Path, train_file: Path) -> None:
+    """Of what a job has reported; ``ftg rm`` removes them with the rest."""
+    place = gateway.FakeBackend(
+        script=[
+            {"status": "succeeded", "result": {"kind": "hosted", "model": "m", **LATER}}
+            | {"events": [{"id": "1", **LATER}, {"id": "2"}]}
+            | {"checkpoints": [{"id": "a", "step": 1, "model": "m", **LATER}]}
+        ]
+    )
+    job = gateway.submit(train_file, model="m", backend=place)
+    job.wait(20)
+    first, second = gateway.Gateway().job(job.id).events()
+    [point] = job.store.checkpoints(job.id)
+    result = job.record.result
+    assert result and first.model_extra == point.model_extra == result.model_extra == LATER
+    assert second.model_extra == {} and first.number == 1
+    with job.store.transaction() as db:
+        db.execute("UPDATE events SET more = '[1]'")
+        db.execute("UPDATE checkpoints SET more = 'nonsense'")
+    for read in (job.events, job.checkpoints):
+        with pytest.raises(gateway.StoreError, match=f"(event|checkpoint) .* of {job.id} is damag"):
+            read()
 
 
 def test_what_no_json_has_of_an_answer_of_a_plugin_is_left_out() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_gateway.errors import StoreError
 from finetune_gateway.events import Event, Metric, metrics_by_step, metrics_of
 from finetune_gateway.jobs.overfitting import Loss
+from finetune_gateway.jobs.reported import event_of
 from finetune_gateway.jobs.store import Store
 
 PAGE = 1000  # events that are read at once
@@ -25,7 +24,7 @@ def read_events(store: Store, job_id: str, after: int = 0, limit: int | None = N
         "SELECT * FROM events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?",
         (job_id, after, -1 if limit is None else limit),
     )
-    return [_event(row) for row in rows]
+    return [event_of(row) for row in rows]
 
 
 def each_event(store: Store, job_id: str, after: int = 0) -> Iterator[Event]:
@@ -40,7 +39,7 @@ def last_events(store: Store, job_id: str, count: int) -> list[Event]:
     rows = store.query(
         "SELECT * FROM events WHERE job_id = ? ORDER BY seq DESC LIMIT ?", (job_id, count)
     ).fetchall()
-    return [_event(row) for row in reversed(rows)]
+    return [event_of(row) for row in reversed(rows)]
 
 
 def changed_versions(store: Store, job_id: str) -> str:
@@ -140,22 +139,3 @@ def _latest(store: Store, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 def _is_loss(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _event(row: sqlite3.Row) -> Event:
-    """Return the event in a row. Raises StoreError for a row that somebody else has written to."""
-    try:
-        return Event(
-            id=row["event_id"],
-            created_at=row["created_at"],
-            level=row["level"],
-            type=row["type"],
-            message=row["message"],
-            data=json.loads(row["data"]),
-            number=row["seq"],
-        )
-    except ValueError:  # no JSON, no event
-        raise StoreError(
-            f"What the store has of event {row['seq']} of {row['job_id']} is damaged.",
-            hint="Restore the file from a copy of yours.",
-        ) from None

@@ -177,7 +177,7 @@ class Remover:
         query(f"UPDATE jobs SET {columns} WHERE id = ?", (*row.values(), job_id))
         query("DELETE FROM events WHERE job_id = ?", (job_id,))
         if record.hosted:  # by these names their models can be deleted at the host
-            query("UPDATE checkpoints SET metrics = '{}' WHERE job_id = ?", (job_id,))
+            query("UPDATE checkpoints SET metrics = '{}', more = NULL WHERE job_id = ?", (job_id,))
         else:
             query("DELETE FROM checkpoints WHERE job_id = ?", (job_id,))
         query("DELETE FROM runs WHERE id IN (?, ?)", (job_id, record.provider_id))

@@ -280,6 +280,13 @@ def m020_deaths(db: sqlite3.Connection) -> None:
         db.execute(f"ALTER TABLE runs ADD COLUMN {column}")
 
 
+@migration
+def m021_more(db: sqlite3.Connection) -> None:
+    # Fields of an event or a checkpoint that this version does not know, as JSON; NULL for none.
+    db.execute("ALTER TABLE events ADD COLUMN more TEXT")
+    db.execute("ALTER TABLE checkpoints ADD COLUMN more TEXT")
+
+
 def connect(path: Path) -> Connection:
     """Open the database, with the newest tables. Raises StoreError if it is newer than we are."""
     with suppress(OSError):  # SQLite says why it cannot be opened

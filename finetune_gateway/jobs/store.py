@@ -34,6 +34,7 @@ from finetune_gateway.jobs.records import (
     stopwatch,
     storable,
 )
+from finetune_gateway.jobs.reported import checkpoint_of, checkpoint_row, event_row
 from finetune_gateway.settings import files
 from finetune_gateway.settings.client_options import closed, stays_here
 from finetune_gateway.settings.connections import Connection, Connections, Rows, in_words
@@ -323,21 +324,20 @@ class Store:
         return self.get(job_id)
 
     def _insert_reports(self, db: sqlite3.Connection, job_id: str, snapshot: Snapshot) -> None:
+        events = [{"job_id": job_id, **event_row(event)} for event in snapshot.events]
         db.executemany(
             "INSERT OR IGNORE INTO events"
-            " (job_id, event_id, created_at, level, type, message, data)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (job_id, e.id, e.created_at, e.level, e.type, e.message, json.dumps(e.data))
-                for e in snapshot.events
-            ],
+            " (job_id, event_id, created_at, level, type, message, data, more) VALUES"
+            " (:job_id, :event_id, :created_at, :level, :type, :message, :data, :more)",
+            events,
         )
+        stored_path = self.settings.stored_path
         db.executemany(
-            "INSERT OR REPLACE INTO checkpoints (job_id, id, step, model, metrics)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO checkpoints (job_id, id, step, model, metrics, more) VALUES"
+            " (:job_id, :id, :step, :model, :metrics, :more)",
             [
-                (job_id, c.id, c.step, self.settings.stored_path(c.model), json.dumps(c.metrics))
-                for c in snapshot.checkpoints
+                {"job_id": job_id, **checkpoint_row(one, stored_path)}
+                for one in snapshot.checkpoints
             ],
         )
 
@@ -355,15 +355,7 @@ class Store:
 
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         rows = self.query("SELECT * FROM checkpoints WHERE job_id = ? ORDER BY step", (job_id,))
-        return [
-            Checkpoint(
-                id=row["id"],
-                step=row["step"],
-                model=self.settings.real_path(row["model"]),
-                metrics=json.loads(row["metrics"]),
-            )
-            for row in rows
-        ]
+        return [checkpoint_of(row, self.settings.real_path) for row in rows]
 
     # -- the database --------------------------------------------------------------------
 
