@@ -46,7 +46,11 @@ ORDERS = [("submit", *order) for order in itertools.product(STEPS, repeat=3)]
 def side(provider: Provider, home: Path, key: str, form: str) -> tuple[Gateway, OpenAIBackend]:
     """A Gateway and a backend with this key by value: the backend has it, or the Gateway."""
     place: dict[str, Any] = {"base_url": provider.url, "profile": "custom"}
-    timing = {"request_timeout": 5.0, "settle_seconds": SETTLE, "poll_seconds": 0.005}
+    timing: dict[str, Any] = {
+        "request_timeout": 5.0,
+        "settle_seconds": SETTLE,
+        "poll_seconds": 0.005,
+    }
     if form == "of the backend":
         return Gateway(home), OpenAIBackend(**place, **timing, api_key=key)
     host = provider.url.split("/")[2]
