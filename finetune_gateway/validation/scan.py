@@ -278,6 +278,8 @@ class Scan:
             self.lookaheads += 1
             self.pushed_back.extendleft(reversed(span.lines))
         self.findings.add(span.defect or exc.defect, line.number)
+        for defect, last in () if span.is_whole else multiline.early_end(self.task.path):
+            self.findings.add(defect, last)
         return not array
 
     def join(self, later: Scan) -> None:

@@ -61,6 +61,21 @@ def test_what_is_said_of_a_file_that_ends_early(tmp_path: Path) -> None:
             dataset.convert("sharegpt", tmp_path / "out")
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_in_a_file_of_lines_is_said_to_end_early(indent: int | None, tmp_path: Path) -> None:
+    """As in a .json file: the line of its end, the whole rows and the way; a whole list is not."""
+    text = json.dumps(CHATS, indent=indent)
+    start = text[: text.rindex('"messages"') + 40]
+    dataset = opened(tmp_path, "cut.jsonl", start)
+    cut, listed = sorted(gateway.validate(dataset).errors, key=lambda one: one.code)
+    assert (listed.code, cut.code) == ("json_array_not_jsonl", "file_truncated")
+    assert "11 rows are whole" in cut.message and f"{dataset.path} --fix" in cut.fix
+    (in_json,) = gateway.validate(opened(tmp_path, "cut.json", start)).errors
+    assert (cut.line, cut.message) == (in_json.line, in_json.message)
+    whole = gateway.validate(opened(tmp_path, "whole.jsonl", text))
+    assert [one.code for one in whole.errors] == ["json_array_not_jsonl"]
+
+
 def test_a_bracket_that_is_missing_takes_no_row(tmp_path: Path) -> None:
     """Without the brackets at its end all rows of a list are whole."""
     for text, count in ((json.dumps(CHATS)[:-1], 12), (SPLIT[:-2], 12), (SPLIT[:-12], 11)):

@@ -4,11 +4,15 @@ break."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from finetune_gateway.data.dataset import Line
+from finetune_gateway.data.json_files import array_rows
+from finetune_gateway.data.reading import Reading
 from finetune_gateway.data.row_access import is_too_deep
+from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect
 from finetune_gateway.validation.json.parsing import balance
 
@@ -22,9 +26,11 @@ _LOOSE = json.JSONDecoder(strict=False)  # accepts raw line breaks in strings
 
 @dataclass(slots=True)
 class Span:
-    """The result of looking ahead: the defect, or None and the lines to read again."""
+    """The result of looking ahead: the defect, or None and the lines to read again. ``is_whole``:
+    the value ends where all of its brackets are closed."""
 
     defect: Defect | None = None
+    is_whole: bool = True
     lines: list[Line] = field(default_factory=list)
 
 
@@ -50,9 +56,22 @@ def look_ahead(
         count = f" of {len(value)} objects" if isinstance(value, list) else ""
         detail = f"the file is one JSON array{count}, not JSON lines"
         span.defect = Defect("json_array_not_jsonl", detail=detail)
+        span.is_whole = isinstance(value, list)
     elif isinstance(value, dict):
         span.defect = _object_defect(line.number, last, joined)
     return span
+
+
+def early_end(path: Path) -> Iterator[tuple[Defect, int]]:
+    """Yield the defect of a list of rows whose file ends before it does, with its last line; of one
+    without a whole row nothing."""
+    reading = Reading()
+    try:
+        whole = sum(1 for _ in array_rows(path, reading=reading))
+    except DataError:  # malformed before its end
+        return
+    for one in reading.observations.values() if whole else ():
+        yield Defect(one.code, detail=one.detail), one.lines[0]
 
 
 def _object_defect(first: int, last: int, joined: str) -> Defect:
