@@ -24,7 +24,8 @@ INTRO = """\
   environment, never from an option.
 - A reader that leaves (`ftg list | head -1`) ends the command with 141, a full disk behind stdout
   with 1. A closed stdout is an empty one, and stderr may be closed or full: the exit code stays.
-- On a terminal, lines of stderr are wrapped at words; in a pipe an error is one line.
+- On a terminal, lines are wrapped at words; a command to copy stays on one line, and so does a name
+  of several words in a list. In a pipe an error is one line, and so is its hint.
 - Dashes and underscores are both accepted: `--n-epochs`, `--n_epochs`.
 
 Everywhere: `--home DIR` (or `FTG_HOME`: where jobs are kept), `--no-color` (or `NO_COLOR`),

@@ -41,6 +41,8 @@ from finetune_gateway.cli.placement import Placement
 from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.cli.serving_options import ServingOptions
 from finetune_gateway.errors import SpecError
+from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.hosted import price_ways
 from finetune_gateway.estimation.serving import USUAL_GPU
 from finetune_gateway.estimation.throughput import USERS
 from finetune_gateway.gateway import Gateway
@@ -214,6 +216,7 @@ def estimate(
     if output_format == "human":
         said = "All figures are estimates. Nothing was sent anywhere."
         print_message(wrap_text(said), quiet=quiet)
+        _point_out_prices(estimates, quiet=quiet)
         point_out_leaving(shown, quiet=quiet)
     first_error = options[0].error
     return first_error.exit_code if first_error and not estimates else 0
@@ -226,6 +229,15 @@ def _estimate(
     pairs = [pair for pair in placed if not isinstance(pair, Option)]
     options = iter(gateway.options(data, pairs, **more))
     return [one if isinstance(one, Option) else next(options) for one in placed]
+
+
+def _point_out_prices(estimates: Sequence[Estimate], *, quiet: bool) -> None:
+    """Say what gives the first estimate without a price one."""
+    for one in estimates:
+        if one.cost_usd is None and one.data_leaves_machine:
+            if way := price_ways(one.backend, one, one.billed_tokens):
+                print_message(f"To have the cost of {one.model!r}, {way}", quiet=quiet)
+            return
 
 
 def _choose_format(name: str | None, json: bool) -> str:

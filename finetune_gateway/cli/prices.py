@@ -49,7 +49,8 @@ def prices(
         typer.Option(metavar="NAME", help="For Azure: standard, global, datazone, developer."),
     ] = None,
     amount: Annotated[
-        str | None, typer.Option("--usd", metavar="USD", help="set: the price of one unit.")
+        str | None,
+        typer.Option("--usd", metavar="USD", help="set: the price of one unit; of each."),
     ] = None,
     source: Annotated[
         str | None, typer.Option(metavar="TEXT", help="set: where it is from; a URL, a contract.")
@@ -88,6 +89,8 @@ def prices(
       ftg prices --model L40S
       ftg prices set --backend azure --model gpt-4.1-mini-2025-04-14 \\
           --unit train_mtok --usd 4.40 --source "our contract, page 3"
+      ftg prices set --backend openai --model gpt-9 --unit in_mtok,out_mtok \\
+          --usd 0.40,1.60 --source "our contract"
       ftg prices check
       ftg prices update
       ftg prices update --azure eastus2
@@ -136,7 +139,12 @@ def _show(
     shown = rows if everything or filters["model"] else open_rows
     if not rows:
         names = ", ".join(f"{key} {value}" for key, value in filters.items() if value)
-        raise NotFoundError(f"No price is known for {names}.", hint="Add it: ftg prices set --help")
+        add = price_table.add_command(
+            filters["backend"] or "BACKEND", filters["model"] or "MODEL", filters["unit"] or "UNIT"
+        )
+        for name in ("market", "tier"):
+            add += f" --{name} {filters[name]}" if filters[name] else ""
+        raise NotFoundError(f"No price is known for {names}.", hint=f"Add it: {add}")
     own_keys = {row.key for row in price_table.read_prices(own)}
     if json:
         print_json([price_document(row, own_keys, own, today) for row in shown])
@@ -219,16 +227,26 @@ def _set(own: Path, fields: dict[str, str | None], json: bool, quiet: bool) -> i
             hint="Like: ftg prices set --backend azure --model NAME --unit train_mtok --usd 4.40 "
             '--source "our contract"',
         )
-    if fields["unit"] == "gpu_hour" and fields["market"] is None:
-        fields["market"] = "on-demand"
     given = {name: value for name, value in fields.items() if value is not None}
-    row = price_table.new_price(**{"as_of": clock.today(), **given})
-    replaced = price_table.write_price(own, row)
+    units, amounts = (given.pop(name).split(",") for name in ("unit", "usd"))
+    if len(units) != len(amounts):
+        raise SpecError(
+            f"--unit names {len(units)}, and --usd {len(amounts)}.",
+            hint="One amount for each unit: --unit in_mtok,out_mtok --usd 0.4,1.6",
+        )
+    rows = []
+    for unit, usd in zip(units, amounts, strict=True):
+        market = {"market": "on-demand"} if unit == "gpu_hour" else {}
+        of_unit = {"as_of": clock.today(), **market, **given, "unit": unit, "usd": usd}
+        rows.append(price_table.new_price(**of_unit))
+    replaced = price_table.write_prices(own, rows)
     if json:
-        print_json({"path": str(own), "replaced": replaced, "row": row.model_dump(mode="json")})
+        said = [row.model_dump(mode="json") for row in rows]
+        print_json({"path": str(own), "replaced": bool(replaced), "row": said[0], "rows": said})
         return 0
-    done = "replaced" if replaced else "added"
-    print_result(done if quiet else f"{done}  {price_rows_text([row])}")
+    for row in rows:
+        done = "replaced" if row.key in replaced else "added"
+        print_result(done if quiet else f"{done}  {price_rows_text([row])}")
     print_message(f"Saved in {own}", quiet=quiet)
     return 0
 

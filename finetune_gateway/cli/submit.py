@@ -43,6 +43,7 @@ from finetune_gateway.cli.options import (
     require_yes,
 )
 from finetune_gateway.cli.watch import exit_code, follow, watch_job
+from finetune_gateway.estimation.hosted import price_ways
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs import scheduling
 from finetune_gateway.jobs.budget import Budget, require_room
@@ -298,8 +299,13 @@ class Confirmation:
         equal = None if self.again else self.gateway.equal_job(plan)
         if equal is None and budget is not None:
             priced_here = plan.estimate.data_leaves_machine and not plan.backend.gives_quotes
-            model = plan.spec.model if priced_here else None
-            require_room(plan.estimate.cost_usd, budget, unpriced=model)
+            priced = plan.estimate
+            require_room(
+                priced.cost_usd,
+                budget,
+                unpriced=plan.spec.model if priced_here else None,
+                price_way=price_ways(priced.backend, priced, priced.billed_tokens),
+            )
         if self.json:
             print_json(plan_document(plan, budget, equal))
         elif self.quiet:

@@ -13,15 +13,14 @@ from urllib.parse import urlsplit
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import MILLION, Estimate, Range, epochs_of
-from finetune_gateway.estimation.price_table import Price, Unit, find_price
-from finetune_gateway.estimation.profiles import Profile
+from finetune_gateway.estimation.price_table import Price, Unit, add_command, find_price
+from finetune_gateway.estimation.profiles import Profile, profile_names
 from finetune_gateway.methods import LORA
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
-HOURLY_ROW = "add a row: ftg prices set --unit train_hour"
 REFUSED = "This job cannot be created: "
 WAIT = "How long a hosted job waits and trains."
 NO_PRICE = "no price known; give --train-price or add a row (ftg prices set)"
@@ -165,6 +164,16 @@ def at_train_price(estimate: Estimate, usd: Decimal, today: date | None = None) 
     )
 
 
+def price_ways(backend: str, spec: TrainingSpec | Estimate, billed: Range[int] | None) -> str:
+    """Return what gives a training a price that has none, the command last; empty if nothing does.
+    ``billed``: the tokens that its host bills, if they are known."""
+    by_tokens = billed is not None and spec.method != "reinforcement"
+    ways = ["give --train-price USD"] if by_tokens else []
+    if by_tokens and backend in profile_names():
+        ways.append(f"add a row: {add_command(backend, spec.model, 'train_mtok')}")
+    return ", or ".join(ways)
+
+
 def with_validation(estimate: Estimate, tokens: TokenStats, profile: Profile) -> Estimate:
     """Return the estimate of a hosted job that also has a validation file. Its tokens are never in
     the cost: the host does not bill them, by its profile's source, or nobody knows whether it
@@ -247,8 +256,9 @@ def _unknown(
     notes = [WAIT]
     rate = next((price for price in prices if price.unit.startswith("train_")), None)
     if spec.method == "reinforcement":
-        hour = f"{rate.usd} USD each" if rate else f"at an unknown price ({HOURLY_ROW})"
-        notes.append(f"The cost: reinforcement is billed by the hour of training, {hour}.")
+        hour = f"{rate.usd} USD each." if rate else "at an unknown price; add a row: "
+        hour += "" if rate else add_command(profile.name, spec.model, "train_hour")
+        notes.append(f"The cost: reinforcement is billed by the hour of training, {hour}")
     elif rate is None:
         how = f" as {way!r} training" if way else ""
         notes.append(f"The cost of {spec.model!r} on {profile.name}{how}: {NO_PRICE}{_ask(way)}.")

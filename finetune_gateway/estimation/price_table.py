@@ -7,6 +7,7 @@ then from the package. ``hosted`` and ``local`` turn them into costs.
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -357,6 +358,15 @@ def _to_toml(row: Price) -> dict[str, Any]:
         fields["tier"] = row.tier
     fields |= {"as_of": row.as_of, "source": row.source}
     return fields | ({"note": row.note} if row.note else {})
+
+
+def add_command(backend: str, model: str, *units: str) -> str:
+    """Return the command that adds the prices of these units, where USD and TEXT are to be put."""
+    amounts = ",".join(["USD"] * len(units))
+    return (
+        f"ftg prices set --backend {shlex.quote(backend)} --model {shlex.quote(model)} "
+        f"--unit {','.join(units)} --usd {amounts} --source TEXT"
+    )
 
 
 def shut_down_on(row: Price, today: date) -> date | None:

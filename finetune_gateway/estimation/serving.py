@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, computed_field
 from finetune_gateway.estimation.break_even import BreakEven, Curve, find_break_even
 from finetune_gateway.estimation.estimate import MILLION, Range
 from finetune_gateway.estimation.gpus import gpu_notes, gpus_named
-from finetune_gateway.estimation.price_table import Price, Unit, find_price, gpu_prices
+from finetune_gateway.estimation.price_table import Price, Unit, add_command, find_price, gpu_prices
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
 from finetune_gateway.estimation.throughput import USERS, ServedModel, ServingSpeed, speed_of
@@ -238,9 +238,9 @@ def _by_token(
     }
     input_price, output_price = rows["in"], rows["out"]
     if input_price is None or output_price is None:
-        missing = next(unit for side, unit in units.items() if rows[side] is None)
-        add = f"ftg prices set --backend {host} --model {model} --unit {missing}"
-        note = f"The price of using {model} on {host}: not known; add a row ({add} ...)."
+        missing = [unit for side, unit in units.items() if rows[side] is None]
+        add = add_command(host, model, *missing)
+        note = f"The price of using {model} on {host}: not known; add a row: {add}"
         return ServingOption(
             kind=kind, where=host, model=model, data_leaves_machine=True, unknown=[note]
         )

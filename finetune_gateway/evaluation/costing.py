@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ from typing import Any, Self
 from finetune_gateway.data.row_access import as_dict, texts_of
 from finetune_gateway.estimation.estimate import MILLION, Range
 from finetune_gateway.estimation.hosted import APPROXIMATE_HIGH, APPROXIMATE_LOW
-from finetune_gateway.estimation.price_table import Price, Unit, find_price
+from finetune_gateway.estimation.price_table import Price, Unit, add_command, find_price
 from finetune_gateway.estimation.profiles import Profile
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.text.cleaning import whole
@@ -29,11 +29,13 @@ SPARE = 8
 
 @dataclass(frozen=True)
 class Prices:
-    """Price rows of a million tokens: read, written, and read from the host's cache."""
+    """Price rows of a million tokens: read, written, and read from the host's cache. ``add``: the
+    command that adds what is missing, empty where a cost can be told."""
 
     read: Price | None
     written: Price | None
     cached: Price | None
+    add: str = field(default="", kw_only=True)
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class Prices:
         ``tiers``: the kinds of deployments there are; the dearest counts, since which of them
         answers is not known."""
         units = _BATCH if batch else _LIVE
+        missing: Sequence[Unit] = units[:2]
         for model in dict.fromkeys(models):
             found = [
                 cls(*(find_price(profile, model, unit, extra=extra, tier=tier) for unit in units))
@@ -56,7 +59,9 @@ class Prices:
             ]
             if known := [one for one in found if one.known]:
                 return max(known, key=lambda one: one.usd(1, 1) or Decimal(0))
-        return cls(None, None, None)
+            if model == models[0]:
+                missing = min((one.missing(units) for one in found), key=len)
+        return cls(None, None, None, add=add_command(profile, models[0], *missing))
 
     @classmethod
     def from_rows(cls, rows: Sequence[Price]) -> Prices:
@@ -73,6 +78,11 @@ class Prices:
     def known(self) -> bool:
         """True if a cost can be told."""
         return self.read is not None and self.written is not None
+
+    def missing(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """Return which units of tokens read and written have no price."""
+        pairs = zip(units, (self.read, self.written), strict=False)
+        return [unit for unit, row in pairs if row is None]
 
     def usd(self, read: int, written: int, cached: int = 0) -> Decimal | None:
         """Return what so many tokens cost, ``cached`` of them those read from the cache."""

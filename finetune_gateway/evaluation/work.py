@@ -76,8 +76,9 @@ class Work:
         """Raise BudgetError if the limit is below even the low estimate, or if there is a limit or
         a cap and no price is known."""
         require_within(
-            cost, self.limit, self.cap, self.already, model=self.subject.model, what="the recording"
-        )
+            cost, self.limit, self.cap, self.already, model=self.subject.model,
+            what="the recording", add=self.costing.prices.add,
+        )  # fmt: skip
 
     def stop_at(self, cost: Range[Decimal] | None) -> Decimal | None:
         """Return the amount that is never passed: the limit, or what was taken of a month that has
@@ -109,15 +110,17 @@ def require_within(
     *,
     model: str,
     what: str,
+    add: str = "",
 ) -> None:
     """Raise BudgetError if the limit, for all of ``what``, is below even the low estimate, or if
-    there is a limit or a cap and no price of the model is known."""
+    there is a limit or a cap and no price of the model is known; ``add``: the command that adds
+    it."""
     if cost is None:
         if limit is None and cap is None:
             return
         raise BudgetError(
             f"No price is known for answers of {model!r}, so a limit cannot be checked.",
-            hint="Add rows for in_mtok and out_mtok: ftg prices set --help",
+            hint=f"Add it, for a million tokens: {add}",
         )
     if limit is not None and cost.low > max(ZERO, limit - already):
         spent = f", of which {dollars(already)} are spent" if already else ""

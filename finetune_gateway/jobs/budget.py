@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 
 from finetune_gateway.errors import BudgetError
 from finetune_gateway.estimation.estimate import MILLION, Estimate, Range
+from finetune_gateway.estimation.hosted import price_ways
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs.records import JobRecord, StoredEstimate
@@ -169,10 +170,11 @@ def require_within(estimate: Estimate, limit: Decimal | None) -> None:
     if estimate.cost_usd is None:
         if not estimate.data_leaves_machine:
             return
+        ways = price_ways(estimate.backend, estimate, estimate.billed_tokens)
         raise BudgetError(
             f"No price is known for {estimate.model!r}, so a limit of {dollars(limit)} USD "
             "cannot be checked.",
-            hint="Give --train-price USD, add a row (ftg prices set), or submit without a limit.",
+            hint=", or ".join(filter(None, ["Submit without a limit", ways])),
         )
     high = estimate.cost_usd.high
     if high > limit:
@@ -278,8 +280,10 @@ def budget(holds: Iterable[Hold], month: str, cap: Decimal | None) -> Budget:
 
 def admit(record: JobRecord, others: Budget) -> None:
     """Raise BudgetError if the job does not fit into what the other jobs leave of the month."""
-    cost = Quote.of(record).price
-    require_room(cost, others, unpriced=record.spec.model if record.hosted else None)
+    quote, spec = Quote.of(record), record.spec
+    unpriced = spec.model if record.hosted else None
+    ways = price_ways(record.backend, spec, quote.billed_tokens)
+    require_room(quote.price, others, unpriced=unpriced, price_way=ways)
 
 
 def require_room(
@@ -289,10 +293,11 @@ def require_room(
     *,
     what: str = "The job",
     way: str = "",
+    price_way: str = "",
 ) -> None:
     """Raise BudgetError if a job of this cost does not fit into what the other jobs leave of the
-    month. ``unpriced``: the model of a job that needs a price. ``what``: it, if it is no job;
-    ``way``: another way out."""
+    month. ``unpriced``: the model of a job that needs a price; ``price_way``: what gives it one.
+    ``what``: it, if it is no job; ``way``: another way out."""
     left, high = others.left_usd, cost.high if cost else ZERO
     if left is None:
         return
@@ -300,9 +305,7 @@ def require_room(
         raise BudgetError(
             f"No price is known for {unpriced!r}, so the budget of {others.month} "
             "cannot be checked.",
-            hint="Add a row: ftg prices set --help"
-            if way
-            else "Give --train-price USD, or add a row: ftg prices set --help",
+            hint=price_way[:1].upper() + price_way[1:],
         )
     if high <= left:
         return

@@ -20,7 +20,8 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.estimation.estimate import Range
-from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.price_table import Price, add_command
+from finetune_gateway.estimation.profiles import profile_names
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import ZERO, Budget, Hold
@@ -108,12 +109,23 @@ def reserve_all(
                 high = charge.reserved_usd
                 cost = Range[Decimal](low=ZERO, expected=high, high=high) if charge.cost else None
                 room = month(store, charge.created_at, cap)
-                budgets.require_room(cost, room, unpriced=charge.model, what="It", way=_WAY)
+                budgets.require_room(
+                    cost, room, unpriced=charge.model, what="It", way=_WAY, price_way=_add(charge)
+                )
             _insert(db, charge)
     return every
 
 
 _WAY = "Give --max-cost USD to take less: it stops there."
+
+
+def _add(charge: Charge) -> str:
+    """Return the way to give a charge a price."""
+    if charge.name.startswith(DEPLOYMENT):
+        add = add_command(charge.backend, "standard deployment", "hosting_hour")
+    else:
+        add = add_command(charge.backend, charge.model, "in_mtok", "out_mtok")
+    return f"Add a row: {add}" if charge.backend in profile_names() else ""
 
 
 def _insert(db: sqlite3.Connection, charge: Charge) -> None:

@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from finetune_gateway.backend import Backend, DataFile
 from finetune_gateway.errors import BudgetError
+from finetune_gateway.estimation.hosted import price_ways
 from finetune_gateway.jobs import budget
 from finetune_gateway.jobs.budget import Quote, dollars
 from finetune_gateway.jobs.records import JobRecord
@@ -56,10 +57,11 @@ def _require_within(record: JobRecord) -> None:
     if limit is None:
         return
     if is_unpriced(record):
+        ways = price_ways(record.backend, record.spec, quote.billed_tokens)
         raise BudgetError(
             f"{name} names no price for this job, so a limit of {dollars(limit)} USD cannot be "
             "checked: nothing was created.",
-            hint="Give --train-price USD, or submit without a limit.",
+            hint=", or ".join(filter(None, ["Submit without a limit", ways])),
         )
     if quote.quoted_usd is not None and quote.quoted_usd > limit:
         cost, most = budget.apart(quote.quoted_usd, limit)

@@ -30,6 +30,7 @@ from finetune_gateway.evaluation.assessing import FIGURES
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.comparison import Comparison
 from finetune_gateway.evaluation.concluding import CHECKS
+from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.recording import Recording
@@ -207,15 +208,11 @@ class _Move:
         return job
 
     def _left(self, taken: Range[Decimal] | None) -> Decimal | None:
-        """Return what is left of the limit for the other part. Raises BudgetError for nothing, and
-        where there is a limit and no price."""
+        """Return what is left of the limit for the other part. Raises BudgetError for nothing."""
         if self.limit is None:
             return None
-        if taken is None:
-            raise BudgetError(
-                "There is a limit, and no price is known for asking the models.",
-                hint="Compare with a recording, or add prices: ftg prices set --help",
-            )
+        if taken is None:  # no price is known, which ``_asking_usd`` refuses for a limit
+            return self.limit
         if taken.high > self.limit:
             raise BudgetError(
                 f"Asking the models can cost {taken.high:.2f} USD, above the limit of "
@@ -226,7 +223,7 @@ class _Move:
 
     def _asking_usd(self) -> Range[Decimal] | None:
         """Return what asking the live model costs, and a hosted new one at the price of its base;
-        None if a price is not known."""
+        None if a price is not known. Raises BudgetError without one if there is a limit."""
         names = [self.name] if self.old is None else []
         models = resolving.resolve(names, self.store, backends=self.hosts) if names else []
         models += [new] if (new := self._new_at_host()) else []
@@ -237,8 +234,10 @@ class _Move:
             words=self.sides.words,
             allow_pii=allowed.allow_pii,
             allow_secrets=allowed.allow_secrets,
+            limit=Limit(self.limit),
         )
         plan = answers.plan(self.store, models, {one.key: self.sides.asked for one in models}, how)
+        plan.require_priced()
         return plan.cost
 
     def _new_at_host(self) -> EvaluatedModel | None:

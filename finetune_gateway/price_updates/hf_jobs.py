@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from finetune_gateway.errors import BackendError, SpecError, validation_error_text
 from finetune_gateway.estimation.gpus import gpus_named
-from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.price_table import Price, add_command
 from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.network import (
@@ -70,7 +70,7 @@ def gpu_hours(today: date, on_odd: Callable[[str], object] = lambda machine: Non
     except ValidationError as exc:
         raise BackendError(
             f"{shown} sent prices in an unknown form: {validation_error_text(exc)}.",
-            hint="Write rows yourself: ftg prices set --backend huggingface --unit gpu_hour ...",
+            hint=f"Write rows yourself: {add_command('huggingface', 'GPU', 'gpu_hour')}",
             backend="huggingface",
         ) from None
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError) as exc:

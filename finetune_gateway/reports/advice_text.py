@@ -50,9 +50,8 @@ def brief_text(advice: Advice) -> str:
     lines += [f"  {_cut(line, terminal_width() - 2)}" for line in options]
     if advice.next_steps:
         more = len(advice.next_steps) - 1
-        lines += _lines(
-            "next", [advice.next_steps[0], *([f"{more} more: --explain"] * (more > 0))], 1
-        )
+        step = visible(advice.next_steps[0]) + f" ({more} more: --explain)" * (more > 0)
+        lines.append(wrap_text(step, " " * LABEL, f"{'next':<{LABEL}}"))
     return "\n".join(lines)
 
 

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from finetune_gateway.evaluation.questions import QuestionPlan
 
 
-def cost_text(cost: Range[Decimal] | None) -> str:
-    """Return ``$0.12 (low $0.10, high $0.31)``."""
+def cost_text(cost: Range[Decimal] | None, add: str = "") -> str:
+    """Return ``$0.12 (low $0.10, high $0.31)``; ``add``: the command that adds the price of what
+    is not known."""
     if cost is None:
-        return "not known (ftg prices set)"
+        return f"not known; add its price: {add}" if add else "not known"
     low, high = format_usd(cost.low), format_usd(cost.high)
     return f"{format_usd(cost.expected)} (low {low}, high {high})"
 

@@ -53,7 +53,7 @@ def _prices(plan: ComparePlan) -> Iterator[str]:
         for key, cost in asked.costs.items():
             if asked.left.get(key):
                 name = visible(titles.get(key, "the judge"))
-                yield f"{name}, {title}: {cost_text(cost)}"
+                yield f"{name}, {title}: {cost_text(cost, asked.add_price.get(key, ''))}"
 
 
 def plan_document(plan: ComparePlan) -> dict[str, Any]:

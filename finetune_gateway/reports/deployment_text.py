@@ -6,7 +6,7 @@ import shlex
 from decimal import Decimal
 
 from finetune_gateway.estimation.host_facts import DeploymentKind
-from finetune_gateway.estimation.price_table import Price
+from finetune_gateway.estimation.price_table import Price, add_command
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.reports.output import wrap_text
 from finetune_gateway.settings.money import format_usd
@@ -52,9 +52,8 @@ def _cost(kind: DeploymentKind, price: Price | None) -> str:
     if not kind.hosted_by_hour:
         return f"It has no fee by the hour; {tokens}."
     if price is None:
-        return (
-            f"Its fee by the hour is not known: see ftg prices set --unit hosting_hour; {tokens}."
-        )
+        add = add_command("azure", "standard deployment", "hosting_hour")
+        return f"Its fee by the hour is not known; {tokens}. To add it: {add}"
     return f"{_by_the_hour(price)}; {tokens} ({price.dated}, {price.source})."
 
 

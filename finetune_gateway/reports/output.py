@@ -32,6 +32,14 @@ COMMANDS = (
     "ftg ", "grep ", "sed ", "jq ", "python -c ", "mysql ", "psql ", "sqlite3 ", "pandoc ",
     "(printf ",
 )  # fmt: skip
+# A command in a sentence: after a colon, up to its end. And a list of names.
+_WORD = r"""(?:[^\s'".;,)]|[.;,)](?![.;,)]*(?:\s|$))|'[^'\n]*'|"[^"\n]*")+"""
+_COMMAND = re.compile(
+    rf"(?:(?<=: )|^(?=.* --))(?:ftg|pip|export|az|jq|hf)(?: (?!\(){_WORD})+", re.MULTILINE
+)
+_ITEM = r"[^\s,;:]+(?: [^\s,;:]+){0,2}"
+_LIST = re.compile(rf"(?<=: )(?:{_ITEM}, ){{4,}}{_ITEM}")
+_BLANK = "\ue000"  # stands for a blank at which no line ends
 _DURATIONS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -143,10 +151,9 @@ def fold(text: str, width: int) -> str:
 
 
 def _fold_line(line: str, width: int) -> str:
-    # A command stays one line.
     if display_width(line) <= width or line.lstrip(" ").startswith(COMMANDS) and line[:2] == "  ":
         return line
-    lead, *words = re.findall(r"\s+|\S+\s*", line)
+    lead, *words = re.findall(r"\s+|\S+\s*", _kept_whole(line))
     labelled = re.fullmatch(r"(?:\x1b\[[0-9;]*m)?(?:error|hint|warning|note):.*", lead.rstrip())
     indent = " " * (display_width(lead) if labelled or lead.isspace() else 0)
     lines = [lead]
@@ -154,7 +161,14 @@ def _fold_line(line: str, width: int) -> str:
         if display_width(lines[-1] + word.rstrip()) > width and lines[-1].strip():
             lines.append(indent)
         lines[-1] += word
-    return "\n".join(one.rstrip() for one in lines)
+    return "\n".join(one.rstrip().replace(_BLANK, " ") for one in lines)
+
+
+def _kept_whole(text: str) -> str:
+    """Return the text with its commands, and the names in a list, each as one word: a command is
+    there to be copied."""
+    text = _COMMAND.sub(lambda found: found[0].replace(" ", _BLANK), text)
+    return _LIST.sub(lambda found: re.sub("(?<!,) ", _BLANK, found[0]), text)
 
 
 def terminal_height() -> int:
@@ -163,18 +177,23 @@ def terminal_height() -> int:
 
 
 def wrap_text(text: str, indent: str = "", first: str | None = None) -> str:
-    """Return the text wrapped at the terminal's width.
+    """Return the text wrapped at the terminal's width; a command in it stays on one line.
 
     ``indent`` starts every line; ``first``, if given, starts the first line instead.
     """
-    return textwrap.fill(
+    width, start = terminal_width(), indent if first is None else first
+    text = _kept_whole(text)
+    if start.strip() and len(start) + len(text.split(" ")[0]) > width and _BLANK in text:
+        return f"{start.rstrip()}\n{wrap_text(text.replace(_BLANK, ' '), indent or '  ')}"
+    filled = textwrap.fill(
         text,
-        terminal_width(),
-        initial_indent=indent if first is None else first,
+        width,
+        initial_indent=start,
         subsequent_indent=indent,
         break_on_hyphens=False,
         break_long_words=False,
     )
+    return filled.replace(_BLANK, " ")
 
 
 def elide(text: str, width: int) -> str:

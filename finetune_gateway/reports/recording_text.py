@@ -38,6 +38,8 @@ def _plan_lines(plan: RecordPlan, budget: Budget | None) -> Iterator[str]:
     if repeated := sum(len(prompt.lines) - 1 for prompt in work.prompts):
         yield f"{format_count(repeated, 'row')} ask the same as another, and are not asked twice."
     yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(work.limit, work.already)}"
+    if plan.cost is None:
+        yield f"To add its price: {work.costing.prices.add}"
     read, written = work.costing.prices.read, work.costing.prices.written
     if read and written:
         kind = f" by a {read.tier} deployment" if read.tier else ""

@@ -110,7 +110,7 @@ KEYS = {
             "retention.days",
             "FTG_RETENTION_DAYS",
             "older_than_days",
-            "ftg prune removes data of jobs that ended longer ago; nothing goes before you run it",
+            "data of jobs that ended longer ago, for ftg prune; nothing goes before you run it",
             "days",
             most=36_500,
             unset="30",

@@ -161,7 +161,7 @@ def test_reinforcement_has_its_rate_and_is_not_sent(ftg: Ftg) -> None:
     assert "billed by the hour of training, 100.00 USD each." in said
     assert "content + 4 tokens" not in said and "priced here, not sent" in said
     azure = ftg("estimate", *asked, "--backend", "azure", "--json")
-    assert "ftg prices set --unit train_hour" in " ".join(json.loads(azure.stdout)[0]["unknown"])
+    assert "--unit train_hour" in " ".join(json.loads(azure.stdout)[0]["unknown"])
     sent = ftg("submit", *asked, "--backend", "azure", "--base-url", HOST, "--yes")
     assert sent.returncode == 2 and "need a grader" in sent.stderr
 

@@ -143,7 +143,7 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(provider: Provider) -
         (SpecError, "answers its own rows alone", {"data": [{"prompt": "Where?"}]}),
         (SpecError, "is no recording", {"against": "gpt-4"}),
         (NotFoundError, "There is no recording", {"against": "recorded:other"}),
-        (BudgetError, "no price", {"max_cost_usd": 1}),
+        (BudgetError, "No price is known", {"max_cost_usd": 1}),
         (BudgetError, "not confirmed", {"confirm": lambda plan: False}),
     ]
     for error, text, more in cases:

@@ -193,6 +193,16 @@ class AskPlan:
         }
 
     @property
+    def add_price(self) -> dict[str, str]:
+        """The command that adds a missing price, by the key of each hosted model without one."""
+        return {
+            model.key: target.costing.prices.add
+            for target in self.targets
+            if target.costing is not None and target.costing.prices.add
+            for model in target.models
+        }
+
+    @property
     def prices(self) -> dict[str, tuple[Price, ...]]:
         """The price rows of each hosted model, by its key."""
         return {
@@ -206,7 +216,7 @@ class AskPlan:
         """Raise BudgetError if there is a limit or a cap and the price of a model is not known."""
         for target in (*self.hosted, *self.at_plugins):
             if target.cost is None:
-                require_priced(target.model, self.how.limit.usd, self.cap)
+                require_priced(target, self.how.limit.usd, self.cap)
 
     def require_within(self) -> None:
         """Raise BudgetError if the limit is below even the low estimate, or if there is a limit or
@@ -218,10 +228,11 @@ class AskPlan:
             require_within(cost, limit.usd, self.cap, limit.spent, model="", what="the comparison")
 
 
-def require_priced(model: EvaluatedModel, limit: Decimal | None, cap: Decimal | None) -> None:
+def require_priced(target: Target, limit: Decimal | None, cap: Decimal | None) -> None:
     """Raise BudgetError for a model without a price if there is a limit or a cap."""
+    model, add = target.model, target.costing.prices.add if target.costing else ""
     try:
-        require_within(None, limit, cap, ZERO, model=model.model, what="all")
+        require_within(None, limit, cap, ZERO, model=model.model, what="all", add=add)
     except BudgetError as exc:
         if model.at_plugin:
             what = "--max-cost" if limit is not None else "the budget of the month"
