@@ -165,7 +165,10 @@ def test_rows_are_found_and_compared(tmp_path: Path, tab: Browser) -> None:
     assert count(show="differ", measure="exact_match") == sum(
         len({*row} - {None}) > 1 for row in by_row
     )
+    pages = "document.getElementById('pages').hidden"
+    assert tab.js(pages) is False  # 40 rows, 20 on a page
     assert count(find="no such word") == 0
+    assert tab.js(pages) is True  # nothing is earlier or later
     tab.js("document.querySelector('a[href=\"#examples/check%3Akeys/few\"]').click()")
     until(tab, "document.querySelector('#list details[open] .answer')")
     failed = compared.data.checks["keys"]["few"].examples
