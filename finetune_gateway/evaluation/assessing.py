@@ -30,6 +30,7 @@ EXAMPLES = 20  # rows that are named for a check of one model
 KINDS_OF_ERROR = 5
 MANY = 1000  # scores from which a tenth of a percent says something
 SMALL = 0.01  # difference of shares of which tenths of a point are said
+FORM = ("json_valid", "json_schema")  # measures that say nothing of what stands in an answer
 NAMED = 3  # models with their figures, where one cannot tell which is best
 
 
@@ -288,7 +289,7 @@ def verdict(
     needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
     sentences = [
         _headline(measure, top, best, titles, found, decided=decided),
-        *_all_wrong(measure, matches or {}),
+        *_right(measure, best, titles, matches or {}),
         *_against(measure, top, ranked, pairs, titles),
         *([f"About {needed:,} rows would do."] if needed else []),
         *_without(found, titles),
@@ -337,12 +338,21 @@ def _headline(
     return f"Can't tell which is {which} {by}{lower}: {', '.join(named)}."
 
 
-def _all_wrong(measure: Measure, matches: Mapping[str, MeasureFigure]) -> list[str]:
-    """Return a sentence where a loss decides, and no answer matches: less wrong is not right."""
-    means = [one.interval.mean for one in matches.values() if one.interval]
-    if measure.share or not means or max(means) > 0:
+def _right(
+    measure: Measure,
+    best: Sequence[str],
+    titles: Mapping[str, str],
+    matches: Mapping[str, MeasureFigure],
+) -> list[str]:
+    """Return a sentence on the answers that are right, where what decides says nothing of it: a
+    loss if none is, and what is asked of the form."""
+    shares = {key: one.interval for key, one in matches.items() if one.interval}
+    if not measure.share and shares and not any(one.mean for one in shares.values()):
+        return ["But no answer of any model matches its reference."]
+    named = [f"{share_text(shares[key].mean)} of {titles[key]}" for key in best if key in shares]
+    if measure.name not in FORM or not named:
         return []
-    return ["But no answer of any model matches its reference."]
+    return [f"That is their form alone: {', '.join(named[:NAMED])} match the reference."]
 
 
 def _against(

@@ -101,6 +101,21 @@ def test_a_lower_loss_without_a_right_answer_is_said_to_be_that() -> None:
     assert "But no answer" not in said
 
 
+def test_a_measure_of_the_form_names_the_answers_that_are_right() -> None:
+    """Or else 100 % by a schema reads as a good model, whatever it answers."""
+    schema = Measure(name="json_schema", title="Fits the JSON schema", share=True)
+    pair = Difference(
+        measure="json_schema", first="a", second="b", better="a",
+        interval=Interval(mean=1.0, low=0.5, high=1.0, n=10, clusters=10),
+    )  # fmt: skip
+    found, matches = figures(a=1.0, b=0.0), figures(a=0.125, b=0.0)
+    said = assessing.verdict(schema, MODELS, found, [pair], {}, {}, matches).text
+    assert "That is their form alone: 12% of a match the reference." in said
+    said = assessing.verdict(schema, MODELS, figures(a=1.0, b=1.0), [], {}, {}, matches).text
+    assert "12% of a, 0% of b match the reference" in said
+    assert "form alone" not in assessing.verdict(MATCH, MODELS, found, [pair], {}, {}, matches).text
+
+
 def test_what_cannot_be_told_apart_is_said_once_with_all_figures() -> None:
     """Each model stands beside its figure, and one without any is named with the reason."""
     pair = Difference(measure="match", first="a", second="b", rows_needed=630)
