@@ -103,9 +103,11 @@ def check(
     schema, patterns, length, language, refusals, the format over many turns, its role under
     attacks, functions of your own. The unit test of a model.
 
-    MODEL is JOB or JOB@STEP, a handle's file, ft:..., base:NAME, prompt:NAME (the base with the
-    training's system prompt), http(s)://HOST/v1#MODEL, recorded:NAME, a folder or a model of the
-    hub. Without --data the rows that its training has held out are asked.
+    MODEL is JOB, latest, JOB@STEP (@last, @best), a handle's file or folder, ft:..., a base as it
+    is (gpt-4.1-mini-2025-04-14, builtin/tiny, owner/name, ./folder), base:NAME (without the
+    training's system prompt), prompt:NAME (with it), few-shot:N:NAME (with N training rows as
+    examples), http(s)://HOST/v1#MODEL or recorded:NAME. Without --data the rows that its training
+    has held out are asked.
 
     Exit 0 if each check has passed or was skipped, 1 if one has failed or could not be judged, 4
     where money stopped it. What no check can decide is not judged, and never passed.

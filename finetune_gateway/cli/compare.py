@@ -112,9 +112,10 @@ def compare(
     """Ask models the same held-out rows, and say which is better, what each costs, and how sure
     that is. A difference is called one only if it is no chance; else it reads "can't tell".
 
-    MODEL is JOB or JOB@STEP, a handle's file, ft:..., base:NAME (the base without the training's
-    system prompt), prompt:NAME (with it), few-shot:N:NAME (with N training rows as examples),
-    http(s)://HOST/v1#MODEL, recorded:NAME, a folder or a model of the hub.
+    MODEL is JOB, latest, JOB@STEP (@last, @best), a handle's file or folder, ft:..., a base as it
+    is (gpt-4.1-mini-2025-04-14, builtin/tiny, owner/name, ./folder), base:NAME (without the
+    training's system prompt), prompt:NAME (with it), few-shot:N:NAME (with N training rows as
+    examples), http(s)://HOST/v1#MODEL or recorded:NAME.
 
     Priced before anything is sent; without a terminal --yes is required where it costs (exit 4).
     Each request is on the disk before it is sent: after a kill the same command goes on, and no

@@ -28,8 +28,8 @@ from finetune_gateway.tokens.encodings import base_model
 
 MOST_EXAMPLES = 64
 FORMS = (
-    "JOB, JOB@STEP, ft:..., a handle's file or folder, base:NAME, prompt:NAME, few-shot:N:NAME, "
-    "https://HOST/v1#MODEL, recorded:NAME"
+    "JOB, JOB@STEP, ft:..., a handle's file or folder, a base (builtin/tiny, owner/name, "
+    "./folder), base:NAME, prompt:NAME, few-shot:N:NAME, https://HOST/v1#MODEL, recorded:NAME"
 )
 UNKNOWN_TRAINING = "its training rows are not here, so rows that it has seen cannot be marked"
 UNTUNED = re.compile(r"(?P<variant>base|prompt|few-shot):(?P<rest>.*)", re.DOTALL)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from support.cli import Ftg
+from support.paths import ROOT
 
 JOBS = (
     "report", "status", "logs", "events", "wait", "watch", "metrics", "checkpoints", "cancel",
@@ -35,6 +37,22 @@ def test_the_newest_where_there_is_none(
     ]  # fmt: skip
     wrong = "cmp-nope" if kind == "comparisons" else "nope"
     assert repr(wrong) in said("nope").splitlines()[0]
+
+
+def test_the_help_has_each_form_of_a_model_that_the_docs_have(ftg: Ftg) -> None:
+    """The table of docs/compare.md, in the help of both commands that take such a model."""
+    table = (ROOT / "docs" / "compare.md").read_text().partition("| name | the model |")[2]
+    rows = table.partition("\n\n")[0].splitlines()[2:]
+    forms = [form for row in rows for form in re.findall("`([^`]*)`", row.split(" | ")[0])]
+    assert len(forms) > 12
+    own = {"JOB@last": "@last", "JOB@best": "@best", "./my-model": "a handle's file or folder",
+           "./my-model/finetune_gateway.json": "a handle's file or folder",
+           "ft:BASE:ORG:SUFFIX:ID": "ft:...",
+           "http://HOST/v1#MODEL": "http(s)://HOST/v1#MODEL"}  # fmt: skip
+    for command in ("compare", "check"):
+        help_text = " ".join(ftg(command, "--help").stdout.split())
+        for form in forms:
+            assert own.get(form, form) in help_text, (command, form)
 
 
 def test_costs_says_what_is_paid_without_a_job(ftg: Ftg) -> None:
