@@ -34,6 +34,7 @@ Check = Callable[[Any, Any, Arguments, dict[str, Any]], Any]
 
 MAX_EVENTS = 10_000  # of one poll; the rest comes with the next ones
 LONGEST_ID = 1000  # characters; names of resources at clouds have up to 300
+LONGEST_JSON = 1_000_000  # characters of options
 LONGEST_SETTLE = 7 * 24 * 3600.0  # seconds; a job in doubt keeps its share of the budget so long
 NO_FILES = "Its files cannot be downloaded"  # begins the warning about them
 # Of a snapshot, with their bounds: what is none of these is left out.
@@ -53,6 +54,7 @@ KINDS: dict[str, Any] = {
     "life_cycle": LifeCycle | None,
     "no_new_jobs_after": date | None,
     "unknown_model_reason": str,
+    **dict.fromkeys(("pauses", "takes_metadata"), bool),
 }
 PART = "ftg-events:"  # begins a cursor of ours: so many events of the backend's own are taken
 
@@ -96,8 +98,6 @@ def _text(value: Any, *_: Any) -> str:
 def _capabilities(value: Any, *_: Any) -> Capabilities:
     if not isinstance(value, Capabilities):
         raise Wrong(f"must return a Capabilities, not {shown(value)}")
-    if not isinstance(value.pauses, bool):
-        raise Wrong(f"must say with pauses=True or False if it can, not {shown(value.pauses)}")
     if not isinstance(value.hosted, bool):
         raise Wrong(f"must say with hosted=True or False where data go, not {shown(value.hosted)}")
     for name, kind in KINDS.items():
@@ -165,7 +165,6 @@ def is_number(value: Any) -> bool:
 
 
 def _names(value: Any, *_: Any) -> list[str]:
-    """Return names of models, each once."""
     return list(dict.fromkeys(_identifiers(value)))
 
 
@@ -191,7 +190,8 @@ def _json(value: Any, *_: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise Wrong(f"must return a dict with texts as keys, not {shown(value)}")
     try:
-        json.dumps(value, allow_nan=False)
+        if (size := len(json.dumps(value, allow_nan=False))) > LONGEST_JSON:
+            raise Wrong(f"must return at most {LONGEST_JSON:,} characters of JSON, not {size:,}")
     except (TypeError, ValueError, RecursionError) as exc:
         raise Wrong(f"must return plain JSON: {exc}") from None
     return value
@@ -217,13 +217,14 @@ def _estimate(value: Any, backend: Any, args: Arguments, kwargs: dict[str, Any])
     for path, amount in _amounts("", value):
         if not is_number(amount) or amount < 0:
             raise Wrong(f"gives {path} as {shown(amount)}: an amount is a finite number from 0")
-    _validated(Estimate, dict(value.__dict__))
-    spec = kwargs.get("spec", args[0] if args else None)
-    model = getattr(spec, "model", None)
+    if not isinstance(leaves := value.data_leaves_machine, bool):
+        raise Wrong(f"must give data_leaves_machine as True or False, not {shown(leaves)}")
+    found: Estimate = _validated(Estimate, _fields(value))
+    model = getattr(kwargs.get("spec", args[0] if args else None), "model", None)
     hosted = backend.capabilities().hosted or backend.capabilities(model).hosted
-    if hosted and not value.data_leaves_machine:
-        return value.model_copy(update={"data_leaves_machine": True})
-    return value
+    if hosted and not found.data_leaves_machine:
+        return found.model_copy(update={"data_leaves_machine": True})
+    return found
 
 
 def _amounts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -392,11 +393,10 @@ def _chat_model(value: Any, *_: Any) -> Any:
     return value
 
 
-def _price(value: Any, *_: Any) -> Price:
+def _price(value: Any, *_: Any) -> Any:
     if not isinstance(value, Price) or not getattr(value, "unit", "").endswith("_hour"):
         raise Wrong(f"must return the Price of an hour or None, not {shown(value)}")
-    price: Price = _validated(Price, dict(value.__dict__))
-    return price
+    return _validated(Price, dict(value.__dict__))
 
 
 def _path(value: Any, *_: Any) -> Path:
