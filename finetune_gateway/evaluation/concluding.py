@@ -32,6 +32,7 @@ from finetune_gateway.evaluation.results import (
     MeasureFigure,
     Score,
 )
+from finetune_gateway.jobs.model_names import did_you_mean
 
 Json = dict[str, Any]
 
@@ -310,7 +311,10 @@ def require_measure(by: str | None, questions: Questions) -> None:
         rubrics = questions.guide.rubrics if questions.guide is not None else []
         known += [judging.WINS.name, *(f"judge:{rubric.name}" for rubric in rubrics)]
     if by is not None and by not in known:
-        raise SpecError(f"There is no measure {shown(by)}.", hint=f"There are: {', '.join(known)}.")
+        near = did_you_mean(by, known)
+        raise SpecError(
+            f"There is no measure {shown(by)}.", hint=f"{near}There are: {', '.join(known)}."
+        )
 
 
 def _deciding(table: _Table, by: str | None) -> Measure:

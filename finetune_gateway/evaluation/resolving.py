@@ -33,6 +33,7 @@ FORMS = (
 )
 UNKNOWN_TRAINING = "its training rows are not here, so rows that it has seen cannot be marked"
 UNTUNED = re.compile(r"(?P<variant>base|prompt|few-shot):(?P<rest>.*)", re.DOTALL)
+FORM_WORDS = ("base", "prompt", "few-shot", recordings.PREFIX.rstrip(":"), "https", "http", "ft")
 FEW_SHOT = re.compile(r"(?P<shots>[0-9]{1,4}):(?P<name>.+)", re.DOTALL)
 URL = re.compile(r"https?://", re.IGNORECASE)
 
@@ -87,6 +88,13 @@ def resolve_with_judge(
     return models, replace(found, key=f"judge {found.key}")
 
 
+def _form_near(name: str) -> str:
+    """Return the name with the form that its first word was meant to be; else nothing."""
+    word, mark, rest = name.partition(":")
+    near = get_close_matches(word, FORM_WORDS, 1, 0.7) if mark and rest else []
+    return f"{near[0]}:{rest}" if near and near[0] != word else ""
+
+
 @dataclass
 class _Resolver:
     """Resolves one name after another, and keeps what their trainings were like."""
@@ -130,6 +138,8 @@ class _Resolver:
             return self._untuned(name, untuned["variant"], untuned["rest"])
         if URL.match(name):
             return self._at_url(name, name, "other")
+        if near := _form_near(name):
+            raise SpecError(f"{shown(name)} is no form of a model.", hint=f"Did you mean {near}?")
         if host := self._host_with(name):
             return self.places.hosted(name, "other", name, host)
         return self._of_meaning(name, self._meaning(name))
@@ -190,8 +200,13 @@ class _Resolver:
         if variant == "few-shot":
             match = FEW_SHOT.fullmatch(rest)
             if match is None or not 0 < int(match["shots"]) <= MOST_EXAMPLES:
+                wrong = (
+                    "asks for too few examples, or too many"
+                    if match
+                    else "does not say how many examples"
+                )
                 raise SpecError(
-                    f"{shown(name)} does not say how many examples.",
+                    f"{shown(name)} {wrong}.",
                     hint=f"Like few-shot:5:NAME, with 1 to {MOST_EXAMPLES} of them.",
                 )
             self.shots[name], rest = int(match["shots"]), match["name"]
