@@ -204,3 +204,10 @@ def test_a_name_of_several_gpus_is_warned_of(home: Path) -> None:
     tokens = lengths({512: 8})
     found = LocalBackend(gpu="A100").estimate(TrainingSpec(model="builtin/tiny"), tokens)
     assert name in found.warnings and name not in found.assumptions
+
+
+def test_what_cuda_itself_takes_is_counted() -> None:
+    """1.4 GB of context and kernels, whatever the model: a tiny one does not fit in 1 GB."""
+    tiny = LLAMA_8B.model_copy(update={"hidden_size": 64, "layers": 2, "vocab_size": 512})
+    found = estimate_local(TrainingSpec(model="m"), lengths({32: 8}), tiny, target=on("H200"))
+    assert found.memory_parts and 1.4e9 <= found.memory_parts.overhead < 1.5e9
