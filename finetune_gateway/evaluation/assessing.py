@@ -263,11 +263,13 @@ def verdict(
     left: Mapping[str, tuple[int, int]],
     matches: Mapping[str, MeasureFigure] | None = None,
     silent: Mapping[str, Unjudged] | None = None,
+    doubts: Sequence[str] = (),
 ) -> Verdict:
     """Return which models are best by a measure, as far as one can tell. ``pairs``: as ``untold``
     leaves them. ``money``: a clause on the cost of a model's answers, by its key; ``left``: what it
     has left unanswered. ``matches``: the share of answers that match, if any. ``silent``: what the
-    measure has not judged of a model."""
+    measure has not judged of a model. ``doubts``: how far the judge can be trusted, if it decides,
+    as clauses that begin with "it"."""
     silent = silent or {}
     titles = {model.key: model.title for model in models}
     ranked = _ranked(measure, found)
@@ -290,7 +292,8 @@ def verdict(
     sentences = [
         _headline(measure, top, best, titles, found, decided=decided),
         *_right(measure, best, titles, matches or {}),
-        *_against(measure, top, ranked, pairs, titles),
+        *_against(measure, top, ranked, pairs, titles, "It" if len(best) == 1 else titles[top]),
+        *(f"But of the judge: {doubt}." for doubt in doubts),
         *([f"About {needed:,} rows would do."] if needed else []),
         *_without(found, titles),
         *_left_out({key: left[key] for key in ranked if key in choosy}, titles),
@@ -325,7 +328,7 @@ def _headline(
     *,
     decided: bool,
 ) -> str:
-    by = f"by {measure.title.lower()}"
+    by = f"by {measure.by or measure.title.lower()}"
     what = f"{figure_text(measure, found[top])} {by}"
     lower = ", where lower is better" if measure.better == "lower" else ""
     if decided:
@@ -361,14 +364,15 @@ def _against(
     ranked: Sequence[str],
     pairs: Sequence[Difference],
     titles: Mapping[str, str],
+    subject: str,
 ) -> list[str]:
-    """Return a sentence for each model that the top one is better than."""
+    """Return a sentence for each model that the top one, ``subject``, is better than."""
     found = []
     for key in ranked:
         pair = next((one for one in pairs if {one.first, one.second} == {top, key}), None)
         if pair is not None and pair.better == top and pair.interval is not None:
             found.append(f"{titles[key]} ({difference_text(measure, pair, top)})")
-    return [f"It is better than {', '.join(found)}."] if found else []
+    return [f"{subject} is better than {', '.join(found)}."] if found else []
 
 
 def _without(found: Mapping[str, MeasureFigure], titles: Mapping[str, str]) -> list[str]:

@@ -101,6 +101,7 @@ def conclude(
     judge_stopped = [f"{judging.NO_VERDICT}: {found.stopped}"] if found.stopped else []
     silent = table.unjudged((*NOT_ANSWERED, *judge_stopped))
     table.differences = missing_scores.untold(table.differences, left, silent)
+    judge = _judge_facts(questions, found, rows)
     money = costs.money_clauses(figures, {model.key: model.training for model in facts})
     data = about.model_copy(
         update={
@@ -114,7 +115,7 @@ def conclude(
                 check.name: assessing.check_figures(check.measure.name, facts, scored)
                 for check in (questions.guide.checks if questions.guide else ())
             },
-            "judge": _judge_facts(questions, found, rows),
+            "judge": judge,
             "serving": costs.serving(questions.models, figures, requests, questions.store),
             "verdict": assessing.verdict(
                 measure,
@@ -125,6 +126,7 @@ def conclude(
                 left,
                 table.figures.get("normalized_match"),
                 silent[measure.name],
+                judge.warnings if judge and measure.name == judging.WINS.name else (),
             ),
             "left_out": chosen.left_out,
             "asked": found.asked,
@@ -132,7 +134,7 @@ def conclude(
             "kept": found.kept,
             "spent_usd": None if unpriced else found.spent_usd,
             "stopped": found.stopped,
-            "notes": [*about.notes, *_notes(found, facts)],
+            "notes": [*about.notes, *_notes(found, facts), *_cut(scored, facts)],
         }
     )
     return keep(questions.store.settings, data, [*rows.values()], scored, found.judgements)
@@ -353,6 +355,17 @@ def _notes(found: Found, facts: Sequence[ComparedFacts]) -> Iterator[str]:
         yield f"Not all was asked: {found.stopped}."
     for key, error in found.ended.items():
         yield f"{titles.get(key, 'The judge')} was not asked to the end: {error.message}"
+
+
+def _cut(scored: Sequence[ScoredAnswer], facts: Sequence[ComparedFacts]) -> Iterator[str]:
+    """Yield which models have answers that end at the limit of tokens, before they are done."""
+    for model in facts:
+        reasons = [one.answer.finish_reason for one in scored if one.answer.model == model.key]
+        if cut := reasons.count("length"):
+            yield (
+                f"{cut:,} of {len(reasons):,} answers of {model.title} are cut at the limit of "
+                "tokens (--max-tokens): they may fail for that alone."
+            )
 
 
 def begun(name: str, words: DataFacts, command: str, prices: tuple[str, ...]) -> ComparisonData:

@@ -47,6 +47,7 @@ SAME = "the answers are the same"
 WINS = Measure(
     name="judge:wins",
     title="Preferred by the judge",
+    by="what the judge prefers",
     share=True,
     about="Shown in both orders: 1 if both say that it is better, 0 if both prefer the other "
     "answer, 0.5 if they say neither or contradict each other.",

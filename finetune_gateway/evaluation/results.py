@@ -159,6 +159,7 @@ class Measure(Model):
 
     name: str  # exact_match, check:json, judge:first, ...
     title: str  # as people read it
+    by: str = ""  # in a sentence, where the title does not stand behind "by"
     share: bool = False
     unit: str = ""
     better: Better = "higher"

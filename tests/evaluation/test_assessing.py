@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_gateway.evaluation import assessing, costs
+from finetune_gateway.evaluation import assessing, costs, judging
 from finetune_gateway.evaluation.comparison import ScoredAnswer
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.questions import pairs_of
@@ -114,6 +114,23 @@ def test_a_measure_of_the_form_names_the_answers_that_are_right() -> None:
     said = assessing.verdict(schema, MODELS, figures(a=1.0, b=1.0), [], {}, {}, matches).text
     assert "12% of a, 0% of b match the reference" in said
     assert "form alone" not in assessing.verdict(MATCH, MODELS, found, [pair], {}, {}, matches).text
+
+
+def test_a_judge_that_may_go_by_length_is_doubted_in_the_verdict() -> None:
+    """With the model that is better by its name, where several may be the best."""
+    models = [*MODELS, ComparedFacts.model_validate({**MODELS[0].model_dump(), "key": "c",
+                                                     "title": "c"})]  # fmt: skip
+    pair = Difference(
+        measure="judge:wins", first="a", second="b", better="a",
+        interval=Interval(mean=1.0, low=0.8, high=1.0, n=10, clusters=10),
+    )  # fmt: skip
+    doubts = ["it prefers the longer answer, in 100% of its verdicts"]
+    found = figures(a=1.0, b=0.0, c=1.0)
+    pairs = [pair, pair.model_copy(update={"second": "c", "better": ""})]
+    said = assessing.verdict(judging.WINS, models, found, pairs, {}, {}, doubts=doubts).text
+    assert said.startswith("Can't tell which is best by what the judge prefers: ")
+    assert "a is better than b (" in said and "It is better" not in said
+    assert f"But of the judge: {doubts[0]}." in said
 
 
 def test_what_cannot_be_told_apart_is_said_once_with_all_figures() -> None:

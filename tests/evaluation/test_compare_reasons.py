@@ -18,6 +18,8 @@ def test_a_loss_that_is_missing_has_the_reason_of_its_row(home: Path, tiny_folde
     [why] = figure.unjudged
     assert figure.interval is not None and figure.interval.n == 1
     assert why.startswith("The conversation and its reference have") and "at most" in why
+    assert any(" answers of " in text and "cut at the limit of tokens" in text
+               for text in found.data.notes), found.data.notes  # fmt: skip
 
 
 def test_held_out_texts_are_not_asked(home: Path, tmp_path: Path) -> None:

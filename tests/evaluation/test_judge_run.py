@@ -133,6 +133,9 @@ def test_a_judge_with_a_habit_is_named(
     found = compare(provider)
     assert found.data.judge is not None
     assert any(named in text for text in found.data.judge.warnings), found.data.judge.warnings
+    assert f"But of the judge: it prefers the {'longer answer' if wins == 1 else 'answer'}" in (
+        found.verdict.text
+    )
     first = found.data.figures["judge:wins"][found.data.models[0].key].interval
     assert first is not None and first.mean == wins
     assert found.verdict.decided == (wins == 1.0)
