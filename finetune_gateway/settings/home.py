@@ -227,7 +227,7 @@ class Settings:
         folder = self.home / "locks"
         if not folder.is_dir() and self.database.exists():
             with suppress(OSError):  # what is there, or that it may not be written, is said later
-                folder.mkdir(files.PRIVATE_FOLDER)
+                files.folder(folder)
         return folder
 
     @property

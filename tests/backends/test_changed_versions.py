@@ -23,6 +23,7 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation import calibration
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.reports.job_text import job_facts
+from finetune_gateway.settings import sealed
 from finetune_gateway.spec import TrainingSpec
 
 LORA = TrainingSpec(model="any", training_type="lora")
@@ -33,7 +34,8 @@ def saved_with(run: Run, step: int, **others: str) -> None:
     path = run.checkpoints / f"checkpoint-{step}" / MANIFEST
     about = json.loads(path.read_text())
     about["environment"] |= others
-    path.write_text(json.dumps(about))
+    about.pop(sealed.SEAL)
+    sealed.write(path, about)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_the_best_and_the_last_stay(run: Run) -> None:
             path = f"{run.id}/checkpoints/checkpoint-{step}"
             stored = job.store.settings.stored_path(str(run.settings.runs / path))
             row = (run.id, str(step), step, stored)
-            db.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?, '{}')", row)
+            db.execute("INSERT INTO checkpoints VALUES (?, ?, ?, ?, '{}', '{}')", row)
     assert job_facts(job)["checkpoints"].startswith("2, at step 10 and 25, ")
 
 

@@ -310,7 +310,7 @@ def test_two_at_once_are_refused(provider: Provider) -> None:
 def test_a_disk_without_links_has_the_contents_alone(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune_gateway.settings.files.link", lambda *_: False)
+    monkeypatch.setattr("finetune_gateway.jobs.fetched._link", lambda *_: False)
     tune = provider.world.add_fine_tune()
     path = fetch(provider).jobs[0].path("training")
     assert path and path.parent.name == "files"

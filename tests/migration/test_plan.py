@@ -197,7 +197,7 @@ def test_the_screen(
         assert not any(part in text for part in others) and " equal to " not in text
         lines = done.stdout.splitlines()
         for shown in lines:
-            command = shown.startswith("  ftg ")
+            command = shown.lstrip().startswith("ftg ")
             assert display_width(shown) <= columns or len(shown.split()) == 1 or command, shown
         assert {f"  {command}" for command in commands} < {*lines}  # each in one line, to copy
         assert more or text.count("migrate fetch") == 1

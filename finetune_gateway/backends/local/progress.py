@@ -123,7 +123,8 @@ class Progress(TrainerCallback):
 
     def is_over(self, state: TrainerState) -> bool:
         """Return True if a checkpoint is of the last step of its training."""
-        return self.stops(state) or state.global_step >= state.max_steps
+        steps = self.run.spec.max_steps or state.max_steps
+        return self.stops(state) or state.global_step >= steps
 
     def stops(self, state: TrainerState) -> bool:
         """Return True if the last evaluations of a training were no better than one before."""
