@@ -122,17 +122,17 @@ def _retired(estimate: Estimate) -> str:
 def tokens_text(estimate: Estimate) -> str:
     """Return ``37,000 (2 epochs)``; of a local run what is read of the rows once they are cut, and
     how many of these tokens are trained: ``37,000 (2 epochs), 9,000 of them trained``. Where a
-    number of steps ends it: ``about 3,700 (10 steps), 850 to 950 of them trained``."""
+    number of steps ends it: ``about 3,700 (10 steps), about 900 of them trained``."""
     tokens, billed, trained = estimate.tokens, estimate.billed_tokens, estimate.trained_tokens
     read = tokens.total - tokens.truncated_tokens if tokens else 0
     counted = billed.expected if billed else read * estimate.n_epochs
     text = f"{counted:,} ({format_count(estimate.n_epochs, 'epoch')})"
     if billed or not trained:
         return text
+    about = "" if trained.low == trained.high else "about "
     if estimate.n_epochs_rule == ENDED and estimate.read_tokens is not None:
-        about = "" if trained.low == trained.high else "about "
         text = f"{about}{estimate.read_tokens:,} ({format_count(estimate.steps or 0, 'step')})"
-    return f"{text}, {_span(trained)} of them trained"
+    return f"{text}, {about}{trained.expected:,} of them trained"
 
 
 def _span(counts: Range[int]) -> str:
