@@ -63,13 +63,16 @@ class Threads:
         return future
 
     def end(self) -> set[Future[Any]]:
-        """Begin no other call, and return those that are running."""
+        """Begin no other call, and return those that are running. Who waits for one that has not
+        begun gets the error of all that is closed: a CancelledError would end its task as if it
+        had been cancelled itself."""
         if self._process != os.getpid():
             self._begin_anew()
         with self._changed:
             self._closed = True
             for future, _ in self._calls:
-                future.cancel()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(closed())
             self._calls.clear()
             self._changed.notify_all()
             return {*self._running}

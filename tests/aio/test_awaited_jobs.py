@@ -33,7 +33,7 @@ from finetune_gateway import (
     SpecError,
     aio,
 )
-from finetune_gateway.aio.calls import MODEL_THREADS, Calls
+from finetune_gateway.aio.calls import HOST_THREADS, MODEL_THREADS, Calls
 from finetune_gateway.aio.handle import AHEAD
 from finetune_gateway.aio.watcher import Host, Waiter
 from finetune_gateway.chat import ChatStream as BlockingStream
@@ -478,6 +478,25 @@ def test_to_close_ends_all_waits(home: Path, provider: Provider) -> None:
 
     asyncio.run(main())
     assert provider.posts["/fine_tuning/jobs/*/cancel"] == 0
+
+
+def test_a_call_that_has_not_begun_ends_with_a_close_as_the_others_do() -> None:
+    """It waits for a thread, all of which are asking hosts: it raises what is raised later too, and
+    those that have begun end."""
+
+    async def main() -> None:
+        calls, answered = Calls(), threading.Event()
+        begun = [asyncio.create_task(calls.run(answered.wait)) for _ in range(HOST_THREADS)]
+        others = [asyncio.create_task(calls.run(threading.Event().wait, 0.1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(calls.close())
+        raised = await asyncio.gather(*others, return_exceptions=True)
+        answered.set()
+        await closing
+        assert all(await asyncio.gather(*begun))
+        assert [(type(one), "closed" in str(one)) for one in raised] == [(SpecError, True)] * 2
+
+    asyncio.run(main())
 
 
 def test_a_slow_model_holds_up_no_job(home: Path, provider: Provider) -> None:
