@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 from finetune_gateway.errors import SpecError, shown
-from finetune_gateway.evaluation import assessing, costs, judging, measures, missing_scores
-from finetune_gateway.evaluation.answers.recorded import NOT_RECORDED
-from finetune_gateway.evaluation.assessing import FIGURES, Scorer, Scores
+from finetune_gateway.evaluation import assessing, best, costs, judging, measures, missing_scores
+from finetune_gateway.evaluation.assessing import CHECKS, FIGURES, Scorer, Scores
 from finetune_gateway.evaluation.checks import Guide, Outcome, Skipped
 from finetune_gateway.evaluation.checks.rounds import NOT_ENDED
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
 from finetune_gateway.evaluation.missing_scores import Unjudged
 from finetune_gateway.evaluation.questions import Found, Questions
 from finetune_gateway.evaluation.results import (
+    NOT_RECORDED,
     UNDECIDED,
     AnswerKey,
     ComparedAnswer,
@@ -36,12 +36,6 @@ from finetune_gateway.jobs.model_names import did_you_mean
 
 Json = dict[str, Any]
 
-CHECKS = Measure(
-    name="checks",
-    title="All checks",
-    share=True,
-    about="Answers that pass every check of the guide; what shows neither is left out.",
-)
 # Which measure decides, if the user names none: the first of these that there is.
 ORDER = (
     "checks", "judge:wins", "tool_arguments", "json_schema", "final_number", "normalized_match",
@@ -91,6 +85,7 @@ def conclude(
         figure = assessing.answer_figures(own, refused[model.key])
         figures[model.key] = figure.model_copy(update={"spent_usd": spent})
     measure = _deciding(table, by)
+    right = _right(measure, table, questions)
     never = {found.stopped, NOT_RECORDED} - {""}  # nobody chose which rows these are
     left = {
         model.key: assessing.unanswered(
@@ -117,16 +112,17 @@ def conclude(
             },
             "judge": judge,
             "serving": costs.serving(questions.models, figures, requests, questions.store),
-            "verdict": assessing.verdict(
+            "verdict": best.verdict(
                 measure,
                 facts,
                 table.figures[measure.name],
                 [one for one in table.differences if one.measure == measure.name],
                 money,
                 left,
-                table.figures.get("normalized_match"),
+                table.figures.get(right.name) if right else None,
                 silent[measure.name],
                 judge.warnings if judge and measure.name == judging.WINS.name else (),
+                right,
             ),
             "left_out": chosen.left_out,
             "asked": found.asked,
@@ -185,7 +181,8 @@ def _with_outcomes(
     for (model, row), scores in judging.rubric_scores(found.judgements).items():
         if (one := by_key.get((model, row, 0))) is not None:
             by_key[model, row, 0] = _with_scores(one, scores)
-    return [_with_all_checks(one) for one in by_key.values()], rows
+    _add_all_checks(by_key, rows)
+    return [*by_key.values()], rows
 
 
 def _key(answer: ComparedAnswer) -> AnswerKey:
@@ -203,10 +200,18 @@ def _with_scores(one: ScoredAnswer, scores: Mapping[str, Score]) -> ScoredAnswer
     return one.model_copy(update={"scores": {**one.scores, **scores}})
 
 
-def _with_all_checks(one: ScoredAnswer) -> ScoredAnswer:
-    """Return an answer with the score of all its checks together."""
-    checked = [score for name, score in one.scores.items() if name.startswith("check:")]
-    return _with_scores(one, {CHECKS.name: _of_all(checked)}) if checked else one
+def _add_all_checks(by_key: dict[AnswerKey, ScoredAnswer], rows: Mapping[str, ComparedRow]) -> None:
+    """Give the answer to each row the score of all checks together, those of the conversations that
+    begin with it too: 14 attacks after one row say no more of other rows than that row."""
+    begun: dict[AnswerKey, list[AnswerKey]] = defaultdict(list)
+    for model, row, sample in by_key:
+        begun[model, rows[row].opening or row, sample].append((model, row, sample))
+    for opening, keys in begun.items():
+        scores = [score for key in keys for score in by_key[key].scores.items()]
+        checked = [score for name, score in scores if name.startswith("check:")]
+        if checked:
+            shown = opening if opening in by_key else keys[0]
+            by_key[shown] = _with_scores(by_key[shown], {CHECKS.name: _of_all(checked)})
 
 
 def _of_all(checked: Sequence[Score]) -> Score:
@@ -329,6 +334,17 @@ def _deciding(table: _Table, by: str | None) -> Measure:
     usable = [name for name in ORDER if name in known and _says_something(table.figures[name])]
     first = next(iter(usable), None) or next(name for name in ORDER if name in known)
     return known[first]
+
+
+def _right(measure: Measure, table: _Table, questions: Questions) -> Measure | None:
+    """Return the measure that says which answers are right, to be named beside one that does not;
+    none beside checks where answers are in other words than their references."""
+    known = {one.name: one for one in table.measures}
+    names = ["normalized_match"]
+    if measure.name == CHECKS.name:
+        names = ["tool_arguments", "final_number"]
+        names += ["normalized_match"] if measures.can_match(questions.counted) else []
+    return next((known[name] for name in names if name in known), None)
 
 
 def _says_something(figures: Mapping[str, MeasureFigure]) -> bool:

@@ -25,6 +25,7 @@ from finetune_gateway.evaluation.checks.check import PREFIX
 from finetune_gateway.evaluation.judge import MAX_TOKENS, JudgeQuestion
 from finetune_gateway.evaluation.missing_scores import alike
 from finetune_gateway.evaluation.results import (
+    PAIRS,
     AnswerTable,
     ComparedAnswer,
     ComparedFacts,
@@ -45,7 +46,7 @@ PASS = 0.75  # of the way up a scale, from which on an answer passes a rubric: 4
 NO_VERDICT = "no verdict of the judge"
 SAME = "the answers are the same"
 WINS = Measure(
-    name="judge:wins",
+    name=PAIRS,
     title="Preferred by the judge",
     by="what the judge prefers",
     share=True,

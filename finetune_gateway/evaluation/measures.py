@@ -34,6 +34,7 @@ Rows = Sequence[ComparedRow]
 ScoreFunction = Callable[[ComparedRow, ComparedAnswer], Score]
 
 MOST = 0.5  # share of the references that have a form, from which on it is what they are in
+LABEL_WORDS = 3  # of a reference that is a label, at most
 
 NO_ANSWER = "no answer: the request failed"
 FILTERED = "held back by a filter of the host"
@@ -97,6 +98,13 @@ def json_references(rows: Rows) -> list[Any]:
     texts = reference_texts(rows)
     values = [value for text in texts if forms.is_structure(value := forms.json_of(text))]
     return values if texts and len(values) >= MOST * len(texts) else []
+
+
+def can_match(rows: Rows) -> bool:
+    """Return True if a right answer is the same as its reference: JSON, or a label of few words."""
+    texts = reference_texts(rows)
+    short = [text for text in texts if len(text.split()) <= LABEL_WORDS]
+    return bool(json_references(rows)) or (bool(texts) and len(short) >= MOST * len(texts))
 
 
 def _texts(row: ComparedRow) -> Iterator[str]:

@@ -23,6 +23,8 @@ Json = dict[str, Any]
 Kind = Literal["hosted", "local", "recorded", "object"]  # who answers
 Variant = Literal["tuned", "base", "prompt", "few-shot", "other"]  # what was done to the base
 UNDECIDED = "undecided"  # how a reason begins where an answer shows neither
+PAIRS = "judge:wins"  # the measure of pairs
+NOT_RECORDED = "not recorded"  # of what a recording does not have
 AnswerKey = tuple[str, str, int]  # key of the model, id of the row, number of the sample
 Better = Literal["higher", "lower", ""]  # which figure is better; "": neither
 
@@ -92,7 +94,8 @@ class Leak(Model):
 class ComparedRow(Model):
     """One row that all models are asked. ``cluster``: rows with the same one are of one
     conversation. ``leaks``: why it is left out of the verdict. ``check``: set for a follow-up that
-    a check asks beside the rows of the data."""
+    a check asks beside the rows of the data; ``opening``: the id of the row that it asks on
+    after."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -100,6 +103,7 @@ class ComparedRow(Model):
     cluster: str
     leaks: tuple[Leak, ...] = ()
     check: str = ""
+    opening: str = ""
 
     @property
     def id(self) -> str:
@@ -246,12 +250,14 @@ class AnswerFigures(Model):
 
 
 class Verdict(Model):
-    """The answer. ``text``: a paragraph. ``measure``: by which. ``best``: models that none is
-    better than, as far as one can tell. ``decided``: False reads "can't tell"."""
+    """The answer. ``text``: a paragraph; ``short``: the same without the figures of several models
+    that may be the best, for where these stand beside it. ``measure``: by which. ``best``: models
+    that none is better than, as far as one can tell. ``decided``: False reads "can't tell"."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     text: str
+    short: str = ""
     measure: str
     best: tuple[str, ...] = ()
     decided: bool = False

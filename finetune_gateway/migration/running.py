@@ -26,10 +26,9 @@ from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers, comparing, measures, resolving, statistics
 from finetune_gateway.evaluation import recording as recordings
 from finetune_gateway.evaluation.answers.planning import total
-from finetune_gateway.evaluation.assessing import FIGURES
+from finetune_gateway.evaluation.assessing import CHECKS, FIGURES
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.comparison import Comparison
-from finetune_gateway.evaluation.concluding import CHECKS
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 from finetune_gateway.estimation.estimate import Range
-from finetune_gateway.evaluation.assessing import number_text
+from finetune_gateway.evaluation.best import number_text
 from finetune_gateway.evaluation.results import AnswerFigures, ComparisonData, TrainingFacts
 from finetune_gateway.reports.output import format_count, format_duration
 from finetune_gateway.settings.money import format_usd

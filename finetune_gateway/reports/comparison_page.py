@@ -297,7 +297,7 @@ def _model(model: ComparedFacts, letter: str, color: int, no_rows: bool) -> Mode
 def _measure(data: ComparisonData, measure: Measure) -> MeasureView:
     figures = data.figures.get(measure.name, {})
     intervals = [one.interval for one in figures.values() if one.interval]
-    counted = mode(map(view.counted_text, intervals)) if intervals else ""
+    counted = mode(view.counted_text(measure, one) for one in intervals) if intervals else ""
     top = 1.0 if measure.share else max([one.high for one in intervals], default=0.0)
     return MeasureView(
         title=_plain(measure.title),
@@ -321,7 +321,7 @@ def _figure(data: ComparisonData, measure: Measure, key: str, top: float, usual:
     interval = figure.interval
     standing = view.standing(data, measure.name, key)
     drawable = top > 0 and interval.low >= 0
-    counted = view.counted_text(interval)
+    counted = view.counted_text(measure, interval)
     return FigureView(
         value=view.value_text(measure, interval.mean, interval.n),
         range=view.interval_text(measure, interval) + ("" if counted == usual else f", {counted}"),

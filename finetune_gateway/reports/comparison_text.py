@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
-from finetune_gateway.evaluation.results import ComparisonData, Measure, MeasureFigure
+from finetune_gateway.evaluation.results import (
+    NOT_RECORDED,
+    ComparisonData,
+    Measure,
+    MeasureFigure,
+    Verdict,
+)
 from finetune_gateway.reports import comparison_view as view
 from finetune_gateway.reports.comparison_costs import EMPTY, Cells, cost_rows, speed_rows
 from finetune_gateway.reports.output import (
@@ -33,19 +39,22 @@ def comparison_text(data: ComparisonData, *, explain: bool = False) -> str:
 
 
 def _answer(data: ComparisonData, *, whole: bool) -> Iterator[str]:
-    verdict = _verdict(visible(data.verdict.text), whole=whole)
+    verdict = _verdict(data.verdict, whole=whole)
     yield apply_style("\n".join(verdict), "bold")
     yield from _figures(data, max(1, _room(LINES - 1) - len(verdict)))
     yield wrap_text(_beside(data, whole=whole), "  ", "")
 
 
-def _verdict(text: str, *, whole: bool) -> list[str]:
-    """Return the verdict; unless ``whole`` as many of its sentences as fit."""
-    sentences, most = re.split(r"(?<=[.?!]) ", text), _room(VERDICT_LINES)
-    while not whole and len(sentences) > 1 and len(_lines(" ".join(sentences))) > most:
+def _verdict(verdict: Verdict, *, whole: bool) -> list[str]:
+    """Return the verdict; unless ``whole`` as many of its sentences as fit, without the figures
+    that stand below if it does not fit with them."""
+    lines, most = _lines(visible(verdict.text)), _room(VERDICT_LINES)
+    if whole or len(lines) <= most:
+        return lines
+    sentences = re.split(r"(?<=[.?!]) ", visible(verdict.short or verdict.text))
+    while len(sentences) > 1 and len(_lines(" ".join(sentences))) > most:
         sentences.pop()
-    lines = _lines(" ".join(sentences))
-    return lines if whole else lines[:most]
+    return _lines(" ".join(sentences))[:most]
 
 
 def _room(lines: int) -> int:
@@ -88,11 +97,14 @@ def _figures(data: ComparisonData, room: int) -> list[str]:
 def _beside(data: ComparisonData, *, whole: bool) -> str:
     """Return what stands beside the answer: rows, those left out, failed requests, money."""
     left = sum(data.data.left_out.values())
-    failed = sum(one.errors for one in data.answers.values())
+    missing = sum(one.errors for one in data.answers.values())
+    unrecorded = sum(one.error_kinds.get(NOT_RECORDED, 0) for one in data.answers.values())
+    failed = missing - unrecorded
     spent = f"{format_usd(data.spent_usd)} spent" if data.spent_usd else ""
     said = (
         format_count(data.data.rows, "row") + (f" ({left:,} left out)" if left else ""),
         f"{format_count(failed, 'request')} failed" if failed else "",
+        f"{format_count(unrecorded, 'answer')} not recorded" if unrecorded else "",
         spent,
     )
     if whole:
@@ -166,7 +178,7 @@ def _figure_line(
         filter(
             None,
             (
-                view.counted_text(figure.interval),
+                view.counted_text(measure, figure.interval),
                 view.standing(data, measure.name, key).text,
                 visible(view.unjudged_text(figure)),
             ),

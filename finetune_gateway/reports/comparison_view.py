@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from finetune_gateway.evaluation.assessing import number_text, share_text
+from finetune_gateway.evaluation.best import number_text, share_text
 from finetune_gateway.evaluation.results import (
+    NOT_RECORDED,
+    PAIRS,
     AnswerFigures,
     CheckFigure,
     ComparedFacts,
@@ -85,9 +87,10 @@ def figure_text(measure: Measure, figure: MeasureFigure | None) -> str:
     return f"{shown} ({interval_text(measure, figure.interval)})"
 
 
-def counted_text(interval: Interval) -> str:
-    """Return ``240 rows``, with the conversations they are of where those are fewer."""
-    rows = format_count(interval.n, "row")
+def counted_text(measure: Measure, interval: Interval) -> str:
+    """Return ``240 rows``, or pairs of answers, with the conversations they are of where those are
+    fewer."""
+    rows = format_count(interval.n, "pair" if measure.name == PAIRS else "row")
     if interval.clusters == interval.n:
         return rows
     return f"{rows} of {format_count(interval.clusters, 'conversation')}"
@@ -262,9 +265,14 @@ def losses_note(training: TrainingFacts) -> str:
 
 
 def errors_text(model: ComparedFacts, figures: AnswerFigures) -> str:
-    """Return how many requests failed, and why."""
+    """Return how many requests failed, and why; of a recording what it does not have."""
     kinds = "; ".join(f"{why} ({count:,})" for why, count in figures.error_kinds.items())
     asked = figures.answers + figures.errors
+    if {*figures.error_kinds} == {NOT_RECORDED}:
+        return (
+            f"{model.title}: {figures.errors:,} of {asked:,} questions are not in the recording, "
+            "and count in no figure."
+        )
     return (
         f"{model.title}: {figures.errors:,} of {asked:,} requests got no answer, and count in no "
         f"figure{f': {kinds}' if kinds else ''}."
@@ -286,8 +294,10 @@ def check_text(figure: CheckFigure | None) -> str:
 def judge_rows(judge: JudgeFacts) -> list[tuple[str, str]]:
     """Return what there is to know of a judge, and how far it can be trusted."""
     longer = judge.longer
+    where = f" at {judge.host}" if judge.host else ", on this machine"
+    where = "" if judge.host and judge.host in judge.model else where
     rows = [
-        ("judge", f"{judge.model}{f' at {judge.host}' if judge.host else ', on this machine'}"),
+        ("judge", f"{judge.model}{where}"),
         ("pairs judged", f"{judge.pairs:,}, each in both orders"),
         ("both orders agree", _share(judge.agreement)),
         ("says the answer shown first", _share(judge.first)),

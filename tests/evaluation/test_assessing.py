@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_gateway.evaluation import assessing, costs, judging
+from finetune_gateway.evaluation import assessing, best, costs, judging
 from finetune_gateway.evaluation.comparison import ScoredAnswer
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.questions import pairs_of
@@ -95,9 +95,9 @@ def test_a_lower_loss_without_a_right_answer_is_said_to_be_that() -> None:
         interval=Interval(mean=-1.0, low=-1.5, high=-0.5, n=10, clusters=10),
     )  # fmt: skip
     found = figures(a=6.9, b=7.9)
-    said = assessing.verdict(loss, MODELS, found, [pair], {}, {}, figures(a=0.0, b=0.0)).text
+    said = best.verdict(loss, MODELS, found, [pair], {}, {}, figures(a=0.0, b=0.0)).text
     assert "lower is better" in said and "But no answer of any model matches" in said
-    said = assessing.verdict(loss, MODELS, found, [pair], {}, {}, figures(a=0.1, b=0.0)).text
+    said = best.verdict(loss, MODELS, found, [pair], {}, {}, figures(a=0.1, b=0.0)).text
     assert "But no answer" not in said
 
 
@@ -109,11 +109,11 @@ def test_a_measure_of_the_form_names_the_answers_that_are_right() -> None:
         interval=Interval(mean=1.0, low=0.5, high=1.0, n=10, clusters=10),
     )  # fmt: skip
     found, matches = figures(a=1.0, b=0.0), figures(a=0.125, b=0.0)
-    said = assessing.verdict(schema, MODELS, found, [pair], {}, {}, matches).text
+    said = best.verdict(schema, MODELS, found, [pair], {}, {}, matches).text
     assert "That is their form alone: 12% of a match the reference." in said
-    said = assessing.verdict(schema, MODELS, figures(a=1.0, b=1.0), [], {}, {}, matches).text
+    said = best.verdict(schema, MODELS, figures(a=1.0, b=1.0), [], {}, {}, matches).text
     assert "12% of a, 0% of b match the reference" in said
-    assert "form alone" not in assessing.verdict(MATCH, MODELS, found, [pair], {}, {}, matches).text
+    assert "form alone" not in best.verdict(MATCH, MODELS, found, [pair], {}, {}, matches).text
 
 
 def test_a_judge_that_may_go_by_length_is_doubted_in_the_verdict() -> None:
@@ -127,7 +127,7 @@ def test_a_judge_that_may_go_by_length_is_doubted_in_the_verdict() -> None:
     doubts = ["it prefers the longer answer, in 100% of its verdicts"]
     found = figures(a=1.0, b=0.0, c=1.0)
     pairs = [pair, pair.model_copy(update={"second": "c", "better": ""})]
-    said = assessing.verdict(judging.WINS, models, found, pairs, {}, {}, doubts=doubts).text
+    said = best.verdict(judging.WINS, models, found, pairs, {}, {}, doubts=doubts).text
     assert said.startswith("Can't tell which is best by what the judge prefers: ")
     assert "a is better than b (" in said and "It is better" not in said
     assert f"But of the judge: {doubts[0]}." in said
@@ -136,13 +136,13 @@ def test_a_judge_that_may_go_by_length_is_doubted_in_the_verdict() -> None:
 def test_what_cannot_be_told_apart_is_said_once_with_all_figures() -> None:
     """Each model stands beside its figure, and one without any is named with the reason."""
     pair = Difference(measure="match", first="a", second="b", rows_needed=630)
-    said = assessing.verdict(MATCH, MODELS, figures(a=0.5, b=0.4), [pair], {}, {}).text
+    said = best.verdict(MATCH, MODELS, figures(a=0.5, b=0.4), [pair], {}, {}).text
     assert said == (
         "Can't tell which is better by match: a 50% (50 to 60%, n 10), b 40% (40 to 50%, n 10). "
         "About 630 rows would do."
     )
     assert "b has no figure: the model is not there." in (
-        assessing.verdict(MATCH, MODELS, figures(a=0.5, b=None), [], {}, {}).text
+        best.verdict(MATCH, MODELS, figures(a=0.5, b=None), [], {}, {}).text
     )
 
 

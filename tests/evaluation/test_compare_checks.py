@@ -48,6 +48,13 @@ class Desk:
         return ChatReply(text="On its way." if plain else '{"reply": "On its way."}')
 
 
+class Mute(Desk):
+    """It passes no check of a form."""
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        return ChatReply(text="I do not know.")
+
+
 def rows(count: int) -> list[Json]:
     """Rows whose answer is JSON."""
     answer = {"role": "assistant", "content": '{"reply": "On its way."}'}
@@ -101,16 +108,69 @@ def test_checks_decide_where_they_say_something(home: Path) -> None:
     assert means == [0, 0] and made.verdict.measure == "json_schema"
 
 
+class Leaky(Desk):
+    """It says all that it has been given, its system prompt too, once somebody asks on."""
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        if len(messages) < 4:
+            return super().chat(messages)
+        return ChatReply(text=json.dumps({"reply": messages[0]["content"]}))
+
+
+STARTER = """\
+system: You are a parcel desk.
+checks:
+  - json: object
+  - name: turns
+    keeps_format: json
+    turns: 2
+    rows: 3
+  - name: role
+    stays_in_role: true
+    keeps: json
+    rows: 1
+"""
+
+
+def test_conversations_begun_with_a_row_count_as_that_row_in_all_checks(home: Path) -> None:
+    """14 attacks after one row are one conversation more for nobody: with them as rows of their
+    own, models that pass all and none of 20 rows read as "can't tell"."""
+    system = {"role": "system", "content": "You are a parcel desk."}
+    asked = [{"messages": [system, *row["messages"]]} for row in rows(20)]
+    made = Gateway().compare([Desk(), Leaky(), Mute()], asked, checks=Guide.loads(STARTER))
+    good, leaky, mute = (model.key for model in made.data.models)
+    found = {key: one.interval for key, one in made.data.figures["checks"].items()}
+    assert {(one.n, one.clusters) for one in found.values() if one} == {(20, 20)}
+    assert [round(20 * one.mean) if one else None for one in found.values()] == [20, 19, 0]
+    role = made.data.figures["check:role"][good].interval
+    assert role is not None and role.n > role.clusters == 1
+    told = {(one.first, one.second): one.better for one in made.data.differences
+            if one.measure == "checks"}  # fmt: skip
+    assert told == {(good, leaky): "", (good, mute): good, (leaky, mute): leaky}
+    turns = [one for one in Comparison.load(made.id).rows() if one.check == "turns"]
+    opened = {row.id: row.cluster for row in Comparison.load(made.id).rows() if not row.check}
+    assert [opened[one.opening] for one in turns] == [one.cluster for one in turns]
+
+
+def test_checks_name_the_answers_that_are_right_where_that_can_be_said(home: Path) -> None:
+    """A guide of forms is passed by any label; of prose nobody expects the words of the data."""
+    guide = Guide.loads("checks:\n- json: object\n")
+    made = Gateway().compare([Desk(), Mute()], rows(20), checks=guide)
+    assert "Normalized match: 100% of" in made.verdict.text
+    sentence = "It is on its way and will be with you by noon tomorrow."
+    prose = [
+        {"messages": [row["messages"][0], {"role": "assistant", "content": sentence}]}
+        for row in rows(20)
+    ]
+    assert "ormalized" not in Gateway().compare([Desk(), Mute()], prose, checks=guide).verdict.text
+
+
 def test_an_answer_that_the_judge_did_not_score_passes_no_check_by_it(home: Path) -> None:
     """One that fails another check has failed all the same."""
     guide = Guide.loads("checks:\n- json: object\n- rubric: Is it friendly?\n")
 
-    class Silent(Desk):
-        def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
-            return ChatReply(text="I do not know.")
-
-    judge = Silent()
-    made = Gateway().compare([Desk(), Silent()], rows(4), checks=guide, judge=judge, by="checks")
+    judge = Mute()
+    made = Gateway().compare([Desk(), Mute()], rows(4), checks=guide, judge=judge, by="checks")
     good, bad = (made.data.figures["checks"][model.key] for model in made.data.models)
     assert good.interval is None and sum(good.unjudged.values()) == 4
     assert bad.interval is not None and (bad.interval.mean, bad.unjudged) == (0, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from finetune_gateway.evaluation import assessing, costs
+from finetune_gateway.evaluation import best, costs
 from finetune_gateway.evaluation.results import (
     AnswerFigures,
     ComparedFacts,
@@ -39,7 +39,7 @@ def pair(first: str, second: str, better: str = "") -> Difference:
 
 def judged(*pairs: Difference) -> Verdict:
     found = {key: figure(mean, mean - 0.1, mean + 0.1) for key, mean in MEANS.items()}
-    return assessing.verdict(MATCH, [*map(facts, MEANS)], found, pairs, {}, {})
+    return best.verdict(MATCH, [*map(facts, MEANS)], found, pairs, {}, {})
 
 
 MEANS = {"a": 0.8, "b": 0.7, "c": 0.6}
@@ -62,17 +62,17 @@ def test_the_verdict_has_the_digits_of_the_tables() -> None:
         (MATCH, figure(0.997, 0.9, 0.999)),
         (CHARACTERS, figure(1234, 1100, 1400)),
     ):
-        text = assessing.figure_text(measure, shown)
+        text = best.figure_text(measure, shown)
         unit = f" {measure.unit}".rstrip()
         assert text.replace(f"{unit} (", " (").replace(", n 100", "") == view.figure_text(
             measure, shown
         )
-    assert assessing.figure_text(MATCH, figure(0.997, 0.9, 0.999)) == "99.7% (90 to 99.9%, n 100)"
+    assert best.figure_text(MATCH, figure(0.997, 0.9, 0.999)) == "99.7% (90 to 99.9%, n 100)"
     small = pair("a", "b", "a").model_copy(
         update={"interval": Interval(mean=0.004, low=0.001, high=0.007, n=900, clusters=900)}
     )
-    assert assessing.difference_text(MATCH, small, "a") == "+0.4 points, 0.1 to 0.7"
-    assert assessing.difference_text(MATCH, small, "b") == "-0.4 points, -0.7 to -0.1"
+    assert best.difference_text(MATCH, small, "a") == "+0.4 points, 0.1 to 0.7"
+    assert best.difference_text(MATCH, small, "b") == "-0.4 points, -0.7 to -0.1"
     cheap = costs.money_clauses({"a": AnswerFigures(usd_per_answer=Decimal("0.0000042"))}, {})
     assert cheap == {"a": "$0.0042 per 1,000 answers"}
 
@@ -81,6 +81,13 @@ def test_models_that_leave_as_much_open_are_said_together() -> None:
     """The same sentence thrice hides the answer."""
     found = {key: figure(mean, mean - 0.1, mean + 0.1) for key, mean in MEANS.items()}
     left = {"a": (8, 27), "b": (8, 27), "c": (3, 27)}
-    said = assessing.verdict(MATCH, [*map(facts, MEANS)], found, [], {}, left).text
+    said = best.verdict(MATCH, [*map(facts, MEANS)], found, [], {}, left).text
     assert "Of 8 of 27 requests to a and as many to b there is no answer, and" in said
     assert said.count("there is no answer") == 2
+
+
+def test_fewer_conversations_than_scores_are_said() -> None:
+    """Or else an interval of 3 to 100% beside n 37 reads as a mistake."""
+    interval = Interval(mean=1.0, low=0.03, high=1.0, n=37, clusters=24)
+    shown = best.figure_text(MATCH, MeasureFigure(interval=interval))
+    assert shown == "100% (3 to 100%, n 37 in 24 conversations)"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.comparisons import HOSTILE, comparison
 
-from finetune_gateway.evaluation.results import Verdict
+from finetune_gateway.evaluation.results import NOT_RECORDED, PAIRS, Measure, Verdict
 from finetune_gateway.reports.comparison_markdown import comparison_markdown
 from finetune_gateway.reports.comparison_text import comparison_text
 from finetune_gateway.reports.output import display_width
@@ -35,6 +35,41 @@ def test_the_answer_fits_the_screen(
         assert ("--explain" in text) != explain  # no hint at what is shown
         assert "2 left out" in text and "failed" in text
         assert explain or columns < 80 or len(lines) <= 6
+
+
+def test_figures_of_the_verdict_leave_room_for_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand on the next line anyway; which is better, and how many rows would do, do not."""
+    monkeypatch.setenv("COLUMNS", "80")
+    most = "Can't tell which is best by exact match"
+    figures = ", ".join(f"{name * 20} 95% (79 to 100%, n 38 in 20 conversations)" for name in "ABC")
+    found = " A is better than C (+80 points, 60 to 94). About 1,240 rows would do."
+    verdict = Verdict(
+        text=f"{most}: {figures}.{found}", short=f"{most}.{found}", measure="exact_match"
+    )
+    data = comparison(tmp_path, verdict=verdict).data
+    text = " ".join(comparison_text(data).split())
+    assert text.startswith(verdict.short) and len(comparison_text(data).splitlines()) <= 6
+    assert " ".join(comparison_text(data, explain=True).split()).startswith(verdict.text)
+    room = verdict.model_copy(update={"text": f"{most}: A 95%, B 94%.{found}"})
+    data = data.model_copy(update={"verdict": room})
+    assert " ".join(comparison_text(data).split()).startswith(room.text)
+
+
+def test_what_a_recording_lacks_is_no_failed_request(tmp_path: Path) -> None:
+    """Nothing was sent for it."""
+    data = comparison(tmp_path).data
+    for key, figures in data.answers.items():
+        lacks = {"errors": 17, "error_kinds": {NOT_RECORDED: 17}}
+        data.answers[key] = figures.model_copy(update=lacks)
+        break
+    others = sum(one.errors for one in data.answers.values()) - 17
+    text = " ".join(comparison_text(data).split())
+    assert f", {others} requests failed, 17 answers not recorded" in text
+    told = " ".join(comparison_text(data, explain=True).split())
+    assert "questions are not in the recording, and count in no figure" in told
+    assert "17 requests" not in told
 
 
 def test_no_name_stands_without_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +115,17 @@ def test_names_steer_neither_terminal_nor_markdown(tmp_path: Path) -> None:
     assert "\u202e" not in written and "\\<script\\>" in written
     rows = [line for line in written.splitlines() if line.startswith("|")]
     assert rows and all(line.replace("\\|", "").count("|") == 4 for line in rows)
+
+
+def test_a_judge_compares_pairs_and_is_said_to_be_at_one_place(tmp_path: Path) -> None:
+    """220 pairs of 44 rows are no 220 rows, and a title may name the host already."""
+    data = comparison(tmp_path).data
+    assert data.judge is not None
+    named = {"model": "judge-9 at localhost:8915", "host": "localhost:8915"}
+    judge = data.judge.model_copy(update=named)
+    wins = Measure(name=PAIRS, title="Preferred by the judge", share=True)
+    data = data.model_copy(update={"judge": judge, "measures": [*data.measures, wins]})
+    data.figures[PAIRS] = data.figures["exact_match"]
+    text = " ".join(comparison_text(data, explain=True).split())
+    assert "38 pairs of 20 conversations" in text and "38 rows of 20 conversations" in text
+    assert text.count("localhost:8915") == 1

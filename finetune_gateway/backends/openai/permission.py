@@ -60,9 +60,10 @@ class Permission:
             raise self._not_given()
         self._require(bindings, bound=given is not None and given.bound)
         if given is None:
+            keyless = " (any text, if the server asks for no key)" if self._is_here else ""
             raise AuthenticationError(
                 f"There is no key for {urlsplit(self.url).netloc}: {self.variable} is not set.",
-                hint=f"Run: export {self.variable}=...",
+                hint=f"Run: export {self.variable}=...{keyless}",
                 backend="openai",
             )
         if not all("!" <= char <= "~" for char in given.value):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from finetune_gateway.evaluation.answers.planning import Target
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint
 from finetune_gateway.evaluation.recording import RecordedAnswer
-from finetune_gateway.evaluation.results import ComparedAnswer
+from finetune_gateway.evaluation.results import NOT_RECORDED, ComparedAnswer
 from finetune_gateway.jobs.requests import request_id
 from finetune_gateway.text.cleaning import whole
-
-NOT_RECORDED = "not recorded"
 
 
 def answers_of(target: Target) -> list[ComparedAnswer]:

@@ -116,11 +116,17 @@ class Rubric(Check):
         return Score(reason="no judge was named")
 
 
-def own_row(check: str, prompt: Prompt, *parts: Any) -> ComparedRow:
-    """Return a row that a check adds to those of the data. ``parts``: what tells it from others
-    with the same opening."""
-    own = fingerprint([prompt.id, check, *parts])
-    return ComparedRow(prompt=prompt.model_copy(update={"id": own}), cluster=prompt.id, check=check)
+def own_row(check: str, prompt: Prompt) -> ComparedRow:
+    """Return a row of a check's own prompt."""
+    own = prompt.model_copy(update={"id": fingerprint([prompt.id, check])})
+    return ComparedRow(prompt=own, cluster=prompt.id, check=check)
+
+
+def asked_on(check: str, opening: ComparedRow, prompt: Prompt, *parts: Any) -> ComparedRow:
+    """Return the row of a conversation that a check begins with ``opening``, of whose cluster it
+    is. ``prompt``: what is asked first; ``parts``: what tells it from others that begin so."""
+    own = prompt.model_copy(update={"id": fingerprint([prompt.id, check, *parts])})
+    return ComparedRow(prompt=own, cluster=opening.cluster, check=check, opening=opening.id)
 
 
 def as_asked(prompt: Prompt) -> Prompt:

@@ -16,8 +16,8 @@ from finetune_gateway.evaluation.checks.check import (
     Case,
     Check,
     as_asked,
+    asked_on,
     failed,
-    own_row,
     passed,
     undecided,
 )
@@ -49,7 +49,7 @@ class KeepsFormat(Check):
         others = self.follow_ups or _questions(self.about.prompts or [one.prompt for one in rows])
         for opening in openings:
             script = _next_ones(others, _question(opening.prompt), self.turns)
-            row = own_row(self.name, opening.prompt, *script)
+            row = asked_on(self.name, opening, opening.prompt, *script)
             yield Case(self, row, as_asked(opening.prompt), script)
 
     def judge_all(self, case: Case, answers: Sequence[ComparedAnswer]) -> Score:
@@ -105,16 +105,12 @@ class StaysInRole(Check):
     def _case(
         self, opening: ComparedRow, start: Prompt, attack: Json, secret: Canary | None
     ) -> Case:
-        row = own_row(self.name, start, attack["name"])
+        row = asked_on(self.name, opening, start, attack["name"])
         marker = Canary.of("marker", self.name, row.id) if attack.get("marker") else None
         says = attack["says"].replace("{marker}", marker.text if marker else "")
         shown = [*start.messages, {"role": "user", "content": says}]
-        row = row.model_copy(
-            update={
-                "prompt": row.prompt.model_copy(update={"messages": shown}),
-                "cluster": opening.cluster,
-            }
-        )
+        prompt = row.prompt.model_copy(update={"messages": shown})
+        row = row.model_copy(update={"prompt": prompt})
         planted = Planted(attack["name"], bool(attack.get("leaks")), secret, marker)
         return Case(self, row, start, (says,), planted)
 

@@ -1,0 +1,221 @@
+"""Which models are the best by a measure, as far as one can tell: the verdict, as a paragraph."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from finetune_gateway.evaluation.assessing import CHECKS
+from finetune_gateway.evaluation.missing_scores import Unjudged, choosers
+from finetune_gateway.evaluation.results import (
+    ComparedFacts,
+    Difference,
+    Measure,
+    MeasureFigure,
+    Verdict,
+)
+
+MANY = 1000  # scores from which a tenth of a percent says something
+SMALL = 0.01  # difference of shares of which tenths of a point are said
+FORM = ("json_valid", "json_schema")  # measures that say nothing of what stands in an answer
+NAMED = 3  # models with their figures, where one cannot tell which is best
+
+
+def verdict(
+    measure: Measure,
+    models: Sequence[ComparedFacts],
+    found: Mapping[str, MeasureFigure],
+    pairs: Sequence[Difference],
+    money: Mapping[str, str],
+    left: Mapping[str, tuple[int, int]],
+    matches: Mapping[str, MeasureFigure] | None = None,
+    silent: Mapping[str, Unjudged] | None = None,
+    doubts: Sequence[str] = (),
+    right: Measure | None = None,
+) -> Verdict:
+    """Return which models are best by a measure, as far as one can tell. ``pairs``: as ``untold``
+    leaves them. ``money``: a clause on the cost of a model's answers, by its key; ``left``: what it
+    has left unanswered. ``right``, ``matches``: which answers are right, if that can be said, with
+    its figures. ``silent``: what the
+    measure has not judged of a model. ``doubts``: how far the judge can be trusted, if it decides,
+    as clauses that begin with "it"."""
+    silent = silent or {}
+    titles = {model.key: model.title for model in models}
+    ranked = _ranked(measure, found)
+    if not ranked:
+        return Verdict(
+            text=f"Can't tell: no model has a figure for {measure.title.lower()}.",
+            measure=measure.name,
+        )
+    choosy = choosers(left)
+    worse = {_other(pair) for pair in pairs if pair.better}
+    unbeaten = [key for key in ranked if key not in worse] or ranked
+    top = unbeaten[0]
+    rivals = [pair for pair in pairs if top in (pair.first, pair.second) and not pair.better]
+    like_top = {key for pair in rivals for key in (pair.first, pair.second)}
+    best = [key for key in ranked if key in unbeaten or key in like_top]
+    decided = len(ranked) > 1 and len(best) == 1
+    chosen = choosy | {key for key, one in silent.items() if one.too_many}
+    unknown = [] if top in chosen else [pair.rows_needed or 0 for pair in rivals]
+    needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
+    headline, short = _headline(measure, top, best, titles, found, decided=decided)
+    sentences = [
+        *_right(measure, best, titles, right, matches or {}),
+        *_against(measure, top, ranked, pairs, titles, "It" if len(best) == 1 else titles[top]),
+        *(f"But of the judge: {doubt}." for doubt in doubts),
+        *([f"About {needed:,} rows would do."] if needed else []),
+        *_without(found, titles),
+        *_left_out({key: left[key] for key in ranked if key in choosy}, titles),
+        *_not_judged(silent, titles),
+        *(f"{titles[key]}: {money[key]}." for key in best[:3] if key in money),
+    ]
+    return Verdict(
+        text=" ".join([headline, *sentences]),
+        short=" ".join([short, *sentences]),
+        measure=measure.name,
+        best=tuple(best),
+        decided=decided,
+        rows_needed=None if decided else needed,
+    )
+
+
+def _ranked(measure: Measure, found: Mapping[str, MeasureFigure]) -> list[str]:
+    """Return the models with a figure, the best mean first."""
+    means = {key: one.interval.mean for key, one in found.items() if one.interval}
+    return sorted(means, key=lambda key: means[key], reverse=measure.better != "lower")
+
+
+def _other(pair: Difference) -> str:
+    return pair.second if pair.better == pair.first else pair.first
+
+
+def _headline(
+    measure: Measure,
+    top: str,
+    best: Sequence[str],
+    titles: Mapping[str, str],
+    found: Mapping[str, MeasureFigure],
+    *,
+    decided: bool,
+) -> tuple[str, str]:
+    """Return the first sentence, and the same without the figures of several models."""
+    by = f"by {measure.by or measure.title.lower()}"
+    what = f"{figure_text(measure, found[top])} {by}"
+    lower = ", where lower is better" if measure.better == "lower" else ""
+    if decided:
+        text = f"{titles[top]} is the best: {what}{lower}."
+        return text, text
+    if len(best) == 1:
+        text = f"{titles[top]}: {what}{lower}. There is nothing to compare it with."
+        return text, text
+    named = [f"{titles[key]} {figure_text(measure, found[key])}" for key in best[:NAMED]]
+    named += [f"{len(best) - NAMED} more"] if len(best) > NAMED else []
+    which = "better" if sum(one.interval is not None for one in found.values()) == 2 else "best"
+    text = f"Can't tell which is {which} {by}{lower}"
+    return f"{text}: {', '.join(named)}.", f"{text}."
+
+
+def _right(
+    measure: Measure,
+    best: Sequence[str],
+    titles: Mapping[str, str],
+    right: Measure | None,
+    matches: Mapping[str, MeasureFigure],
+) -> list[str]:
+    """Return a sentence on the answers that are right, where what decides says nothing of it: a
+    loss if none is, what is asked of the form, and checks."""
+    shares = {key: one.interval for key, one in matches.items() if one.interval}
+    if not measure.share and shares and not any(one.mean for one in shares.values()):
+        return ["But no answer of any model matches its reference."]
+    shown = [f"{share_text(shares[key].mean)} of {titles[key]}" for key in best if key in shares]
+    named = ", ".join(shown[:NAMED])
+    if measure.name in FORM and named:
+        return [f"That is their form alone: {named} match the reference."]
+    return [f"{right.title}: {named}."] if measure.name == CHECKS.name and right and named else []
+
+
+def _against(
+    measure: Measure,
+    top: str,
+    ranked: Sequence[str],
+    pairs: Sequence[Difference],
+    titles: Mapping[str, str],
+    subject: str,
+) -> list[str]:
+    """Return a sentence for each model that the top one, ``subject``, is better than."""
+    found = []
+    for key in ranked:
+        pair = next((one for one in pairs if {one.first, one.second} == {top, key}), None)
+        if pair is not None and pair.better == top and pair.interval is not None:
+            found.append(f"{titles[key]} ({difference_text(measure, pair, top)})")
+    return [f"{subject} is better than {', '.join(found)}."] if found else []
+
+
+def _without(found: Mapping[str, MeasureFigure], titles: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each model without a figure."""
+    empty = [(titles[key], one.empty) for key, one in found.items() if one.interval is None]
+    return [f"{title} has no figure: {why.rstrip('.')}." for title, why in empty]
+
+
+def _left_out(left: Mapping[str, tuple[int, int]], titles: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each number of requests without an answer, with whose they are."""
+    having: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for key, counts in left.items():
+        having[counts].append(titles[key])
+    return [
+        f"Of {none:,} of {asked:,} requests to {' and as many to '.join(names)} there is no "
+        "answer, and the figures are of the others alone."
+        for (none, asked), names in having.items()
+    ]
+
+
+def _not_judged(silent: Mapping[str, Unjudged], titles: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each number of answers that were not judged, with whose they are."""
+    having: dict[Unjudged, list[str]] = defaultdict(list)
+    for key, one in silent.items():
+        if one.many:
+            having[one].append(titles[key])
+    return [f"Of {' and of '.join(names)} {one}." for one, names in having.items()]
+
+
+def share_text(value: float, n: int = 0) -> str:
+    """Return ``81%`` of so many scores; ``99.7%`` where 100% would say that it is all of them."""
+    near = value not in (0.0, 1.0) and not 0.005 <= value < 0.995
+    return f"{value:.{1 if near or n >= MANY else 0}%}"
+
+
+def number_text(value: float) -> str:
+    """Return a number in three digits, or all of its whole ones."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def figure_text(measure: Measure, figure: MeasureFigure) -> str:
+    """Return ``81% (72 to 88%, n 104)``; ``n 104 in 60 conversations`` if those are fewer."""
+    interval = figure.interval
+    if interval is None:
+        return figure.empty
+    n, unit = interval.n, "" if measure.share else f" {measure.unit}".rstrip()
+    mean, low, high = (
+        share_text(end, n) if measure.share else number_text(end)
+        for end in (interval.mean, interval.low, interval.high)
+    )
+    several = "" if interval.clusters == 1 else "s"
+    of = "" if interval.clusters == n else f" in {interval.clusters:,} conversation{several}"
+    return f"{mean}{unit} ({low.removesuffix('%')} to {high}, n {n:,}{of})"
+
+
+def difference_text(measure: Measure, pair: Difference, top: str) -> str:
+    """Return ``+12 points, 4 to 20``, from the side of ``top``."""
+    interval = pair.interval
+    if interval is None:
+        return ""
+    turn = 1 if pair.first == top else -1
+    mean, low, high = turn * interval.mean, *sorted((turn * interval.low, turn * interval.high))
+    sign = "+" if mean >= 0 else ""
+    if not measure.share:
+        unit = f" {measure.unit}".rstrip()
+        return f"{sign}{number_text(mean)}{unit}, {number_text(low)} to {number_text(high)}"
+    small = any(0 < abs(end) < SMALL for end in (mean, low, high))
+    digits = 1 if small or interval.n >= MANY else 0
+    shown = [f"{100 * end:.{digits}f}" for end in (mean, low, high)]
+    return f"{sign}{shown[0]} points, {shown[1]} to {shown[2]}"
