@@ -42,8 +42,8 @@ from finetune_gateway.cli.progress import progress_bar
 from finetune_gateway.cli.serving_options import ServingOptions
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
+from finetune_gateway.estimation.gpu_hours import USUAL_GPU
 from finetune_gateway.estimation.hosted import price_ways
-from finetune_gateway.estimation.serving import USUAL_GPU
 from finetune_gateway.estimation.throughput import USERS
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.jobs.planning import Option

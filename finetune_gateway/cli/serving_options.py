@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.serving import (
-    USUAL_GPU,
     ServingCosts,
     Traffic,
     serving_costs,
@@ -72,10 +71,16 @@ class ServingOptions:
         """Return the model of the size that was given, else the first base whose shape is known."""
         if self.billions is not None:
             return ServedModel(self.billions)
-        known = next((one for one in estimates if one.parameters), None)
+        known = next(iter(_own(estimates)), None)
         if known is None or known.parameters is None:
-            return ServedModel()
-        return ServedModel(max(BILLIONS[0], known.parameters / 1e9), cache_bytes=known.cache_bytes)
+            return ServedModel(assumed=True)
+        return ServedModel(
+            max(BILLIONS[0], known.parameters / 1e9),
+            cache_bytes=known.cache_bytes,
+            expert_billions=known.expert_parameters / 1e9,
+            used=known.used_experts,
+            name=PurePath(known.model).name,
+        )
 
     def costs(self, estimates: Sequence[Estimate], prices: Path) -> ServingCosts | None:
         """Return what serving costs; None without a volume or without a model to serve."""
@@ -89,14 +94,32 @@ class ServingOptions:
             tokens_out=self.tokens_out,
             answers=METHODS[first.method].sequences,
         )
+        served = self._served(estimates)
         hosted = [(one.backend, one.model) for one in estimates if one.data_leaves_machine]
         return serving_costs(
             traffic,
             list(dict.fromkeys(hosted)),
-            gpu=self.gpu or USUAL_GPU,
+            gpu=self.gpu,
             usd_per_hour=self.usd_per_hour,
             tokens_per_second=self.tokens_per_second,
             users=self._users,
-            served=self._served(estimates),
+            served=served,
             extra=prices,
+        ).with_warnings(() if self.billions else _not_served(estimates))
+
+
+def _own(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """Return those of bases whose shape is known: they can be served on a GPU of one's own."""
+    return [one for one in estimates if one.parameters]
+
+
+def _not_served(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """Yield a sentence on the bases of another size than the one that is served."""
+    sizes = {PurePath(one.model).name: one.parameters for one in _own(estimates)}
+    served = next(iter(sizes), "")
+    others = [name for name, size in sizes.items() if size != sizes[served]]
+    if others:
+        yield (
+            f"Your own GPU is priced for {served}, not for {', '.join(others)}: estimate that by "
+            "itself."
         )

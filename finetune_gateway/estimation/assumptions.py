@@ -15,6 +15,7 @@ from finetune_gateway.estimation.batch_plan import BatchPlan
 from finetune_gateway.estimation.calibration import Calibration, stretch_now
 from finetune_gateway.estimation.engine import Device, cores
 from finetune_gateway.estimation.estimate import Range
+from finetune_gateway.estimation.gpu_hours import expected_price
 from finetune_gateway.estimation.gpu_speed import HIGH, LOW
 from finetune_gateway.estimation.gpus import GIB, GPUS, NO_BFLOAT16
 from finetune_gateway.estimation.memory import LOGIT_BYTES, Setup, head_memory
@@ -47,11 +48,6 @@ class TargetDevice:
     @property
     def usable_bytes(self) -> int | None:
         return GPUS[self.gpu].usable_bytes if self.gpu else self.memory_bytes
-
-
-def expected_price(prices: Sequence[Price]) -> Price:
-    """Return the cheapest price that is not spot; ``prices`` are sorted, cheapest first."""
-    return next((row for row in prices if row.market in (None, "on-demand")), prices[-1])
 
 
 def assumptions(

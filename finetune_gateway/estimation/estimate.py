@@ -103,6 +103,8 @@ class Estimate(Shown, Given, Computing):
     memory_bytes: Range[int] | None = None
     memory_parts: MemoryParts | None = None  # of the expected figure
     cache_bytes: int | None = None  # that a token takes while it is served, in 16 bits
+    expert_parameters: int = 0  # of the parameters those of experts
+    used_experts: float = 1.0  # share of them that a token uses
     gpu: str | None = None  # by name, if it would not run on this machine
     smallest_gpu: str | None = None  # of the known ones, that holds the high figure
     largest_batch: int | None = None  # rows a step that fit the GPU, or this machine

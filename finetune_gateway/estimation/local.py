@@ -16,7 +16,6 @@ from finetune_gateway.estimation import assumptions
 from finetune_gateway.estimation.assumptions import (
     START_SECONDS,
     TargetDevice,
-    expected_price,
 )
 from finetune_gateway.estimation.batch_plan import BatchPlan, needs_whole_batch, plan_batches
 from finetune_gateway.estimation.calibration import (
@@ -31,6 +30,7 @@ from finetune_gateway.estimation.calibration import (
 )
 from finetune_gateway.estimation.engine import cores
 from finetune_gateway.estimation.estimate import Estimate, Range, auto_eval_steps
+from finetune_gateway.estimation.gpu_hours import expected_price
 from finetune_gateway.estimation.gpu_speed import HIGH, LOW, gpu_seconds, share_of_peak
 from finetune_gateway.estimation.gpus import GPUS, NO_BFLOAT16, gpu_name, smallest
 from finetune_gateway.estimation.hosted import stale_prices
@@ -138,6 +138,8 @@ def estimate_local(
         memory_parts=parts,
         memory_available_bytes=usable,
         cache_bytes=shape.cache_bytes if shape else None,
+        expert_parameters=shape.expert_parameters if shape else 0,
+        used_experts=shape.active_experts / shape.experts if shape else 1.0,
         gpu=target.gpu,
         smallest_gpu=_smallest(shape, spec, plan),
         largest_batch=largest_batch(shape, setup, max(1, plan.longest), usable)

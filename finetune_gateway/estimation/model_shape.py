@@ -17,6 +17,9 @@ _HALF = frozenset({"bfloat16", "float16"})  # types of stored weights in config.
 QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text", "olmo2"})
 
 
+MOST = 10**8  # of any size in a config.json: far beyond all models
+
+
 class ModelShape(BaseModel):
     """The sizes of a decoder that determine its memory and speed."""
 
@@ -66,6 +69,12 @@ class ModelShape(BaseModel):
     def block_parameters(self) -> int:
         """Return the parameters of all blocks, with every expert and the norms."""
         return self._blocks(self.experts)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Return the parameters of all experts; 0 if there is one MLP for all tokens."""
+        each = len(self._mlp) * self.hidden_size * self.intermediate_size
+        return self.layers * self.experts * each if self.experts > 1 else 0
 
     @property
     def active_block_parameters(self) -> int:
@@ -124,7 +133,7 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
         vocab_size=_number(flat, "vocab_size"),
         tied=bool(flat.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
         experts=experts,
-        active_experts=_number(flat, "num_experts_per_tok", default=1) if experts > 1 else 1,
+        active_experts=min(experts, _number(flat, "num_experts_per_tok", default=1)),
         stored_bytes=2 if str(flat.get("dtype", flat.get("torch_dtype"))) in _HALF else 4,
     )
 
@@ -133,6 +142,11 @@ def _number(config: dict[str, Any], *names: str, default: int | None = None) -> 
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            if value > MOST:
+                raise SpecError(
+                    f"The model's config.json has a {name} above {MOST:,}: no model is that large.",
+                    hint="Compare it with the file of the original model.",
+                )
             return value
     if default is not None:
         return default

@@ -7,7 +7,7 @@ user.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -17,11 +17,17 @@ from pydantic import ConfigDict, Field, computed_field
 
 from finetune_gateway.estimation.break_even import BreakEven, Curve, find_break_even
 from finetune_gateway.estimation.estimate import MILLION, Range
-from finetune_gateway.estimation.gpus import gpu_notes, gpus_named
-from finetune_gateway.estimation.price_table import Price, Unit, add_command, find_price, gpu_prices
+from finetune_gateway.estimation.gpu_hours import Hour, hourly_prices, price_note, usual_gpu
+from finetune_gateway.estimation.gpus import GPUS, gpus_named, which_gpu
+from finetune_gateway.estimation.price_table import Price, Unit, add_command, find_price
 from finetune_gateway.estimation.profiles import load_profile, profile_names
 from finetune_gateway.estimation.serving_bounds import check_counts, check_gpu
-from finetune_gateway.estimation.throughput import USERS, ServedModel, ServingSpeed, speed_of
+from finetune_gateway.estimation.throughput import (
+    USERS,
+    ServedModel,
+    ServingSpeed,
+    speed_of,
+)
 from finetune_gateway.model import Computing, Model
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.encodings import base_model
@@ -36,8 +42,6 @@ BUSY = (Decimal(1), Decimal("0.5"), Decimal("0.25"))
 # once, and takes 10 minutes until the first answer. Assumed, not measured.
 START_HOURS = 30 * Decimal(10) / 60
 
-
-USUAL_GPU = "A10G"
 
 _MICRO = Decimal("0.000001")
 TOKEN_UNITS: dict[str, Unit] = {"in": "in_mtok", "out": "out_mtok"}
@@ -137,13 +141,17 @@ class ServingCosts(Model):
     break_even: list[BreakEven]
     warnings: list[str] = Field(default_factory=list)
 
+    def with_warnings(self, warnings: Iterable[str]) -> ServingCosts:
+        """Return the same with more warnings."""
+        return self.model_copy(update={"warnings": [*self.warnings, *warnings]})
+
 
 def serving_costs(
     traffic: Traffic,
     hosted: Sequence[tuple[str, str]],
     *,
     untuned: Sequence[tuple[str, str]] = (),
-    gpu: str = USUAL_GPU,
+    gpu: str | None = None,
     usd_per_hour: Decimal | None = None,
     tokens_per_second: Decimal | None = None,
     users: int = USERS,
@@ -157,7 +165,8 @@ def serving_costs(
     serve as they are: your own GPU competes with the price of the base then. ``gpu``,
     ``usd_per_hour``, ``tokens_per_second`` (in and out together): of your own GPU; by default the
     rows of the price table and what its datasheet makes of so many ``users`` at once and the model
-    that is ``served`` (one of 8 billion parameters if None). ``extra``: the user's price table.
+    that is ``served`` (one of 8 billion parameters if None). Without ``gpu`` it is an A10G, or if
+    the model does not fit one, the cheapest that holds it. ``extra``: the user's price table.
     Raises SpecError for figures out of bounds, and if ``extra`` is not a price table.
     """
     check_gpu(usd_per_hour, tokens_per_second)
@@ -166,15 +175,17 @@ def serving_costs(
     bases = [_as_it_is(host, model, traffic, extra) for host, model in untuned]
     tuned = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
     theirs = [*(way for way in tuned if way not in bases), *bases]
+    served = served or ServedModel(assumed=True)
+    named = gpu or usual_gpu(served, traffic.tokens_in, traffic.tokens_out, extra)
     speed = speed_of(
-        gpu,
+        named,
         tokens_per_second,
-        served or ServedModel(),
+        served,
         traffic.tokens_in,
         traffic.tokens_out,
         users,
     )
-    own = _own(gpu, usd_per_hour, speed, traffic, extra, day)
+    own = _own(named, usd_per_hour, speed, traffic, extra, day)
     break_even = [
         comparison
         for way in theirs
@@ -185,7 +196,10 @@ def serving_costs(
         traffic=traffic,
         ways=[*theirs, *own],
         break_even=break_even,
-        warnings=_warnings([*theirs, *own], [*hosted, *untuned], day),
+        warnings=[
+            *_warnings([*theirs, *own], [*hosted, *untuned], day),
+            *filter(None, [which_gpu(named)]),
+        ],
     )
 
 
@@ -290,9 +304,8 @@ def _own(
     extra: Path | None,
     today: date,
 ) -> list[ServingOption]:
-    notes = gpu_notes(gpu)
     gpu = (gpus_named(gpu) or [gpu])[0]  # any other machine keeps its name
-    rows = _hourly_prices(gpu, usd, extra, today)
+    rows = hourly_prices(gpu, usd, extra, today)
     unknown = _own_unknown(gpu, rows, speed, traffic)
     ways = []
     for kind in _RIVALS:
@@ -304,7 +317,7 @@ def _own(
             tokens_per_second=speed.tokens,
             serves=speed.of,
             prices=list(dict.fromkeys(rows)) if rows else [],
-            assumptions=[*_own_assumptions(gpu, rows, speed), *notes] if speed.tokens else [],
+            assumptions=[*_own_assumptions(gpu, rows, speed)] if speed.tokens else [],
             unknown=unknown,
         )
         if rows and speed.tokens and not unknown:
@@ -321,7 +334,7 @@ def _own_unknown(gpu: str, rows: Hour | None, speed: ServingSpeed, traffic: Traf
         notes.append(speed.source)
     elif traffic.tokens / speed.tokens.low / BUSY[2] > HOURS * 3600:  # when it works the least
         notes.append(
-            f"At {speed.tokens.low:f} tokens per second a request takes longer than a month."
+            f"At {speed.tokens.low:,f} tokens per second a request takes longer than a month."
         )
     return notes
 
@@ -329,48 +342,18 @@ def _own_unknown(gpu: str, rows: Hour | None, speed: ServingSpeed, traffic: Traf
 def _own_assumptions(gpu: str, rows: Hour | None, speed: ServingSpeed) -> list[str]:
     assert speed.tokens is not None  # for the type checker
     rate = speed.tokens.expected
+    note = GPUS[gpu].note if gpu in GPUS else ""
     return [
-        *_price_note(gpu, rows),
-        f"{rate:f} tokens per second on one {gpu}, in and out together: {speed.source}.",
+        *price_note(gpu, rows),
+        *([note] if note else []),
+        f"{rate:,f} tokens per second on one {gpu}, in and out together: {speed.source}.",
         f"The GPU works {BUSY[1]:.0%} of the paid time ({BUSY[0]:.0%} to {BUSY[2]:.0%}).",
         "On demand it starts once a day for the collected requests, 10 minutes each time.",
         "Not checked: whether its answers are as good.",
     ]
 
 
-Hour = tuple[Price, Price, Price]
 Curves = tuple[Curve, Curve, Curve]
-
-
-def _hourly_prices(gpu: str, usd: Decimal | None, extra: Path | None, today: date) -> Hour | None:
-    """Return the cheapest row of any market, the cheapest on demand and the most expensive, as in
-    training estimates."""
-    if usd is not None:
-        given = Price(
-            backend="own",
-            model=gpu,
-            unit="gpu_hour",
-            usd=usd,
-            as_of=today,
-            source="given on the command line or in the call (--serve-usd-per-hour)",
-            market="on-demand",
-        )
-        return given, given, given
-    rows = gpu_prices(gpu, extra=extra)
-    if not rows:
-        return None
-    usual = next((row for row in rows if row.market in (None, "on-demand")), rows[-1])
-    return rows[0], usual, rows[-1]
-
-
-def _price_note(gpu: str, rows: Hour | None) -> list[str]:
-    if rows is None or rows[0].usd == rows[2].usd:
-        return []
-    low, usual, high = rows
-    plain = usual.market in (None, "on-demand")
-    which = "the cheapest on demand" if plain else "the most expensive, since none is on demand"
-    span = f"rows range from ${low.usd:f} to ${high.usd:f}"
-    return [f"An hour of {gpu} costs ${usual.usd:f}, {which}; {span}."]
 
 
 def _own_curves(kind: Kind, rows: Hour, rates: Range[Decimal], traffic: Traffic) -> Curves:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.gpus import GPUS, Gpu, gpus_named
-from finetune_gateway.estimation.serving_bounds import check_served
+from finetune_gateway.estimation.model_shape import ModelShape
+from finetune_gateway.estimation.serving_bounds import BILLIONS, check_served
 
 # What is reached of bandwidth and of FLOP/s, and the seconds that an engine takes for each request
 # in a step, as expected. At best: all of it, and none.
@@ -26,12 +27,17 @@ class ServedModel(NamedTuple):
     """A model that is served: its weights, and the bytes of the cache of a token.
 
     ``cache_bytes`` None: those of models with grouped-query attention, which grow with the root of
-    their size (131 kB at 8 billion parameters, 328 kB at 70).
+    their size (131 kB at 8 billion parameters, 328 kB at 70). ``expert_billions``: of the
+    parameters those of experts, of which a token uses the share ``used``.
     """
 
     billions: float = 8.0  # of parameters
     bytes_per_weight: float = 2.0
     cache_bytes: float | None = None
+    expert_billions: float = 0.0
+    used: float = 1.0
+    name: str = ""
+    assumed: bool = False  # its size is that of no base
 
     @property
     def parameters(self) -> float:
@@ -45,9 +51,36 @@ class ServedModel(NamedTuple):
     def cache(self) -> float:
         return 46e3 * float(self.billions) ** 0.5 if self.cache_bytes is None else self.cache_bytes
 
+    @property
+    def active(self) -> float:
+        """Parameters that a token uses."""
+        return self.parameters - self.expert_billions * 1e9 * (1 - self.used)
+
+    def read_bytes(self, at_once: int) -> float:
+        """Return the bytes of the weights that a step reads: each token of it chooses experts of
+        its own, so that many tokens at once use nearly all."""
+        unused = self.expert_billions * 1e9 * (1 - self.used) ** at_once
+        return (self.parameters - unused) * self.bytes_per_weight
+
     def __str__(self) -> str:
-        bits = f"{8 * self.bytes_per_weight:g} bits"
-        return f"a model of {self.billions:.3g} billion parameters in {bits}"
+        small = self.billions < 0.1
+        size = f"{1000 * self.billions:.3g} million" if small else f"{self.billions:.3g} billion"
+        size += f" parameters{' (assumed)' if self.assumed else ''}"
+        if self.expert_billions:
+            size += f", {self.active / 1e9:.3g} billion of them for a token,"
+        size += f" in {8 * self.bytes_per_weight:g} bits"
+        return f"{self.name}, {size}" if self.name else size
+
+
+def served_as(shape: ModelShape, name: str) -> ServedModel:
+    """Return a base as it is served in 16 bits."""
+    return ServedModel(
+        max(BILLIONS[0], shape.parameters / 1e9),
+        cache_bytes=shape.cache_bytes,
+        expert_billions=shape.expert_parameters / 1e9,
+        used=shape.active_experts / shape.experts,
+        name=name,
+    )
 
 
 def throughput(
@@ -57,15 +90,15 @@ def throughput(
     to two digits. None if the model and one request do not fit. Raises SpecError for figures out of
     bounds."""
     check_served(users, model.billions)
-    context = tokens_in + tokens_out / 2  # of a request while it is answered
-    room = gpu.usable_bytes - model.bytes
-    if room < max(1.0, context) * model.cache:
+    at_once = min(users, requests_that_fit(gpu, model, tokens_in, tokens_out))
+    if at_once < 1:
         return None
-    at_once = max(1, min(users, int(room / (max(1.0, context) * model.cache))))
+    context = _context(tokens_in, tokens_out)
 
     def speed(bandwidth: float, flops: float, overhead: float) -> float:
-        operations = 2 * model.parameters / (flops * gpu.flops)  # seconds a token
-        read = (model.bytes + at_once * context * model.cache) / (bandwidth * gpu.bandwidth)
+        operations = 2 * model.active / (flops * gpu.flops)  # seconds a token
+        read = model.read_bytes(at_once) + at_once * context * model.cache
+        read /= bandwidth * gpu.bandwidth  # seconds
         step = max(read, at_once * operations) + at_once * overhead
         answers = max(1, tokens_out)
         return (tokens_in + answers) / (tokens_in * operations + answers * step / at_once)
@@ -73,6 +106,17 @@ def throughput(
     expected, best = speed(*_EXPECTED), speed(*_BEST)
     low, middle, high = map(two_digits, (expected / _SLOWER, expected, best))
     return Range[Decimal](low=low, expected=middle, high=high)
+
+
+def requests_that_fit(gpu: Gpu, model: ServedModel, tokens_in: int, tokens_out: int) -> int:
+    """Return how many requests at once the memory of a GPU holds beside the model; 0 if none."""
+    room = gpu.usable_bytes - model.bytes
+    return max(0, int(room / (max(1.0, _context(tokens_in, tokens_out)) * model.cache)))
+
+
+def _context(tokens_in: int, tokens_out: int) -> float:
+    """Return the tokens of a request while it is answered, in the mean."""
+    return tokens_in + tokens_out / 2
 
 
 class ServingSpeed(NamedTuple):
@@ -107,10 +151,13 @@ def speed_of(
             f"The speed of {name}: {model} and a request do not fit it. Of several GPUs give "
             "--serve-usd-per-hour and --serve-tokens-per-second.",
         )
-    at_once = "1 request" if users == 1 else f"{users:,} requests"
-    of = f"{model} and {at_once} at once (--serve-billions, --serve-users)"
-    span = f"{found.low:f} to {found.high:f}"
-    return ServingSpeed(found, f"{span} by its bandwidth and FLOP/s, not measured, for {of}", of)
+    fitting = requests_that_fit(GPUS[name], model, tokens_in, tokens_out)
+    at_once = f"{min(users, fitting):,} request{'' if min(users, fitting) == 1 else 's'} at once"
+    full = f", all that fit of {users:,}" if fitting < users else ""
+    of = f"{model}, {at_once}{full}"
+    span = f"{found.low:,f} to {found.high:,f}"
+    source = f"{span} by its bandwidth and FLOP/s, not measured, for {of}"
+    return ServingSpeed(found, f"{source} (--serve-billions, --serve-users)", of)
 
 
 def two_digits(amount: float) -> Decimal:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from statistics import fmean
 
+from finetune_gateway.backends.local.models import config_of, small_files
+from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import profile_names
 from finetune_gateway.estimation.serving import ServingCosts, Traffic, serving_costs
+from finetune_gateway.estimation.throughput import ServedModel, served_as
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.results import AnswerFigures, TrainingFacts
 from finetune_gateway.jobs import budget, history
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import format_usd
 
 MONTHLY_REQUESTS = 10_000  # unless the user says otherwise
@@ -77,8 +83,25 @@ def serving(
         lengths=f"the mean of what was measured of the {of}",
     )
     return serving_costs(
-        traffic, hosted(models), untuned=hosted(models, tuned=False), extra=store.settings.prices
+        traffic,
+        hosted(models),
+        untuned=hosted(models, tuned=False),
+        served=_served(models, store.settings),
+        extra=store.settings.prices,
     )
+
+
+def _served(models: Sequence[EvaluatedModel], settings: Settings) -> ServedModel | None:
+    """Return the size of the first base on this machine, that of a fine-tuned model before others;
+    None if there is none."""
+    here = [model for model in models if model.kind == "local" and model.recording is None]
+    for model in sorted(here, key=lambda one: one.variant != "tuned"):
+        try:
+            shape = shape_of(config_of(small_files(model.base_model, settings)))
+        except GatewayError:  # it has answered, and is gone since
+            continue
+        return served_as(shape, PurePath(model.base_model).name)
+    return None
 
 
 def hosted(models: Sequence[EvaluatedModel], *, tuned: bool = True) -> list[tuple[str, str]]:

@@ -37,27 +37,33 @@ def serving_answer(costs: ServingCosts, room: int) -> ServingAnswer:
     priced.sort(key=lambda way: way.monthly_usd.expected if way.monthly_usd else Decimal(0))
     columns = _Columns.of(priced, costs.traffic)
     head = _head_lines(costs.traffic, columns)
-    rows = [_row(f"{way.where} {way.model}".strip() + f", {way_name(way)}", way, columns)
-            for way in priced]  # fmt: skip
-    point = _first_point(priced, costs.break_even)
-    below = wrap_text(point.answer, "  ", "").split("\n") if point else []
     unpriced = [way for way in costs.ways if not way.monthly_usd and way.where == "own"]
     reasons = dict.fromkeys(text for way in unpriced for text in way.unknown)
     own = [line for text in reasons for line in wrap_text(text, "  ", "").split("\n")]
     room -= len(head) + len(own)
+    point, facts = _first_point(priced, costs.break_even), _own_facts(priced)
+    if facts and len(_way_row(priced[0], columns)) + len(facts) > room:
+        # A figure of your own GPU says nothing without what it is of.
+        priced, point, facts = [way for way in priced if not way.serves], None, []
+    rows = [_way_row(way, columns) for way in priced]
+    below = wrap_text(point.answer, "  ", "").split("\n") if point else []
+    room -= len(facts)
     if _fitting(rows, room - len(below)) < min(LEAST, len(rows)):
         point, below = None, []
     count = max(1, _fitting(rows, room - len(below)))
     shown = [line for row in rows[:count] for line in row]
-    facts = _own_facts(priced[:count])
-    own += facts if len(shown) + len(below) + len(facts) <= room else []
+    facts = facts if point or any(way.serves for way in priced[:count]) else []
     left = [
         format_count(len(costs.ways) - len(unpriced) - len(rows[:count]), "more way") + " to serve",
         format_count(len(costs.break_even) - bool(point), "more break-even"),
     ]
     return ServingAnswer(
-        [*head, *shown, *own, *below], [text for text in left if not text.startswith("0 ")]
+        [*head, *shown, *own, *facts, *below], [text for text in left if not text.startswith("0 ")]
     )
+
+
+def _way_row(way: ServingOption, columns: _Columns) -> list[str]:
+    return _row(f"{way.where} {way.model}".strip() + f", {way_name(way)}", way, columns)
 
 
 def _first_point(
@@ -156,6 +162,8 @@ def amount_text(way: ServingOption) -> str:
         return "not known"
     show = format_usd if amount.low == amount.high else _two_digits
     low, expected, high = map(show, (amount.low, amount.expected, amount.high))
+    if low == expected and amount.low != amount.expected:  # alike in two digits
+        low, expected, high = map(format_usd, (amount.low, amount.expected, amount.high))
     return expected if low == high else f"{expected} ({low} to {high})"
 
 

@@ -94,6 +94,7 @@ def test_what_serving_costs_fits_the_same_screen(
         table = shown.partition("per 1,000 ")[2]
         assert re.findall(r"\$[\d,.]+", table)[0] == first
         assert ("more ways to serve" in shown) == (len(options) == 12 or columns == 60), shown
+        assert "own" not in table or "8 billion parameters (assumed) in 16 bits, 64 req" in table
 
 
 def test_a_higher_terminal_shows_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,15 @@ def test_a_config_without_its_numbers_is_an_error(config: dict[str, Any]) -> Non
         shape_of(config)
 
 
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size"])
+def test_a_config_beyond_all_models_is_an_error(name: str) -> None:
+    """Decimal has 28 digits, and a price of 10^30 is none."""
+    for size in (10**9, 10**30, 10**400):
+        with pytest.raises(SpecError, match=f"{name} above 100,000,000"):
+            shape_of({**LLAMA_8B, name: size})
+    assert shape_of({**QWEN3_30B_A3B, "num_experts_per_tok": 10**6}).active_experts == 128
+
+
 def test_lora_parameters_are_rank_times_both_sides() -> None:
     """Published for Llama-3.1-8B, rank 16, all linear maps: 41,943,040."""
     shape = shape_of(LLAMA_8B)

@@ -144,7 +144,32 @@ def test_rates_are_found_again() -> None:
     assert told == pytest.approx(seconds[9], rel=0.1) and min(found) >= 0
 
 
-@pytest.mark.slow
+FEW = """
+import sys
+from pathlib import Path
+from finetune_gateway.backends.local import calibrate
+
+calibrate.CASES = [calibrate.CASES[number] for number in (1, 12)]
+calibrate.APART = (0,)
+print(calibrate.calibrate(Path(sys.argv[1])).model_dump_json())
+"""
+
+
+def test_a_calibration_of_few_cases_is_whole(home: Path, tmp_path: Path) -> None:
+    """Two of its cases, trained as the command trains them; a second thread is measured apart."""
+    command = [sys.executable, "-c", FEW, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept = calibration.Calibration.model_validate_json(done.stdout.splitlines()[-1])
+    assert len(kept.errors) == 2 and len(kept.rates) == len(WORK) and any(kept.rates)
+    assert kept.torch == calibration.torch_version() and kept.measured_on == clock.today()
+    assert kept.start_cpu > 0 < kept.save_cpu and kept.stretch >= 1
+    assert len(kept.speedups) == (1 if kept.threads > 1 else 0)
+    calibration.write(home, kept)
+    read = calibration.read(home)
+    assert read == kept and read.stale_reason(clock.today()) is None
+
+
+@pytest.mark.chaos  # it trains all cases: a minute on an idle core
 @pytest.mark.timeout(600)
 def test_calibration_is_measured_kept_and_used(
     home: Path, tiny_folder: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch

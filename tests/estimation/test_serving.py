@@ -170,7 +170,7 @@ def test_a_gpu_needs_no_speed_from_the_user() -> None:
     (said,) = [one for one in always.assumptions if "tokens per second" in one]
     speed = always.tokens_per_second
     assert speed is not None and speed.low < speed.expected < speed.high and always.curves
-    assert f"{speed.low:f} to {speed.high:f} by its bandwidth and FLOP/s, not measured" in said
+    assert f"{speed.low:,f} to {speed.high:,f} by its bandwidth and FLOP/s, not measured" in said
     assert "8 billion parameters" in said and "64 requests at once" in said
     rates = (speed.high, speed.expected / 2, speed.low / 4)
     assert [one.capacity for one in always.curves] == [int(2628 * rate) for rate in rates]

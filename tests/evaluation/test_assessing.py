@@ -6,6 +6,7 @@ from pathlib import Path
 
 from finetune_gateway.evaluation import assessing, best, costs, judging
 from finetune_gateway.evaluation.comparison import ScoredAnswer
+from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.questions import pairs_of
 from finetune_gateway.evaluation.results import (
@@ -68,6 +69,22 @@ def test_serving_is_priced_by_the_lengths_that_were_measured(home: Path) -> None
     assert found is not None
     traffic = found.traffic
     assert (traffic.requests, traffic.tokens_in, traffic.tokens_out) == (500, 100, 10)
+
+
+def test_serving_is_priced_for_the_base_on_this_machine(home: Path, tiny_folder: Path) -> None:
+    """Of its own size: one of 2 million parameters is not served as one of 8 billion. A fine-tuned
+    model goes before others, and a base that is gone is taken for 8 billion."""
+    store = Store(Settings.load().create())
+    said = {"a": AnswerFigures(answers=3, prompt_tokens=100, completion_tokens=10)}
+    gone = EvaluatedModel("g", "g", "g", "local", "base", "g", str(home / "gone"))
+    tuned = EvaluatedModel("a", "a", "a", "local", "tuned", "a", str(tiny_folder))
+    for models, size in (
+        ([gone, tuned], f"{tiny_folder.name}, "),
+        ([gone], "8 billion parameters (assumed)"),
+    ):
+        found = costs.serving(models, said, 500, store)
+        assert found is not None
+        assert {one.serves.startswith(size) for one in found.ways if one.where == "own"} == {True}
 
 
 def test_a_judge_compares_all_pairs_of_three_and_else_each_with_the_first() -> None:
