@@ -162,8 +162,6 @@ def amount_text(way: ServingOption) -> str:
         return "not known"
     show = format_usd if amount.low == amount.high else _two_digits
     low, expected, high = map(show, (amount.low, amount.expected, amount.high))
-    if low == expected and amount.low != amount.expected:  # alike in two digits
-        low, expected, high = map(format_usd, (amount.low, amount.expected, amount.high))
     return expected if low == high else f"{expected} ({low} to {high})"
 
 
@@ -176,7 +174,8 @@ def per_thousand_text(way: ServingOption, traffic: Traffic) -> str:
 
 
 def _two_digits(usd: Decimal) -> str:
-    return f"${two_digits(float(usd)):,f}" if usd >= 10 else format_usd(two_digits(float(usd)))
+    rounded = two_digits(float(usd))
+    return f"${rounded:,f}" if rounded >= 10 else format_usd(rounded)
 
 
 def _row(name: str, way: ServingOption, columns: _Columns) -> list[str]:

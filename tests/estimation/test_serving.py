@@ -21,12 +21,14 @@ from finetune_gateway.cli import main
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.break_even import BreakEvenRange, Curve, find_break_even
+from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.estimation.price_table import new_price, prices, write_price
 from finetune_gateway.estimation.serving import ServingCosts, ServingOption, Traffic, serving_costs
 from finetune_gateway.estimation.throughput import ServedModel
+from finetune_gateway.reports.serving_text import amount_text
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -485,6 +487,24 @@ def test_figures_out_of_sense_are_refused(
     """A usage error that names the option, before the data is read."""
     code, out, err = ftg("estimate", str(train_file), *TWICE, flag, value)
     assert code == 2 and flag in err and "bug" not in err and not out
+
+
+@pytest.mark.parametrize(
+    ("low", "expected", "high", "said"),
+    [
+        ("36.57", "146.9", "1318.67", "$150 ($37 to $1,300)"),
+        ("9.999", "10.01", "14.2", "$10 ($10 to $14)"),
+        ("5.00", "5.04", "5.2633", "$5.04 ($5.00 to $5.26)"),
+        ("730", "730", "730", "$730.00"),
+    ],
+)
+def test_two_digits_of_a_range(low: str, expected: str, high: str, said: str) -> None:
+    """From 10 on they have no cents, also where that is what 9.999 is rounded to."""
+    amount = Range[Decimal](low=D(low), expected=D(expected), high=D(high))
+    way = ServingOption(
+        kind="on_demand", where="own", model="L4", monthly_usd=amount, data_leaves_machine=False
+    )
+    assert amount_text(way) == said
 
 
 def test_json_holds_both_parts(ftg: Run, train_file: Path) -> None:
