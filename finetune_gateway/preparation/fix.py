@@ -85,7 +85,7 @@ def fix(
     with whole_file(path) as rows, whole_file(log) as changes:
         fixer = _Fixer(rows, changes, renaming)
         fixer.read(held)
-        while fixer.formats.kept or fixer.is_too_short:
+        while fixer.formats.is_wrong or fixer.is_too_short:
             fixer = fixer.anew(renaming and Renaming(dataset.reading.columns, held))
             fixer.read(held)
         if fixer.renaming:
@@ -132,12 +132,12 @@ class _Fixer:
         return len(self.origin) < MIN_ROWS <= len(self.origin) + self.counts.get("duplicates", 0)
 
     def anew(self, renaming: Renaming | None) -> _Fixer:
-        """Return a pass from the start that leaves rows in their format, or repeats where they
-        are."""
+        """Return a pass from the start that leaves rows in their format, labels as they are, or
+        repeats where they are."""
         for file in (self.rows, self.log):
             file.seek(0)
             file.truncate()
-        formats = Formats(convert=self.formats.convert and not self.formats.kept)
+        formats = self.formats.corrected()
         repeats = self.keeps_repeats or self.is_too_short
         return _Fixer(self.rows, self.log, renaming, formats=formats, keeps_repeats=repeats)
 

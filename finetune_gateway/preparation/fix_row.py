@@ -67,6 +67,28 @@ class Formats:
     convert: bool = True
     names: set[str] = field(default_factory=set)
     partly: bool = False
+    # Labels of numbers are written as true and false: of a file that has other numbers none is.
+    write_labels: bool = True
+    classes: bool = False
+
+    @property
+    def is_wrong(self) -> bool:
+        """Return True if the file shows that rows are better left as they are in some way."""
+        return self.kept or self.has_wrong_labels
+
+    def corrected(self) -> Formats:
+        """Return what a pass from the start begins with."""
+        return Formats(
+            convert=self.convert and not self.kept,
+            write_labels=self.write_labels and not self.has_wrong_labels,
+        )
+
+    @property
+    def has_wrong_labels(self) -> bool:
+        """Return True if labels were written as true and false that are none, by the other rows:
+        they have classes, or no label."""
+        mixed = len(self.names) > 1 and formats.UNPAIRED.name in self.names
+        return self.write_labels and (self.classes or mixed)
 
     @property
     def kept(self) -> bool:
@@ -77,11 +99,13 @@ class Formats:
 def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]:
     """Return the fixed row and the changes; the row itself if there are none. Its format is noted
     in ``seen``."""
+    seen = seen or Formats()
     fixed, changes = copy.deepcopy(row), list[Change]()
     changes += _without_nulls(fixed)
     changes += _read_lists(fixed)
     changes += _fix_tools(fixed)
-    changes += _fix_label(fixed)
+    seen.classes = seen.classes or not formats.is_label(row.get("label", True))
+    changes += _fix_label(fixed) if seen.write_labels else ()
     names = {} if _has_own_roles(fixed) else _ROLE_NAMES
     for messages, path in _conversations(fixed):
         for index, message in enumerate(messages):
@@ -93,7 +117,7 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     if made := with_turns(fixed):
         changes.append(Change("call_as_text", "", fixed, made))
         fixed = made
-    fixed, converted = _convert(fixed, seen or Formats())
+    fixed, converted = _convert(fixed, seen)
     changes += converted
     fixed, written = _with_tools(fixed)
     changes += written

@@ -82,11 +82,12 @@ class Findings:
             group.lines += other.lines[: MAX_LINES - len(group.lines)]
         return not later._dropped and not self._dropped and len(self._groups) <= MAX_GROUPS
 
-    def reword(self, code: str, detail: str) -> None:
-        """Let the findings of a rule say this, which is known at the end of the file."""
+    def reword(self, code: str, **words: str) -> None:
+        """Let the findings of a rule say this (``detail``, ``fix``), which is known at the end of
+        the file."""
         for (name, _, _), group in self._groups.items():
             if name == code:
-                group.defect = replace(group.defect, detail=detail)
+                group.defect = replace(group.defect, **words)
 
     def severity(self, code: str) -> Severity | None:
         """Return what the backends together make of a rule; None: it does not count.

@@ -51,11 +51,12 @@ from finetune_gateway.validation.json.parsing import (
 from finetune_gateway.validation.rows.formats import (
     chat_as_text,
     not_object,
+    other_format,
     row_defects,
     unknown_format,
 )
 from finetune_gateway.validation.rows.leftovers import HINTS, leftover_defects
-from finetune_gateway.validation.rules import RuleSet
+from finetune_gateway.validation.rules import RULES, RuleSet
 
 Json = dict[str, Any]
 
@@ -63,7 +64,6 @@ MAX_FILE = 512 << 20  # bytes; OpenAI's limit for a training file
 _BATCH = 1024  # rows offered to the fast path at once: each step finds its tables in the cache
 _CR, _last_byte = 13, itemgetter(-1)
 _SPACE = b" \t\r\n"  # white space of JSON, so no form feed
-_ONE_FORMAT = "Write them in one format; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _KEPT = 10  # line numbers kept of blank lines and of repeated rows
 
 
@@ -376,12 +376,8 @@ class Scan:
             reinforcement = self.task.method == "reinforcement"
             yield from row_defects(row, row_format, sent, reinforcement=reinforcement)
             return
-        detail = (
-            f"line {line} is in the format {row_format.name}, but line {self.format_line} in "
-            f"{self.format.name}"
-        )
-        joined = row_format.methods & self.format.methods and not sent.errors
-        yield Defect("mixed_formats", detail=detail, fix=_ONE_FORMAT if joined else "")
+        joinable = bool(row_format.methods & self.format.methods) and not sent.errors
+        yield other_format(row, row_format, line, self.format, self.format_line, joinable)
 
     def _first_row_defects(
         self, row: Json, row_format: Format, sent: CanonicalRow
@@ -431,7 +427,9 @@ class Scan:
             detail = f"{count}; a job needs at least {min_rows}"
             self.findings.add(Defect("too_few_examples", detail=detail))
         if isinstance(self.counter, LocalCounter):
-            self.findings.reword("row_cut", self.counter.cut_words())
+            self.findings.reword("row_cut", detail=self.counter.cut_words())
+        if "label_class" in self.findings.met:  # true and false are no labels of such a file
+            self.findings.reword("label", fix=RULES["label_class"].fix)
         stats = self.counter.stats() if self.counter else None
         if stats and stats.rows and not stats.trained and self.task.method != "reinforcement":
             detail = f"none of {self.rows:,} rows has a token to train"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Ftg
 from support.services import ASK, ROWS, SAY
 from support.shapes import SHAPES
 
@@ -87,6 +89,47 @@ def test_a_label_beside_a_conversation_is_one_of_kto(row: Json, label: Any) -> N
     assert made["label"] == label
     again = format_of(made)
     assert again is not None and again.name == report.format
+
+
+@pytest.mark.parametrize("labels", [(0, 1, 2), (2, 0, 1), (1, 0.5), ("good", "bad", "neutral")])
+@pytest.mark.parametrize("texts", [False, True])
+def test_labels_with_one_that_is_a_class_are_classes(
+    labels: tuple[Any, ...], texts: bool, tmp_path: Path, ftg: Ftg
+) -> None:
+    """All of them: --fix writes none as true or false, and the command that is named works."""
+    rows = [
+        {"prompt": f"Is it {n}?", "completion": "Yes."} if texts
+        else {"messages": [{"role": "user", "content": f"Is it {n}?"}, SAY]}
+        for n in range(12)
+    ]  # fmt: skip
+    rows = [{**row, "label": labels[n % len(labels)]} for n, row in enumerate(rows)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {one.code: one for one in gateway.validate(path, quality=False).errors}
+    assert found.keys() <= {"label", "label_class"} and "label_class" in found
+    commands = {one.fix.partition("out: ")[2].replace("new.jsonl", str(tmp_path / "new.jsonl"))
+                for one in found.values()}  # fmt: skip
+    (command,) = commands
+    done = ftg(*shlex.split(command)[1:])
+    assert done.returncode == 0, done.stderr
+    made = gateway.validate(tmp_path / "new.jsonl", quality=False)
+    assert made.ok and made.format == "openai-chat" and made.rows == 12
+    fixed = Dataset.open(path).fix(tmp_path / "fixed.jsonl")
+    assert "label" not in fixed.changes
+    assert [row.data["label"] for row in Dataset.open(fixed.out).rows()] == [
+        row["label"] for row in rows
+    ]
+
+
+def test_labels_of_0_and_1_may_be_either(tmp_path: Path) -> None:
+    """Both ways are said; a file of KTO with one row without a label is mixed, as it was."""
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, SAY], "label": n % 2}
+            for n in range(12)]  # fmt: skip
+    (error,) = gateway.validate(rows, quality=False).errors
+    assert error.code == "label" and "--fix does" in error.fix and "--drop label" in error.fix
+    kto = [{**row, "label": bool(row["label"])} for row in rows]
+    mixed = gateway.validate([*kto, {"messages": rows[0]["messages"]}], quality=False)
+    assert [one.code for one in mixed.errors] == ["mixed_formats"]
 
 
 def test_a_category_is_no_label(tmp_path: Path) -> None:

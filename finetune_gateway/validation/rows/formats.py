@@ -37,7 +37,12 @@ Json = dict[str, Any]
 Defects = Iterator[Defect]
 
 _GOOD_OR_BAD = ("0", "1", "true", "false", "yes", "no", "good", "bad")
+_ONE_FORMAT = "Write them in one format; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _TRUTH = "Write true or false; --fix does: ftg validate old.jsonl --fix new.jsonl"
+_TRUTH_OR_CLASS = (
+    "Write true or false; --fix does. If it is a class, leave it out: "
+    "ftg convert old.jsonl --to openai --drop label -o new.jsonl"
+)
 _CLASSES = (
     "Nothing to do to train on the texts alone. If the label is what a model is to say of them, "
     "add --map text=prompt,label=completion"
@@ -170,9 +175,23 @@ def _by_kind(row: Json) -> Defects:
     return _labelled(row) if "label" in row else conversation_defects(row)
 
 
+def other_format(
+    row: Json, row_format: Format, line: int, usual: Format, first: int | None, joinable: bool
+) -> Defect:
+    """Return the defect of a row in another format than the first one. ``joinable``: both can be
+    written in one."""
+    label = row.get("label", True)
+    if (row_format is formats.UNPAIRED) != (usual is formats.UNPAIRED) and type(label) is not bool:
+        return Defect("label_class", "label", f"the label is {quoted(label)}")
+    detail = f"line {line} is in the format {row_format.name}, but line {first} in {usual.name}"
+    return Defect("mixed_formats", detail=detail, fix=_ONE_FORMAT if joinable else "")
+
+
 def _labelled(row: Json) -> Defects:
     if not isinstance(row["label"], bool):
-        fix = _TRUTH if str(row["label"]).strip().lower() in _GOOD_OR_BAD else ""
+        label = str(row["label"]).strip().lower()
+        fix = _TRUTH if label in _GOOD_OR_BAD else ""
+        fix = _TRUTH_OR_CLASS if label in ("0", "1") else fix
         yield Defect("label", "label", f"the label is {quoted(row['label'])}", fix)
     yield from conversation_defects(row)
 
