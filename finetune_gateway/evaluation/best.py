@@ -32,11 +32,13 @@ def verdict(
     silent: Mapping[str, Unjudged] | None = None,
     doubts: Sequence[str] = (),
     right: Measure | None = None,
+    others: Sequence[tuple[Measure, Sequence[Difference]]] = (),
 ) -> Verdict:
     """Return which models are best by a measure, as far as one can tell. ``pairs``: as ``untold``
     leaves them. ``money``: a clause on the cost of a model's answers, by its key; ``left``: what it
     has left unanswered. ``right``, ``matches``: which answers are right, if that can be said, with
-    its figures. ``silent``: what the
+    its figures. ``others``: measures that may tell what this one cannot, the first that does is
+    named. ``silent``: what the
     measure has not judged of a model. ``doubts``: how far the judge can be trusted, if it decides,
     as clauses that begin with "it"."""
     silent = silent or {}
@@ -63,7 +65,8 @@ def verdict(
         *_right(measure, best, titles, right, matches or {}),
         *_against(measure, top, ranked, pairs, titles, "It" if len(best) == 1 else titles[top]),
         *(f"But of the judge: {doubt}." for doubt in doubts),
-        *([f"About {needed:,} rows would do."] if needed else []),
+        *_elsewhere(best, others, titles),
+        *([_rows_text(needed, rivals)] if needed else []),
         *_without(found, titles),
         *_left_out({key: left[key] for key in ranked if key in choosy}, titles),
         *_not_judged(silent, titles),
@@ -132,6 +135,27 @@ def _right(
     if measure.name in FORM and named:
         return [f"That is their form alone: {named} match the reference."]
     return [f"{right.title}: {named}."] if measure.name == CHECKS.name and right and named else []
+
+
+def _rows_text(needed: int, rivals: Sequence[Difference]) -> str:
+    """Return how many rows would do: of models that are alike in all rows, for 5 points."""
+    alike = all(pair.interval is not None and pair.interval.mean == 0 for pair in rivals)
+    return f"About {needed:,} rows would {'show a small difference' if alike else 'do'}."
+
+
+def _elsewhere(
+    best: Sequence[str],
+    others: Sequence[tuple[Measure, Sequence[Difference]]],
+    titles: Mapping[str, str],
+) -> list[str]:
+    """Return a sentence on which of several models is the best by another measure."""
+    for measure, pairs in others if len(best) > 1 else ():
+        above = {key: {_other(pair) for pair in pairs if pair.better == key} for key in best}
+        first = next((key for key in best if above[key] >= {*best} - {key}), None)
+        if first is not None:
+            by = measure.by or measure.title.lower()
+            return [f"By {by} {titles[first]} is the best of them (--by {measure.name})."]
+    return []
 
 
 def _against(

@@ -123,6 +123,7 @@ def conclude(
                 silent[measure.name],
                 judge.warnings if judge and measure.name == judging.WINS.name else (),
                 right,
+                [*_others(measure, table)],
             ),
             "left_out": chosen.left_out,
             "asked": found.asked,
@@ -334,6 +335,14 @@ def _deciding(table: _Table, by: str | None) -> Measure:
     usable = [name for name in ORDER if name in known and _says_something(table.figures[name])]
     first = next(iter(usable), None) or next(name for name in ORDER if name in known)
     return known[first]
+
+
+def _others(measure: Measure, table: _Table) -> Iterator[tuple[Measure, list[Difference]]]:
+    """Yield the other measures that could decide, with their differences."""
+    known = {one.name: one for one in table.measures}
+    for name in ORDER:
+        if name in known and name != measure.name:
+            yield known[name], [one for one in table.differences if one.measure == name]
 
 
 def _right(measure: Measure, table: _Table, questions: Questions) -> Measure | None:

@@ -36,7 +36,7 @@ ScoreFunction = Callable[[ComparedRow, ComparedAnswer], Score]
 MOST = 0.5  # share of the references that have a form, from which on it is what they are in
 LABEL_WORDS = 3  # of a reference that is a label, at most
 
-NO_ANSWER = "no answer: the request failed"
+NO_ANSWER = "no answer"  # with why
 FILTERED = "held back by a filter of the host"
 NO_JSON = "its reference is no JSON"
 NO_REFERENCE = "the data say no answer to this row"
@@ -65,7 +65,7 @@ class Standard:
 def unjudged(answer: ComparedAnswer) -> Score | None:
     """Return a score without a value for an answer that nobody gave; None for any other."""
     if answer.error:
-        return Score(reason=NO_ANSWER)
+        return Score(reason=f"{NO_ANSWER}: {answer.error}")
     if answer.finish_reason == "content_filter":
         return Score(reason=FILTERED)
     return None
@@ -201,12 +201,14 @@ def _json(rows: Rows) -> list[Scorer] | str:
     valid = Measure(
         name="json_valid",
         title="Valid JSON",
+        by="valid JSON",
         share=True,
         about="All of the answer is a JSON object or list, without a Markdown fence.",
     )
     schema = Measure(
         name="json_schema",
         title="Fits the JSON schema",
+        by="the JSON schema",
         share=True,
         about="It has the keys and types that all references have.",
     )

@@ -13,7 +13,7 @@ from support.cli import Ftg
 
 from finetune_gateway import Gateway, SpecError
 from finetune_gateway.evaluation import comparison as comparing
-from finetune_gateway.evaluation.advice import measured
+from finetune_gateway.evaluation.advice import measured, specifics
 from finetune_gateway.evaluation.advice.rules import RULES
 from finetune_gateway.evaluation.results import (
     AnswerFigures,
@@ -226,3 +226,28 @@ def test_one_answer_to_everything_is_asked_about(home: Path) -> None:
     rows = [chat(f"{question(random)} Order {number}.", "defect") for number in range(200)]
     approach = Gateway().advise(rows).approach
     assert approach.answer == "prompt" and "all answers are the same" in approach.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "computed"),
+    [
+        ("The mug is EUR 213.45, and 12 are in stock until 2026-05-11.", False),
+        ("It is USD 9 until 11.05.2026; call +49 30 123-45678.", False),
+        ("12 - 4 = 8 mugs, so EUR 80.", True),
+        ("From 2026-05-11 on it is 3 * 4 = EUR 12.", True),
+    ],
+)
+def test_a_date_is_no_calculation(answer: str, computed: bool) -> None:
+    """2026-05-11 read as a subtraction, so that no price beside it counted; one that is calculated
+    follows from the question."""
+    found = {kind for kind, _ in specifics.changing_facts(answer, "How much is the mug?")}
+    assert ("prices" in found) is not computed
+
+
+def test_prices_and_dates_want_retrieval(home: Path) -> None:
+    """They stand in no prompt, and change."""
+    facts = [
+        chat(f"Is mug {n} in stock?", f"Mug {n} is EUR {200 + n}.45, {n} left until 2026-05-11.")
+        for n in range(60)
+    ]
+    assert Gateway().advise(facts).approach.text.startswith("Retrieval")

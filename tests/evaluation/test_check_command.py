@@ -169,7 +169,7 @@ def test_an_answer_that_is_missing_is_no_pass(provider: Provider, guide: Path) -
     provider.world.refused_words = ("parcel",)
     guide.write_text("checks:\n  - {json: true, prompts: [One parcel, Two parcels]}\n")
     shown = check_text(checked(provider, guide, data=None))
-    assert shown.count("no answer: the request failed") == 1
+    assert shown.count("no answer: ") == 1 and "policy" in shown
 
 
 def test_rows_that_the_model_was_trained_on_are_said(home: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_an_answer_that_nobody_gave_is_not_judged_by_any_measure() -> None:
     """An error and what a filter held back have no value and a reason, in each measure."""
     asked = row({"content": '{"a": 1}', "tool_calls": [call("track", "{}")]}, tools=TOOLS)
     for answer, why in (
-        (says("", error="HTTP 500"), NO_ANSWER),
+        (says("", error="HTTP 500"), f"{NO_ANSWER}: HTTP 500"),
         (says("{", finish_reason="content_filter"), FILTERED),
     ):
         scores = scored(asked, answer)

@@ -91,3 +91,22 @@ def test_fewer_conversations_than_scores_are_said() -> None:
     interval = Interval(mean=1.0, low=0.03, high=1.0, n=37, clusters=24)
     shown = best.figure_text(MATCH, MeasureFigure(interval=interval))
     assert shown == "100% (3 to 100%, n 37 in 24 conversations)"
+
+
+def test_what_another_measure_tells_is_said_where_this_one_cannot() -> None:
+    """Three models that all fit a schema, of which one is right: more rows by the schema help
+    nobody."""
+    schema = Measure(name="json_schema", title="Fits", by="the JSON schema", share=True)
+    found = {key: figure(1.0, 0.9, 1.0) for key in MEANS}
+    none = Interval(mean=0.0, low=-0.04, high=0.04, n=100, clusters=100)
+    alike = [
+        pair(one, other).model_copy(update={"interval": none, "rows_needed": 110})
+        for one, other in (("a", "b"), ("a", "c"), ("b", "c"))
+    ]
+    match = [pair("a", "b", "a"), pair("a", "c", "a"), pair("b", "c")]
+    models = [*map(facts, MEANS)]
+    said = best.verdict(schema, models, found, alike, {}, {}, others=[(MATCH, match)])
+    assert "By exact match a is the best of them (--by exact_match)." in said.short
+    assert "About 110 rows would show a small difference." in said.text and not said.decided
+    said = best.verdict(schema, models, found, alike, {}, {}, others=[(MATCH, match[1:])])
+    assert "best of them" not in said.text

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from finetune_gateway.validation.dataset.row_text import words
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)[a-z]*\.?"
-CURRENCY = r"(?:€|£|¥|USD|EUR|GBP|CHF|dollars?|euros?|pounds?|cents?|zł|kr)(?!\w)"
+CODES = "USD|EUR|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|CAD|AUD"
+CURRENCY = rf"(?:€|£|¥|{CODES}|dollars?|euros?|pounds?|cents?|zł|kr)(?!\w)"
 # What changes, or is known to one house alone, by its look. A year alone is mostly history.
 CHANGING = {
     "links or addresses": re.compile(r"https?://\S+|\bwww\.\S+|\b[\w.+-]+@[\w-]+\.[a-z]{2,}\b"),
@@ -23,7 +24,9 @@ CHANGING = {
         rf"|\b{MONTH}\s\d{{4}}\b"
         r"|\b\d{1,2}\.?\s(?:de\s)?[^\W\d]{3,}\s(?:de\s)?\d{4}\b"  # in any language
     ),
-    "prices": re.compile(rf"[$€£¥₹]\s?\d[\d.,]*|\b\d[\d.,]*\s?{CURRENCY}", re.IGNORECASE),
+    "prices": re.compile(
+        rf"(?:[$€£¥₹]|\b(?:{CODES})\b)\s?\d[\d.,]*|\b\d[\d.,]*\s?{CURRENCY}", re.IGNORECASE
+    ),
     "rates": re.compile(r"\b\d+(?:[.,]\d+)?\s?(?:%|percent\b)"),
     "times": re.compile(
         r"\b\d{1,2}:\d{2}\b|\b\d{1,2}\s?[ap]\.?m\b|\b\d{1,2}\s?(?:h|Uhr)\b", re.IGNORECASE
@@ -58,7 +61,7 @@ SHORT = 40  # words of an answer that is a fact in a sentence
 
 def changing_facts(answer: str, context: str) -> list[tuple[str, str]]:
     """Return the facts in an answer that its context does not have, each with its kind."""
-    computed = ARITHMETIC.search(answer) or len(FIGURE.findall(context)) > 1
+    computed = _computes(answer) or len(FIGURE.findall(context)) > 1
     found = [
         (kind, fact)
         for kind, fact in iter_facts(answer)
@@ -81,7 +84,7 @@ def other_facts(answer: str, context: str) -> list[str]:
     """Return the names, codes and figures of a short answer that its context does not have:
     everybody may know them."""
     plain = LIST_MARK.sub("", answer)
-    if len(words(answer)) > SHORT or ARITHMETIC.search(answer):
+    if len(words(answer)) > SHORT or _computes(answer):
         return []
     known = context.casefold()
     computed = len(FIGURE.findall(context)) > 1
@@ -105,6 +108,15 @@ def without_facts(answer: str) -> str:
     for pattern in CHANGING.values():
         answer = pattern.sub(" ", answer)
     return " ".join(words(answer if label else FIGURE.sub(" ", answer)))
+
+
+def _computes(answer: str) -> bool:
+    """Return True for an answer with a calculation; 2026-05-11 and +49 30 123-456 are none."""
+    if not ARITHMETIC.search(answer):
+        return False
+    for kind in ("dates", "telephone numbers", "numbers of things"):
+        answer = CHANGING[kind].sub(" ", answer)
+    return bool(ARITHMETIC.search(answer))
 
 
 def _stands_in(fact: str, context: str) -> bool:

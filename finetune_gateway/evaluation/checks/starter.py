@@ -113,18 +113,15 @@ def _written(rows: Sequence[ComparedRow]) -> Iterator[str]:
                 continue
             if share < 1:
                 value["min_pass"] = math.floor(share * 100) / 100
-        elif not _names_of(value) <= names:
-            continue
+        else:
+            key = "keeps_format" if "keeps_format" in value else "keeps"
+            value[key] = [name for name in value[key] if name in names]
+            if not value[key]:
+                continue
         names.add(value["name"])
         lines = _dump([value]).splitlines()
         yield "\n".join(["", *(f"  # {one}" for one in draft.why.splitlines())])
         yield "\n".join(f"  {line}" for line in lines)
-
-
-def _names_of(value: Json) -> set[str]:
-    """Return the checks that another one names."""
-    named = value.get("keeps_format") or value.get("keeps") or []
-    return {*named}
 
 
 def _drafts(rows: Sequence[ComparedRow]) -> Iterator[Draft]:
@@ -149,10 +146,11 @@ def _drafts(rows: Sequence[ComparedRow]) -> Iterator[Draft]:
         {"name": "no-model-talk", "must_not": r"(?i)\bas an ai\b|\blanguage model\b"},
         least=1,
     )
-    inner = ["json"] if values else ["length"]
+    inner = ["json", "schema"] if values else ["length"]
+    what, name = ("format", "keeps-format") if values else ("length", "keeps-length")
     yield Draft(
-        "The format holds over many turns: more questions of the data, in one conversation.",
-        {"name": "keeps-format", "keeps_format": inner, "turns": 4, "rows": 3},
+        f"The {what} holds over many turns: more questions of the data, in one conversation.",
+        {"name": name, "keeps_format": inner, "turns": 4, "rows": 3},
         late=True,
     )
     yield Draft(
