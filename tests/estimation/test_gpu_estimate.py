@@ -183,7 +183,7 @@ def test_a_share_of_the_peak_that_rounds_to_nothing_is_below_one_percent() -> No
     assert any("Speed: below 1 % of the peak" in text for text in found.assumptions)
 
 
-@pytest.mark.parametrize(("size", "said"), [(8, "of 8.03 billion"), (70, "do not fit it")])
+@pytest.mark.parametrize(("size", "said"), [(8, "m, 8.03 billion"), (70, "do not fit it")])
 def test_what_is_served_is_the_base_of_the_estimate(size: int, said: str, tmp_path: Path) -> None:
     """Its weights and its cache, not those of a model of 8 billion parameters; what does not fit
     is said on the short screen."""
@@ -192,9 +192,9 @@ def test_what_is_served_is_the_base_of_the_estimate(size: int, said: str, tmp_pa
     assert found.parameters == shape.parameters and found.cache_bytes == shape.cache_bytes
     options = ServingOptions(100_000, None, None, "H200", None, None)
     costs = options.costs([found], tmp_path / "prices.toml")
-    assert costs and said in " ".join(serving_answer(costs, 24).lines)
+    assert costs and said in " ".join(" ".join(serving_answer(costs, 24).lines).split())
     given = replace(options, billions=3).costs([found], tmp_path / "prices.toml")
-    assert given and "of 3 billion" in " ".join(serving_answer(given, 24).lines)
+    assert given and ": 3 billion" in " ".join(serving_answer(given, 24).lines)
 
 
 def test_a_name_of_several_gpus_is_warned_of(home: Path) -> None:
