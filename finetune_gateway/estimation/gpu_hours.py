@@ -52,6 +52,7 @@ def expected_price(prices: Sequence[Price]) -> Price:
 
 
 def price_note(gpu: str, rows: Hour | None) -> list[str]:
+    """Return which hour is taken of rows at several prices, in a sentence; none if all are one."""
     if rows is None or rows[0].usd == rows[2].usd:
         return []
     low, usual, high = rows

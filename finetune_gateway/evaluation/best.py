@@ -38,9 +38,8 @@ def verdict(
     leaves them. ``money``: a clause on the cost of a model's answers, by its key; ``left``: what it
     has left unanswered. ``right``, ``matches``: which answers are right, if that can be said, with
     its figures. ``others``: measures that may tell what this one cannot, the first that does is
-    named. ``silent``: what the
-    measure has not judged of a model. ``doubts``: how far the judge can be trusted, if it decides,
-    as clauses that begin with "it"."""
+    named. ``silent``: what the measure has not judged of a model. ``doubts``: how far the judge can
+    be trusted, if it decides, as clauses that begin with "it"."""
     silent = silent or {}
     titles = {model.key: model.title for model in models}
     ranked = _ranked(measure, found)

@@ -85,10 +85,8 @@ class Formats:
 
     @property
     def has_wrong_labels(self) -> bool:
-        """Return True if labels were written as true and false that are none, by the other rows:
-        they have classes, or no label."""
-        mixed = len(self.names) > 1 and formats.UNPAIRED.name in self.names
-        return self.write_labels and (self.classes or mixed)
+        """Return True if labels were written as true and false that are classes, by other rows."""
+        return self.write_labels and self.classes
 
     @property
     def kept(self) -> bool:
@@ -104,7 +102,7 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     changes += _without_nulls(fixed)
     changes += _read_lists(fixed)
     changes += _fix_tools(fixed)
-    seen.classes = seen.classes or not formats.is_label(row.get("label", True))
+    seen.classes = seen.classes or _is_class(row.get("label", True), seen)
     changes += _fix_label(fixed) if seen.write_labels else ()
     names = {} if _has_own_roles(fixed) else _ROLE_NAMES
     for messages, path in _conversations(fixed):
@@ -223,6 +221,13 @@ def _whole_tool(tool: Json) -> Json:
     is_bare = isinstance(tool.get("name"), str) and "function" not in tool
     is_function = is_bare and tool.get("type", "function") == "function"
     return sharegpt.wrapped(tool) if is_function else tool
+
+
+def _is_class(label: Any, seen: Formats) -> bool:
+    """Return True for a label that KTO does not have, or that is neither true nor false and the
+    first one in a file of rows without: those are no rows of KTO."""
+    alone = bool(seen.names) and formats.UNPAIRED.name not in seen.names
+    return not isinstance(label, bool) and (alone or not formats.is_label(label))
 
 
 def _fix_label(row: Json) -> Iterator[Change]:

@@ -128,8 +128,16 @@ def test_labels_of_0_and_1_may_be_either(tmp_path: Path) -> None:
     (error,) = gateway.validate(rows, quality=False).errors
     assert error.code == "label" and "--fix does" in error.fix and "--drop label" in error.fix
     kto = [{**row, "label": bool(row["label"])} for row in rows]
-    mixed = gateway.validate([*kto, {"messages": rows[0]["messages"]}], quality=False)
+    plain = {"messages": rows[0]["messages"]}
+    mixed = gateway.validate([*kto, plain], quality=False)
     assert [one.code for one in mixed.errors] == ["mixed_formats"]
+    path = tmp_path / "rows.jsonl"
+    for given, written in (([*rows, plain], 12), ([plain, *rows], 0)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in given))
+        fixed = Dataset.open(path).fix(tmp_path / "fixed.jsonl", force=True)
+        assert fixed.changes.get("label", 0) == written
+        said = {one.code: one.fix for one in gateway.validate(path, quality=False).errors}
+        assert ("--fix does" in said.get("label", "")) == bool(written)
 
 
 def test_a_category_is_no_label(tmp_path: Path) -> None:
