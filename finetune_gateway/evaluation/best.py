@@ -61,10 +61,10 @@ def verdict(
     needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
     headline, short = _headline(measure, top, best, titles, found, decided=decided)
     sentences = [
+        *_elsewhere(best, others, titles),  # first: a short screen keeps what stands first
         *_right(measure, best, titles, right, matches or {}),
         *_against(measure, top, ranked, pairs, titles, "It" if len(best) == 1 else titles[top]),
         *(f"But of the judge: {doubt}." for doubt in doubts),
-        *_elsewhere(best, others, titles),
         *([_rows_text(needed, rivals)] if needed else []),
         *_without(found, titles),
         *_left_out({key: left[key] for key in ranked if key in choosy}, titles),

@@ -155,7 +155,7 @@ def _drafts(rows: Sequence[ComparedRow]) -> Iterator[Draft]:
     )
     yield Draft(
         "It keeps its role under attacks: override, injection, ambiguity, scope, typos. A secret\n"
-        "is planted in the system prompt. What no secret, pattern or check decides is not judged.",
+        "is planted in the system prompt. What tests no secret, word or pattern is not judged.",
         {"name": "role", "stays_in_role": True, "keeps": inner, "rows": 1},
         late=True,
     )
