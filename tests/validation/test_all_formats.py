@@ -95,6 +95,19 @@ VERTEX_PAIR: Json = {
         for score, text in ((1.0, "Yes."), (0.0, "No."))
     ],
 }
+DEPRECATED: Json = {
+    "messages": [
+        {"role": "user", "content": "Please explain how a heat pump works in winter."},
+        {
+            "role": "assistant",
+            "content": None,
+            "function_call": {"name": "find", "arguments": "{}"},
+        },
+        {"role": "function", "name": "find", "content": "1"},
+        {"role": "assistant", "content": "It moves heat from outside air into the house."},
+    ],
+    "functions": [{"name": "find", "parameters": {"type": "object"}}],
+}
 LAMP_CALL = {"type": "function", "function": {"name": "lamp", "arguments": "{}"}}
 
 
@@ -115,8 +128,10 @@ LINE = {
 @example([{**IDEAL, "tools": "[]"}])
 @example([{"query": "Hi", "tools": None, "answers": '[{"name": "find", "arguments": {}}]'}])
 @example([{"input": IDEAL["input"] + [CALLED, RESULT, SAID], "tools": [BARE]}])
+@example([DEPRECATED])
 def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
-    """For no backend; and rows that were right have their tokens still."""
+    """For no backend; and rows that were right have their tokens still: all but those whose calls
+    are written with tools, where the role of a result is another word."""
     method: Any = usual_method_of(rows[0])
     with tempfile.TemporaryDirectory() as folder:
         fixed = Dataset.open(rows).fix(Path(folder) / "fixed.jsonl", method=method)
@@ -124,7 +139,7 @@ def test_mending_makes_nothing_worse(rows: list[Json]) -> None:
     for backend in ("openai", "local") if method in PAID else ("local",):
         before, after = judged(rows, backend, method), judged(made, backend, method)
         assert worst(after) >= worst(before), said(after)
-        if before.ok and "duplicates" not in fixed.changes:
+        if before.ok and not fixed.changes.keys() & {"duplicates", "deprecated_functions"}:
             assert after.tokens == before.tokens
 
 
