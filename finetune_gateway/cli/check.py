@@ -190,7 +190,7 @@ def _init(
     require_writable(path, data)
     if path.exists() and not force:
         raise SpecError(f"{path} exists.", hint="Choose another with -o, or use --force.")
-    text = evaluation.starter(rows or data)
+    text = evaluation.starter(rows or data, path)
     # Imported here: a check of a model writes no guide.
     from finetune_gateway.evaluation.checks import Guide
     from finetune_gateway.preparation.convert import whole_file

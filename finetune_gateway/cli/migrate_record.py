@@ -34,7 +34,7 @@ from finetune_gateway.cli.options import (
     with_map,
 )
 from finetune_gateway.cli.progress import PhaseBar
-from finetune_gateway.errors import BudgetError, JobNotFinished
+from finetune_gateway.errors import BudgetError, JobNotFinished, SpecError
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.output import (
     print_json,
@@ -57,7 +57,9 @@ def record(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="ft:..., a job, or a handle's file.", show_default=False
+            metavar="MODEL",
+            help="ft:..., a job, a handle's file, or https://HOST/v1#MODEL.",
+            show_default=False,
         ),
     ],
     data: Annotated[
@@ -131,6 +133,7 @@ def record(
       ftg migrate record ftg-7kq3 --max-cost 5 --yes
       ftg migrate record ft:gpt-4.1-mini:org:support:1 --batch --name support
     """
+    base_url = _address(model, base_url)
     given = any((profile, base_url, api_key_env, key_env))
     confirmation = Confirmation(yes, dry_run, json, quiet)
     with _bar(quiet=quiet or json) as on_progress:
@@ -174,6 +177,17 @@ def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.show(f"{done:,} of {total:,}", done / max(total, 1))
     finally:
         bar.stop()
+
+
+def _address(model: str, base_url: str | None) -> str | None:
+    """Return the address of the host: --base-url, or that in https://HOST/v1#MODEL, to which the
+    other options belong then. Raises SpecError for two of them."""
+    url, mark, _ = model.partition("#")
+    if not mark or not url.lower().startswith(("http://", "https://")):
+        return base_url
+    if base_url is not None:
+        raise SpecError("MODEL names a host already.", hint="Leave out --base-url.")
+    return url
 
 
 def _end(recording: Recording, *, begun: bool, json: bool, quiet: bool) -> int:

@@ -67,7 +67,8 @@ def record(
     ``recording.run`` says what this call did. The same call again goes on where it ended.
 
     Arguments:
-        model: ``ft:...``, a job, the file of a handle, or with ``backend`` any model of a host.
+        model: ``ft:...``, a job, the file of a handle, ``https://HOST/v1#MODEL``, or with
+            ``backend`` any model of a host.
         data: Rows, or prompts alone. By default the rows that its training has held out, if they
             are here, else a leak-free sample of its training file.
         name: Of the recording; by default the model's suffix and the day.
@@ -91,7 +92,7 @@ def record(
     """
     # Imported here: they bring the SDK of hosts.
     from finetune_gateway.evaluation import planning, steps
-    from finetune_gateway.evaluation.subjects import subject_of
+    from finetune_gateway.evaluation.resolving import subject_at
     from finetune_gateway.jobs.store import Store
 
     settings = Settings.load(home)
@@ -115,7 +116,7 @@ def record(
         allow_secrets=allow_secrets,
     )
     how = steps.How(wait, at_once, confirm, on_progress, on_wait, dry_run)
-    return steps.record(jobs, subject_of(model, backends, jobs), data, asked, how)
+    return steps.record(jobs, subject_at(model, backends, jobs), data, asked, how)
 
 
 @exact_keywords
@@ -191,14 +192,15 @@ def check(
 
 
 @exact_keywords
-def starter(data: Source) -> str:
+def starter(data: Source, name: str | os.PathLike[str] = "behaviour.yaml") -> str:
     """Return the text of a behaviour guide to begin with, from the system prompt, format, lengths
-    and languages of a data set: its checks pass on the data's own answers. Raises DataError."""
+    and languages of a data set: its checks pass on the data's own answers. ``name``: the file it
+    will be, for the command in its head. Raises DataError."""
     # Imported here: it reads YAML, and a schema takes a library of its own.
     from finetune_gateway.data.dataset import Dataset
     from finetune_gateway.evaluation.checks import starter as writing
 
-    return writing.starter(Dataset.open(data))
+    return writing.starter(Dataset.open(data), os.fspath(name))
 
 
 @exact_keywords

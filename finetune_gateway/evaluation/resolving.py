@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from finetune_gateway.backends.openai.backend import OpenAIBackend
+from finetune_gateway.backends.openai.endpoint import checked
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.errors import GatewayError, NotFoundError, SpecError, shown
 from finetune_gateway.estimation import profiles
@@ -17,6 +18,7 @@ from finetune_gateway.evaluation.model_titles import named
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.recording import Recording, names
 from finetune_gateway.evaluation.results import Variant
+from finetune_gateway.evaluation.subjects import Subject, subject_of
 from finetune_gateway.jobs import model_names, recordings
 from finetune_gateway.jobs.handle import ModelHandle
 from finetune_gateway.jobs.job import Job
@@ -74,6 +76,27 @@ def resolve(
     models = named([resolver.framed(one) for one in found])
     _require_different(models)
     return models
+
+
+def subject_at(name: str, backends: Sequence[OpenAIBackend], store: Store) -> Subject:
+    """Return the hosted model of a name, as ``subject_of``; and of ``https://HOST/v1#MODEL``, with
+    the backends of the user's that are at this address. Raises what that does; SpecError."""
+    if not URL.match(name):
+        return subject_of(name, backends, store)
+    url, model = model_at(name)
+    there = [one for one in backends if one.base_url == checked(url)]
+    return subject_of(model, there or [Places(store).at_url(url)], store)
+
+
+def model_at(name: str) -> tuple[str, str]:
+    """Return the address and the model of ``https://HOST/v1#MODEL``. Raises SpecError."""
+    url, mark, model = name.partition("#")
+    if not mark or not model:
+        raise SpecError(
+            f"{redact(hidden(url))} names a host and no model.",
+            hint="Put the model behind it: https://HOST/v1#MODEL",
+        )
+    return url, model
 
 
 def resolve_with_judge(
@@ -186,12 +209,7 @@ class _Resolver:
         return self.places.of_host(name) if known else None
 
     def _at_url(self, name: str, address: str, variant: Variant) -> EvaluatedModel:
-        url, mark, model = address.partition("#")
-        if not mark or not model:
-            raise SpecError(
-                f"{redact(hidden(url))} names a host and no model.",
-                hint="Put the model behind it: https://HOST/v1#MODEL",
-            )
+        url, model = model_at(address)
         return self.places.hosted(name, variant, model, self.places.at_url(url))
 
     # -- bases -------------------------------------------------------------------------------

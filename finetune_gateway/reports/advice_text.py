@@ -57,7 +57,8 @@ def brief_text(advice: Advice) -> str:
 
 def headline(advice: Advice) -> str:
     """Return ``train.jsonl: 400 chat rows``."""
-    return f"{visible(advice.data)}: {advice.rows_read:,} {KINDS[advice.kind]}"
+    kind = "prompts without answers" if advice.without_answers else KINDS[advice.kind]
+    return f"{visible(advice.data)}: {advice.rows_read:,} {kind}"
 
 
 def _lines(label: str, texts: Sequence[str], most: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     # The type checker alone: it brings the SDK of hosts.
     from finetune_gateway.evaluation.comparing import ComparePlan
     from finetune_gateway.evaluation.models import EvaluatedModel
+
+MODEL_OPTION = re.compile(r" --model ('[^']*'|\S+)")
 
 
 def plan_text(plan: ComparePlan, budget: Budget | None) -> str:
@@ -49,11 +52,25 @@ def _left_out(plan: ComparePlan) -> str:
 def _prices(plan: ComparePlan) -> Iterator[str]:
     """Yield what each hosted model costs, in all rounds, and at which prices."""
     titles = {model.key: model.title for model in plan.models}
+    said = set[str]()
     for title, asked in plan.rounds:
         for key, cost in asked.costs.items():
             if asked.left.get(key):
                 name = visible(titles.get(key, "the judge"))
-                yield f"{name}, {title}: {cost_text(cost, asked.add_price.get(key, ''))}"
+                add = _new_part(asked.add_price.get(key, ""), said)
+                yield f"{name}, {title}: {cost_text(cost, add)}"
+
+
+def _new_part(add: str, said: set[str]) -> str:
+    """Return the command that adds a price; empty if it was ``said``, and its model alone where
+    one was that differs in the model."""
+    model = MODEL_OPTION.search(add)
+    shape = MODEL_OPTION.sub("", add)
+    if not model or add in said:
+        return ""
+    again = shape in said
+    said.update((add, shape))
+    return f"as above, with{model[0]}" if again else add
 
 
 def plan_document(plan: ComparePlan) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from finetune_gateway.evaluation.results import (
     MeasureFigure,
     Verdict,
 )
-from finetune_gateway.reports.advice_text import brief_text, full_text
+from finetune_gateway.reports.advice_text import brief_text, full_text, headline
 from scripts.advice_page import PAGE, with_table
 
 Json = dict[str, Any]
@@ -251,3 +251,15 @@ def test_prices_and_dates_want_retrieval(home: Path) -> None:
         for n in range(60)
     ]
     assert Gateway().advise(facts).approach.text.startswith("Retrieval")
+
+
+def test_few_rows_are_not_to_be_split(home: Path) -> None:
+    """Parts of 14 rows tell nothing; and prompts without answers are called that."""
+    random = Random(2)
+    asked = [question(random) for _ in range(14)]
+    steps = Gateway().advise([chat(one, captain(random, one)) for one in asked]).next_steps
+    assert steps == ("try a prompt with a few of them as examples; advise again with 50 rows",)
+    prompts = [{"messages": [{"role": "user", "content": one}]} for one in asked]
+    advice = Gateway().advise(prompts)
+    assert advice.without_answers and advice.rows.text == "Can't tell: no row has an answer."
+    assert headline(advice).endswith("14 prompts without answers")

@@ -303,6 +303,7 @@ def test_init_writes_a_guide_that_its_data_pass(ftg: Ftg, guide: Path) -> None:
     done = ftg("check", "--init", str(rows), "-o", str(guide), "--force", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["checks"][:2] == ["json", "schema"]
+    assert f"#   ftg check MODEL {guide} --data HELD_OUT\n" in guide.read_text()
     written = Guide.load(guide)
     assert written.system == "You answer for a parcel service, in JSON."
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_gateway import DataError, Gateway
+from finetune_gateway import DataError, Gateway, GatewayError
+from finetune_gateway.evaluation.comparing import ComparePlan
+from finetune_gateway.reports.compare_text import plan_text
 
 
 def test_a_loss_that_is_missing_has_the_reason_of_its_row(home: Path, tiny_folder: Path) -> None:
@@ -34,3 +36,19 @@ def test_held_out_texts_are_not_asked(home: Path, tmp_path: Path) -> None:
     error = caught.value
     assert error.message.startswith(f"The held-out rows of {job.id} cannot be asked: ")
     assert "--data FILE" in (error.hint or "")
+
+
+def test_the_command_for_a_price_is_said_once(home: Path) -> None:
+    """Of other models without one the model alone; nothing is sent."""
+    plans: list[ComparePlan] = []
+
+    def refuse(plan: ComparePlan) -> bool:
+        plans.append(plan)
+        return False
+
+    models = [f"http://127.0.0.1:9/v1#{name}" for name in ("good", "other one")]
+    with pytest.raises(GatewayError):
+        Gateway().compare(models, [{"prompt": "a", "completion": "b"}] * 2, confirm=refuse)
+    text = " ".join(plan_text(plans[0], None).split())
+    assert text.count("ftg prices set --backend custom --model good --unit") == 1
+    assert text.count("ftg prices set") == 1 and "as above, with --model 'other one'" in text

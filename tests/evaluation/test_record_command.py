@@ -255,3 +255,20 @@ def test_prune_takes_recordings_by_a_named_age_alone(home: Path, ftg: Ftg) -> No
     assert [path.name for path in (home / "recordings").iterdir()] == ["b"]
     checks = {one["name"]: one for one in json.loads(ftg("doctor", "--json").stdout)["checks"]}
     assert checks["reserved"]["state"] == "warning" and "recorded:b" in checks["reserved"]["found"]
+
+
+def test_a_model_at_an_address_is_asked_there(
+    provider: Provider, ftg: Ftg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://HOST/v1#MODEL, as compare takes it; the key that is named is that of this host."""
+    monkeypatch.setenv("RECORD_KEY", provider.api_key)
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows(2)))
+    words = ["migrate", "record", f"{provider.url}#{tuned(provider)}", "--data", str(file), "--yes"]
+    done = ftg(*words, "--api-key-env", "RECORD_KEY", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert len(provider.world.asked) == 2
+    twice = ftg(*words, "--base-url", provider.url)
+    assert twice.returncode == 2 and "MODEL names a host already" in twice.stderr
+    none = ftg("migrate", "record", provider.url, "--data", str(file), "--yes")
+    assert none.returncode == 2 and "names a host and no model" in none.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -29,6 +30,9 @@ def test_a_command_stays_on_one_line(
     data = Path(PATH)
     data.parent.mkdir(parents=True)
     rows = train_file.read_text()
+    if name == "advise":  # it names a command from 50 different rows on
+        texts = [(f"Where is parcel {n}?", f"It comes on day {n * 7}.") for n in range(60)]
+        rows = "".join(json.dumps({"prompt": a, "completion": b}) + "\n" for a, b in texts)
     data.write_text('{"messages": []}\n' * 12 if name == "submit" else rows)
 
     def lines(columns: int) -> list[str]:

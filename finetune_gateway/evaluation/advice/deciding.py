@@ -280,6 +280,8 @@ def _imitation(facts: Facts) -> Point:
 def rows_of(facts: Facts) -> Point:
     """Return whether the rows are enough to begin, or how many more are needed."""
     count, classes = facts.rows, facts.signals.classes()
+    if not facts.signals.rows and facts.signals.without_answer:
+        return Point(CANT_TELL, "Can't tell: no row has an answer.", (), ("no_answers",))
     if not facts.signals.rows and facts.errors:
         return Point(CANT_TELL, "Can't tell: no row can be read.", (), ("refused_rows",))
     seen = (_rows_text(facts),)
@@ -357,6 +359,9 @@ def _next_steps(
         return
     if approach.answer == "retrieval":
         yield "let a search or a tool put the facts into the prompts, and advise again"
+        return
+    if "few_rows" in approach.rules:  # too few to be divided, and for a comparison to tell
+        yield f"try a prompt with a few of them as examples; advise again with {FIRST_GAINS} rows"
         return
     if facts.kind == "mixed" and facts.pairs is None:
         yield "put the pairs into a file of their own: no place takes both in one"

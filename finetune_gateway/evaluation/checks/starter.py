@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from finetune_gateway.data.column_names import as_argument
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.row_access import calls_of
 from finetune_gateway.errors import DataError
@@ -79,7 +80,8 @@ class Draft:
 
 
 def starter(dataset: Dataset, name: str = "behaviour.yaml") -> str:
-    """Return the text of a guide for a data set. Raises DataError if it has no answers."""
+    """Return the text of a guide for a data set, for a file ``name``. Raises DataError if it has no
+    answers."""
     rows = [ComparedRow(prompt=one, cluster=one.id) for one in read_prompts(dataset)]
     rows = [row for row in rows if row.reference is not None][:MOST_ROWS]
     if not rows:
@@ -87,7 +89,11 @@ def starter(dataset: Dataset, name: str = "behaviour.yaml") -> str:
             f"{dataset.name} has no answers, so nothing tells how they should be.",
             hint="Name rows that end with an answer: the training or held-out rows.",
         )
-    parts = [HEAD.format(name=name, data=visible(dataset.name), count=_count(len(rows)))]
+    parts = [
+        HEAD.format(
+            name=as_argument(visible(name)), data=visible(dataset.name), count=_count(len(rows))
+        )
+    ]
     if system := _system(rows):
         parts.append(
             "# What checks with prompts of their own ask with; most rows have it.\n"
