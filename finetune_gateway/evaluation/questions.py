@@ -160,15 +160,21 @@ class Questions:
 
     def _planned_rounds(self) -> list[tuple[str, AskPlan]]:
         """Return each round of questions with its plan. What checks ask on and what the judge is
-        asked depends on answers: it is priced with those of the data in their place."""
-        rounds = [("rows", self._plan(dict.fromkeys(self._keys, self.prompts)))]
+        asked depends on answers: where they are not here yet, it is priced with those of the data
+        in their place."""
+        rows = self._plan(dict.fromkeys(self._keys, self.prompts))
+        rounds = [("rows", rows)]
+        here = asking.known(rows)
         likely = self._likely_answers()
+        found = Found(likely | here)
         if self.guide is not None:
-            prompts = {key: self._likely_turns(key, likely) for key in self._keys}
+            prompts = {key: self._likely_turns(key, found) for key in self._keys}
             if any(prompts.values()):
                 rounds.append(("checks", self._plan(prompts, samples=1)))
         if self.judge is not None:
-            asked = self._judge_questions(likely, for_price=True)
+            whole = not any(sum(plan.left.values()) for _, plan in rounds)
+            answers = here | found.checked if whole else likely
+            asked = self._judge_questions(answers, for_price=not whole)
             rounds.append(("judge", self._plan_judge(asked)))
         return rounds
 
@@ -198,13 +204,16 @@ class Questions:
             for row in self.counted
         }
 
-    def _likely_turns(self, key: str, likely: AnswerTable) -> list[Prompt]:
-        """Return what checks would ask on if each answer were like those of the data."""
-        rounds, prompts = self._rounds(key, likely), list[Prompt]()
+    def _likely_turns(self, key: str, found: Found) -> list[Prompt]:
+        """Return what checks would ask on if each answer that is not here yet were like those of
+        the data; and add their outcomes."""
+        rounds, prompts = self._rounds(key, found.answers), list[Prompt]()
         said = ComparedAnswer(model=key, row="", message={"content": SAY})
         while pending := rounds.pending():
             prompts += pending
-            rounds.take({one.id: said for one in pending})
+            here = _of_model(key, asking.known(self._plan({key: pending}, samples=1)))
+            rounds.take({one.id: said for one in pending} | here)
+        found.outcomes[key] = rounds.outcomes()
         return prompts
 
     def _rounds(self, key: str, answers: AnswerTable) -> Rounds:

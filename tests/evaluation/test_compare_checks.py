@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from support.hosted import connect
+from support.provider import Provider
+
 from finetune_gateway import ChatReply, Comparison, Gateway
 from finetune_gateway.evaluation.checks import Guide
+from finetune_gateway.evaluation.comparing import ComparePlan
 from finetune_gateway.settings.home import Settings
 
 Json = dict[str, Any]
@@ -174,3 +178,27 @@ def test_an_answer_that_the_judge_did_not_score_passes_no_check_by_it(home: Path
     good, bad = (made.data.figures["checks"][model.key] for model in made.data.models)
     assert good.interval is None and sum(good.unjudged.values()) == 4
     assert bad.interval is not None and (bad.interval.mean, bad.unjudged) == (0, {})
+
+
+def test_what_was_answered_is_not_priced_again(home: Path) -> None:
+    """Also not what checks ask on, and the judge: their questions hold the answers that the model
+    gave. Half of the rows more are half of the questions more."""
+    models = ["gpt-4.1-mini-2025-04-14", "gpt-4.1-2025-04-14"]
+    guide = Guide.loads(GUIDE.replace("  - function: own.py:nice\n", ""))
+    plans: list[ComparePlan] = []
+
+    def agree(plan: ComparePlan) -> bool:
+        plans.append(plan)
+        return True
+
+    with Provider() as provider:
+        provider.world.answer_with = lambda body: json.dumps({"reply": str(body["messages"])[-40:]})
+        for count in (4, 4, 6, 6):
+            Gateway().compare(models, rows(count), checks=guide, judge="gpt-4o-2024-08-06",
+                              backends=[connect(provider, profile="openai")],
+                              confirm=agree)  # fmt: skip
+        asked = len(provider.world.asked)
+    first, second, third, last = (plan.left for plan in plans)
+    assert second == last == 0 and not plans[1].sends and plans[1].cost is not None
+    assert plans[1].cost.high == 0 < first and 0 < third < first
+    assert len(plans) == 4 and asked > 0

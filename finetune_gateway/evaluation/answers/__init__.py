@@ -14,16 +14,18 @@ how: AskHow) -> AskPlan``: what is left; ``prompts`` by the key of the model, as
 the key of the model, the id of the row's prompt and the number of the sample: one that could not be
 had with its ``error``. Call both again for the next round with the same ``AskHow.limit``.
 
+``known(plan)``: the answers that are here already.
 ``require_free(plan)``: raises while another process asks one of the models.
 ``limit_of(store, name, usd) -> Limit``: one for all runs of a name, killed ones too.
 ``settle(settings, name) -> Decimal``: commit what killed runs have cost.
 """
 
-from finetune_gateway.evaluation.answers.asking import AskResult, ask, require_free
+from finetune_gateway.evaluation.answers.asking import AskResult, ask, known, require_free
 from finetune_gateway.evaluation.answers.planning import AskHow, AskPlan, plan
 from finetune_gateway.evaluation.answers.settling import limit_of, settle
 from finetune_gateway.evaluation.limits import Limit
 
 __all__ = [
-    "AskHow", "AskPlan", "AskResult", "Limit", "ask", "limit_of", "plan", "require_free", "settle",
+    "AskHow", "AskPlan", "AskResult", "Limit", "ask", "known", "limit_of", "plan", "require_free",
+    "settle",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from finetune_gateway.evaluation.answers.planning import AskPlan, Target
 from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.recording import read_line
-from finetune_gateway.evaluation.results import AnswerKey, ComparedAnswer
+from finetune_gateway.evaluation.results import AnswerKey, AnswerTable, ComparedAnswer
 from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.requests import ANSWERS, spent_by_request
 from finetune_gateway.text.cleaning import whole
@@ -81,6 +81,21 @@ def ask(plan: AskPlan) -> AskResult:
         for target in ready.targets:
             _read(ready, target, unkept, asked)
     return asked
+
+
+def known(plan: AskPlan) -> AnswerTable:
+    """Return the answers that ``ask`` would not ask for: they are here already, or cannot be had.
+    Raises StoreError."""
+    found = AskResult()
+    for target in plan.targets:
+        if target.kept is None and target.model.kind != "recorded":
+            continue
+        _read(plan, target, {}, found)
+        left = {*target.left}
+        for key, request in target.wanted.items():
+            if request in left:
+                del found.answers[key]
+    return found.answers
 
 
 def require_free(plan: AskPlan) -> None:
