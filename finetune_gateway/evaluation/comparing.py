@@ -5,7 +5,7 @@ what that costs; then ask, ask on where a check does, let the judge judge, score
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -153,7 +153,7 @@ def compare(store: Store, request: Request, how: How) -> Comparison:
     )
     questions = Questions(store, compared, judge, guide, rows, asked, request.seed, True)
     concluding.require_measure(request.by, questions)
-    known = questions.plan(data.warnings)
+    known = questions.plan((*data.warnings, *_undecided(rows, guide, judge)))
     plan = ComparePlan(**vars(known), id=name, models=compared, data=data)
     plan.require_agreed("the comparison", how.confirm)
     prices = [price for _, one in plan.rounds for rows in one.prices.values() for price in rows]
@@ -232,6 +232,17 @@ def _rows(
             hint="Name held-out rows: --data FILE",
         )
     return rows, facts
+
+
+def _undecided(
+    rows: Sequence[ComparedRow], guide: Guide | None, judge: EvaluatedModel | None
+) -> Iterator[str]:
+    """Yield that nothing is going to tell which model is the best, before it is paid for."""
+    if guide is None and judge is None and all(row.reference is None for row in rows):
+        yield (
+            "No row has an answer, so that nothing says which model is right: lengths, times and "
+            "costs alone are compared. --checks or --judge would tell, or rows with answers."
+        )
 
 
 def _advantages(rows: Sequence[ComparedRow], models: Sequence[EvaluatedModel]) -> list[str]:

@@ -38,6 +38,23 @@ def test_held_out_texts_are_not_asked(home: Path, tmp_path: Path) -> None:
     assert "--data FILE" in (error.hint or "")
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_rows_without_answers_are_warned_of_before(home: Path, answered: bool) -> None:
+    """They are paid for, and tell nothing about which model is right."""
+    notes: list[str] = []
+
+    def refuse(plan: ComparePlan) -> bool:
+        notes.extend(plan.notes)
+        return False
+
+    row = {"messages": [{"role": "user", "content": "a"}]}
+    answer = {"role": "assistant", "content": "b"}
+    data = [{"messages": [*row["messages"], answer]} if answered else row] * 2
+    with pytest.raises(GatewayError):
+        Gateway().compare(["http://127.0.0.1:9/v1#good"], data, confirm=refuse)
+    assert any(one.startswith("No row has an answer") for one in notes) is not answered
+
+
 def test_the_command_for_a_price_is_said_once(home: Path) -> None:
     """Of other models without one the model alone; nothing is sent."""
     plans: list[ComparePlan] = []
