@@ -132,7 +132,7 @@ def _right(
     shown = [f"{share_text(shares[key].mean)} of {titles[key]}" for key in best if key in shares]
     named = ", ".join(shown[:NAMED])
     if measure.name in FORM and named:
-        return [f"That is their form alone: {named} match the reference."]
+        return [f"'{measure.title}' is about their form alone: {named} match the reference."]
     return [f"{right.title}: {named}."] if measure.name == CHECKS.name and right and named else []
 
 

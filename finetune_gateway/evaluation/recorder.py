@@ -79,7 +79,7 @@ def _run(
     rows = {key: prompt.id for key, prompt in prompts.items()}
     lines = Lines(work.recording.folder, rows, {"charge": charge.id})
     every = len(work.prompts) * work.recording.about.samples
-    limit = Limit(work.stop_at(charge.cost))
+    limit = Limit(work.stop_at(charge.cost), named=work.limit if work.cap is None else None)
     writer = Writer(lines, work.costing, limit, prompts, every - len(left), every, on_progress)
     patience = config.current_value(
         store.settings, "hosts.longest_wait_seconds", work.subject.backend.longest_wait

@@ -57,7 +57,8 @@ def brief_text(advice: Advice) -> str:
 
 def headline(advice: Advice) -> str:
     """Return ``train.jsonl: 400 chat rows``."""
-    kind = "prompts without answers" if advice.without_answers else KINDS[advice.kind]
+    prompts_alone = "no_answers" in advice.approach.rules
+    kind = "prompts without answers" if prompts_alone else KINDS[advice.kind]
     return f"{visible(advice.data)}: {advice.rows_read:,} {kind}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_gateway.jobs.compared import name_of, title_of
+from finetune_gateway.jobs.compared import COMPARISON, name_of, title_of
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.jobs.pruning import Item, Pruned
 from finetune_gateway.jobs.recordings import PREFIX
@@ -60,11 +60,17 @@ def to_unrecord_text(folders: Sequence[Path]) -> str:
 def to_clear_text(folders: Sequence[Path]) -> str:
     """Return which comparisons and kept answers would go, a line for each."""
     lines = [
-        f"{name_of(folder)}, {title_of(folder)}: {format_bytes(bytes_of([folder]))}. To ask again "
-        "costs again; its costs stay in the ledger."
+        f"{name_of(folder)}, {title_of(folder)}: {format_bytes(bytes_of([folder]))}. "
+        f"{_after(folder)}; its costs stay in the ledger."
         for folder in folders
     ]
     return "\n".join(wrap_text(line, "  ", "") for line in lines)
+
+
+def _after(folder: Path) -> str:
+    if folder.name.startswith(COMPARISON):
+        return "Answers that are kept stay, until ftg rm answers:MODEL"
+    return "To ask again costs again"
 
 
 def to_remove_text(jobs: Sequence[Job], planned: Sequence[Removed]) -> str:

@@ -117,6 +117,9 @@ def test_either_is_counted_and_removed_by_its_name(home: Path, ftg: Ftg) -> None
     assert (
         refused.returncode == 4 and "comparison of" in refused.stderr and names[1] in refused.stderr
     )
+    said = " ".join(refused.stderr.split())
+    assert "Answers that are kept stay, until ftg rm answers:MODEL; its costs" in said
+    assert said.count("To ask again costs again") == 1  # without the answers alone
     done = ftg("rm", names[0], f"answers:{model.model}", "--yes")
     assert done.stdout.split("\n")[:2] == [f"{name} removed" for name in names]
     assert ftg("rm", "cmp-9", "--yes").returncode == ftg("rm", "answers:no").returncode == 102

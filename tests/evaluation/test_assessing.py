@@ -127,7 +127,7 @@ def test_a_measure_of_the_form_names_the_answers_that_are_right() -> None:
     )  # fmt: skip
     found, matches = figures(a=1.0, b=0.0), figures(a=0.125, b=0.0)
     said = best.verdict(schema, MODELS, found, [pair], {}, {}, matches).text
-    assert "That is their form alone: 12% of a match the reference." in said
+    assert "is about their form alone: 12% of a match the reference." in said
     said = best.verdict(schema, MODELS, figures(a=1.0, b=1.0), [], {}, {}, matches).text
     assert "12% of a, 0% of b match the reference" in said
     assert "form alone" not in best.verdict(MATCH, MODELS, found, [pair], {}, {}, matches).text

@@ -306,7 +306,10 @@ def test_a_limit_is_never_passed(home: Path, at_once: int) -> None:
         assert first.run is not None and "could pass the limit of 0.0500" in first.run.stopped
         assert Gateway().budget().reserved_usd == 0
         more = recorded(provider, rows(60), max_cost_usd="0.05", **options)
-        assert more.run is not None and more.run.stopped and spent(provider) <= 0.05
+        assert (
+            more.run is not None and "limit of 0.0500 USD" in more.run.stopped
+        )  # not what is left
+        assert spent(provider) <= 0.05
         with pytest.raises(BudgetError, match="over the limit of 0.0450, of which 0.04"):
             recorded(provider, rows(60), max_cost_usd="0.045", **options)
         rest = recorded(provider, rows(60), **options)

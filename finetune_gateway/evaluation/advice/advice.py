@@ -80,11 +80,6 @@ class Advice(Shown):
         return "refused_rows" in self.approach.rules
 
     @property
-    def without_answers(self) -> bool:
-        """True for a file of prompts alone."""
-        return "no_answers" in self.approach.rules
-
-    @property
     def points(self) -> dict[str, Point]:
         """The four answers by their names."""
         return {
