@@ -486,7 +486,15 @@ def test_a_call_that_has_not_begun_ends_with_a_close_as_the_others_do() -> None:
 
     async def main() -> None:
         calls, answered = Calls(), threading.Event()
-        begun = [asyncio.create_task(calls.run(answered.wait)) for _ in range(HOST_THREADS)]
+        running = threading.Semaphore(0)
+
+        def answer() -> bool:
+            running.release()
+            return answered.wait()
+
+        begun = [asyncio.create_task(calls.run(answer)) for _ in range(HOST_THREADS)]
+        for _ in begun:  # on a busy machine a thread may begin late
+            await asyncio.to_thread(running.acquire)
         others = [asyncio.create_task(calls.run(threading.Event().wait, 0.1)) for _ in range(2)]
         await asyncio.sleep(0)
         closing = asyncio.create_task(calls.close())
