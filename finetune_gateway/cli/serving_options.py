@@ -11,7 +11,6 @@ from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.serving import (
     ServingCosts,
-    Traffic,
     serving_costs,
 )
 from finetune_gateway.estimation.serving_bounds import (
@@ -21,6 +20,7 @@ from finetune_gateway.estimation.serving_bounds import (
     check_served,
 )
 from finetune_gateway.estimation.throughput import USERS, ServedModel
+from finetune_gateway.estimation.traffic import Traffic
 from finetune_gateway.methods import METHODS
 
 BY_FORMULA = ("--serve-users", "--serve-billions")  # what the speed of a GPU depends on

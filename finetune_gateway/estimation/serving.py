@@ -7,11 +7,12 @@ user.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Literal
 
 from pydantic import ConfigDict, Field, computed_field
 
@@ -28,10 +29,10 @@ from finetune_gateway.estimation.throughput import (
     ServingSpeed,
     speed_of,
 )
+from finetune_gateway.estimation.traffic import MeasuredUse, Traffic
 from finetune_gateway.model import Computing, Model
 from finetune_gateway.settings import clock
 from finetune_gateway.tokens.encodings import base_model
-from finetune_gateway.tokens.stats import TokenStats
 
 HOURS = Decimal(730)  # of a month: 8,760 / 12
 # The share of the paid time in which a GPU works: best, expected, worst. Requests do not arrive
@@ -43,6 +44,7 @@ BUSY = (Decimal(1), Decimal("0.5"), Decimal("0.25"))
 START_HOURS = 30 * Decimal(10) / 60
 
 
+_NOTHING: Mapping[tuple[str, str], MeasuredUse] = MappingProxyType({})
 _MICRO = Decimal("0.000001")
 TOKEN_UNITS: dict[str, Unit] = {"in": "in_mtok", "out": "out_mtok"}
 BATCH_UNITS: dict[str, Unit] = {"in": "batch_in_mtok", "out": "batch_out_mtok"}
@@ -62,48 +64,6 @@ _RIVALS: dict[Kind, tuple[Kind, ...]] = {
     "always_on": ("tokens", "deployment"),
     "on_demand": ("tokens", "deployment", "batch"),
 }
-
-
-class Traffic(Model):
-    """Requests of a month, and how long each is."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-    requests: Annotated[int, Field(ge=1)]
-    tokens_in: Annotated[int, Field(ge=0)]
-    tokens_out: Annotated[int, Field(ge=0)]
-    lengths: str = "as given"
-
-    @property
-    def tokens(self) -> Decimal:
-        """Return the tokens of one request with its answer."""
-        return Decimal(self.tokens_in + self.tokens_out)
-
-    @classmethod
-    def like(
-        cls,
-        tokens: TokenStats,
-        requests: int,
-        *,
-        tokens_in: int | None = None,
-        tokens_out: int | None = None,
-        answers: int = 1,
-    ) -> Traffic:
-        """Return requests of the mean length of a dataset's rows, unless lengths are given.
-
-        ``answers``: per row (2 for preference rows). Raises SpecError for counts out of bounds.
-        """
-        check_counts(requests, tokens_in, tokens_out)
-        rows = max(1, tokens.rows)
-        prompt = round((tokens.total - tokens.trained) / rows)
-        answer = round(tokens.trained / (rows * answers))
-        given = tokens_in is not None and tokens_out is not None
-        return cls(
-            requests=requests,
-            tokens_in=prompt if tokens_in is None else tokens_in,
-            tokens_out=answer if tokens_out is None else tokens_out,
-            lengths="as given" if given else "the mean of the dataset's rows",
-        )
 
 
 class ServingOption(Computing):
@@ -156,6 +116,7 @@ def serving_costs(
     tokens_per_second: Decimal | None = None,
     users: int = USERS,
     served: ServedModel | None = None,
+    measured: Mapping[tuple[str, str], MeasuredUse] = _NOTHING,
     extra: Path | None = None,
     today: date | None = None,
 ) -> ServingCosts:
@@ -166,26 +127,33 @@ def serving_costs(
     ``usd_per_hour``, ``tokens_per_second`` (in and out together): of your own GPU; by default the
     rows of the price table and what its datasheet makes of so many ``users`` at once and the model
     that is ``served`` (one of 8 billion parameters if None). Without ``gpu`` it is an A10G, or if
-    the model does not fit one, the cheapest that holds it. ``extra``: the user's price table.
+    the model does not fit one, the cheapest that holds it. ``measured``: of models of a host, by
+    its name and their base, ``ft:BASE`` if fine-tuned: instead of the lengths of ``traffic``.
+    ``extra``: the user's price table.
     Raises SpecError for figures out of bounds, and if ``extra`` is not a price table.
     """
     check_gpu(usd_per_hour, tokens_per_second)
     check_counts(traffic.requests, traffic.tokens_in, traffic.tokens_out)
     day = today or clock.today()
-    bases = [_as_it_is(host, model, traffic, extra) for host, model in untuned]
-    tuned = [way for host, model in hosted for way in _hosted(host, model, traffic, extra)]
-    theirs = [*(way for way in tuned if way not in bases), *bases]
+    bases = [_as_it_is(*place, traffic, measured.get(place), extra) for place in untuned]
+    tuned = [
+        way
+        for host, model in hosted
+        for way in _hosted(host, model, traffic, measured.get((host, f"ft:{model}")), extra)
+    ]
+    named = {way.title for way in bases}
+    theirs = [*(way for way in tuned if way.title not in named), *bases]
     served = served or ServedModel(assumed=True)
-    named = gpu or usual_gpu(served, traffic.tokens_in, traffic.tokens_out, extra)
+    machine = gpu or usual_gpu(served, traffic.tokens_in, traffic.tokens_out, extra)
     speed = speed_of(
-        named,
+        machine,
         tokens_per_second,
         served,
         traffic.tokens_in,
         traffic.tokens_out,
         users,
     )
-    own = _own(named, usd_per_hour, speed, traffic, extra, day)
+    own = _own(machine, usd_per_hour, speed, traffic, extra, day)
     break_even = [
         comparison
         for way in theirs
@@ -198,7 +166,7 @@ def serving_costs(
         break_even=break_even,
         warnings=[
             *_warnings([*theirs, *own], [*hosted, *untuned], day),
-            *filter(None, [which_gpu(named)]),
+            *filter(None, [which_gpu(machine)]),
         ],
     )
 
@@ -206,12 +174,16 @@ def serving_costs(
 # -- hosted ------------------------------------------------------------------------------
 
 
-def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list[ServingOption]:
+def _hosted(
+    host: str, model: str, traffic: Traffic, measured: MeasuredUse | None, extra: Path | None
+) -> list[ServingOption]:
     """Return the ways a host offers: by the token, or by the hour if deployments have a price."""
     base, tier = _priced_as(host, model)
     tuned = f"ft:{base}"
+    traffic = _as_measured(traffic, measured)
+    tokens = _by_token(host, "tokens", tuned, "", traffic, extra, tier)
     ways = {
-        "tokens": _by_token(host, "tokens", tuned, "", traffic, extra, tier),
+        "tokens": _with_measured(tokens, measured, traffic),
         "batch": _by_token(host, "batch", tuned, "batch_", traffic, extra, tier),
         "base": _by_token(host, "base", base, "", traffic, extra, tier),
     }
@@ -224,10 +196,39 @@ def _hosted(host: str, model: str, traffic: Traffic, extra: Path | None) -> list
     return [ways["tokens"], *_known(ways["batch"]), *_known(ways["base"])]
 
 
-def _as_it_is(host: str, model: str, traffic: Traffic, extra: Path | None) -> ServingOption:
+def _as_it_is(
+    host: str, model: str, traffic: Traffic, measured: MeasuredUse | None, extra: Path | None
+) -> ServingOption:
     """Return a base model by the token, without fine-tuning."""
     base, tier = _priced_as(host, model)
-    return _by_token(host, "base", base, "", traffic, extra, tier)
+    traffic = _as_measured(traffic, measured)
+    way = _by_token(host, "base", base, "", traffic, extra, tier)
+    return _with_measured(way, measured, traffic)
+
+
+def _as_measured(traffic: Traffic, measured: MeasuredUse | None) -> Traffic:
+    """Return as many requests of the length that was measured."""
+    if measured is None:
+        return traffic
+    lengths = {"tokens_in": measured.tokens_in, "tokens_out": measured.tokens_out}
+    return traffic.model_copy(update=lengths)
+
+
+def _with_measured(
+    way: ServingOption, measured: MeasuredUse | None, traffic: Traffic
+) -> ServingOption:
+    """Return a way by the token at what its requests have cost, and say how long they were."""
+    if measured is None or way.curves is None:
+        return way
+    length = f"{measured.tokens_in:,} tokens in and {measured.tokens_out:,} out each"
+    if measured.models > 1:
+        length += f", the mean of {measured.models:,} models"
+    if measured.usd is None:
+        note = f"{way.where} {way.model}: {length}, as measured."
+        return way.model_copy(update={"assumptions": [note, *way.assumptions]})
+    note = f"{way.where} {way.model}: a request at what it has cost, {length}."
+    found = way.model_copy(update={"assumptions": [note]})
+    return _with_curves(found, (Curve(per_request=measured.usd),) * 3, traffic)
 
 
 def _priced_as(host: str, model: str) -> tuple[str, str | None]:

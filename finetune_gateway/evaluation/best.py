@@ -65,11 +65,11 @@ def verdict(
         *_right(measure, best, titles, right, matches or {}),
         *_against(measure, top, ranked, pairs, titles, "It" if len(best) == 1 else titles[top]),
         *(f"But of the judge: {doubt}." for doubt in doubts),
-        *([_rows_text(needed, rivals)] if needed else []),
+        *([_rows_text(needed, rivals, titles)] if needed else []),
         *_without(found, titles),
         *_left_out({key: left[key] for key in ranked if key in choosy}, titles),
         *_not_judged(silent, titles),
-        *(f"{titles[key]}: {money[key]}." for key in best[:3] if key in money),
+        *_costs(best, money, titles),
     ]
     return Verdict(
         text=" ".join([headline, *sentences]),
@@ -136,10 +136,26 @@ def _right(
     return [f"{right.title}: {named}."] if measure.name == CHECKS.name and right and named else []
 
 
-def _rows_text(needed: int, rivals: Sequence[Difference]) -> str:
-    """Return how many rows would do: of models that are alike in all rows, for 5 points."""
+def _rows_text(needed: int, rivals: Sequence[Difference], titles: Mapping[str, str]) -> str:
+    """Return how many rows would do, and for which models if there are several pairs: of models
+    that are alike in all rows, for 5 points."""
     alike = all(pair.interval is not None and pair.interval.mean == 0 for pair in rivals)
-    return f"About {needed:,} rows would {'show a small difference' if alike else 'do'}."
+    if alike:
+        return f"About {needed:,} rows would show a small difference."
+    if len(rivals) == 1:
+        return f"About {needed:,} rows would do."
+    most = next(pair for pair in rivals if pair.rows_needed == needed)
+    return (
+        f"About {needed:,} rows would tell {titles[most.first]} from {titles[most.second]}, and "
+        "fewer the others."
+    )
+
+
+def _costs(best: Sequence[str], money: Mapping[str, str], titles: Mapping[str, str]) -> list[str]:
+    """Return one sentence on what the best of them cost, so that no screen names the price of one
+    model and leaves out that of another."""
+    clauses = [f"{titles[key]} {money[key]}" for key in best[:NAMED] if key in money]
+    return [f"Cost: {'; '.join(clauses)}."] if clauses else []
 
 
 def _elsewhere(

@@ -81,7 +81,7 @@ def conclude(
     figures = {}
     for model in facts:
         own = [one.answer for one in scored if one.answer.model == model.key]
-        spent = None if model.key in unpriced else found.spent_by.get(model.key)
+        spent = None if model.key in unpriced else found.spent.by.get(model.key)
         figure = assessing.answer_figures(own, refused[model.key])
         figures[model.key] = figure.model_copy(update={"spent_usd": spent})
     measure = _deciding(table, by)
@@ -129,7 +129,9 @@ def conclude(
             "asked": found.asked,
             "asked_again": found.again,
             "kept": found.kept,
-            "spent_usd": None if unpriced else found.spent_usd,
+            "spent_usd": None if unpriced else found.spent.usd,
+            "unanswered": found.spent.unanswered,
+            "at_most_usd": found.spent.at_most_usd,
             "stopped": found.stopped,
             "notes": [*about.notes, *_notes(found, facts), *_cut(scored, facts)],
         }
@@ -370,7 +372,7 @@ def _judge_facts(
     judge = questions.judge
     compared = [model.title for model in questions.models]
     facts = judging.facts(found.judgements, rows, judge.title, compared)
-    spent = found.spent_by.get(judge.key)
+    spent = found.spent.by.get(judge.key)
     return facts.model_copy(update={"host": judge.host, "spent_usd": spent})
 
 

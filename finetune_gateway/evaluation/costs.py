@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from statistics import fmean
@@ -11,8 +12,9 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import profile_names
-from finetune_gateway.estimation.serving import ServingCosts, Traffic, serving_costs
+from finetune_gateway.estimation.serving import ServingCosts, serving_costs
 from finetune_gateway.estimation.throughput import ServedModel, served_as
+from finetune_gateway.estimation.traffic import MeasuredUse, Traffic
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.results import AnswerFigures, TrainingFacts
 from finetune_gateway.jobs import budget, history
@@ -66,29 +68,58 @@ def serving(
     requests: int | None,
     store: Store,
 ) -> ServingCosts | None:
-    """Return what it costs to serve these models for so many requests a month, of the lengths that
-    were measured of fine-tuned ones if there are any; None if nothing was answered."""
+    """Return what it costs to serve these models for so many requests a month; None if nothing was
+    answered. A model of a host by what its own answers have cost; your own GPU by the lengths that
+    were measured of fine-tuned models on this machine if there are any, else of other ones."""
     tuned = {model.key for model in models if model.variant == "tuned"}
+    here = {model.key for model in models if model.kind == "local"} & tuned
     measured = {
         key: one for key, one in answers.items() if one.prompt_tokens and one.completion_tokens
     }
-    known = [one for key, one in measured.items() if key in tuned] or [*measured.values()]
-    if not known:
+    if not measured:
         return None
-    of = "fine-tuned models" if tuned & measured.keys() else "models"
+    of = "models"
+    known = [*measured.values()]
+    for keys, words in ((here, "fine-tuned models on this machine"), (tuned, "fine-tuned models")):
+        if keys & measured.keys():
+            of, known = words, [one for key, one in measured.items() if key in keys]
+            break
     traffic = Traffic(
         requests=requests or MONTHLY_REQUESTS,
         tokens_in=round(fmean(one.prompt_tokens or 0.0 for one in known)),
         tokens_out=max(1, round(fmean(one.completion_tokens or 0.0 for one in known))),
-        lengths=f"the mean of what was measured of the {of}",
+        lengths=f"your own GPU: the mean of the {of}; a host: that of its own models",
     )
     return serving_costs(
         traffic,
         hosted(models),
         untuned=hosted(models, tuned=False),
         served=_served(models, store.settings),
+        measured=_measured(models, measured),
         extra=store.settings.prices,
     )
+
+
+def _measured(
+    models: Sequence[EvaluatedModel], answers: Mapping[str, AnswerFigures]
+) -> dict[tuple[str, str], MeasuredUse]:
+    """Return what was measured of the models of each host, by base, ``ft:BASE`` of fine-tuned ones:
+    their mean, if there are several."""
+    found: dict[tuple[str, str], MeasuredUse] = {}
+    having: dict[tuple[str, str], list[AnswerFigures]] = defaultdict(list)
+    for model in models:
+        if (place := _place(model)) and model.key in answers:
+            name = f"ft:{place[1]}" if _is_tuned(model) else place[1]
+            having[place[0], name].append(answers[model.key])
+    for place, own in having.items():
+        paid = [one.usd_per_answer for one in own if one.usd_per_answer is not None]
+        found[place] = MeasuredUse(
+            tokens_in=round(fmean(one.prompt_tokens or 0.0 for one in own)),
+            tokens_out=round(fmean(one.completion_tokens or 0.0 for one in own)),
+            models=len(own),
+            usd=sum(paid, budget.ZERO) / len(paid) if len(paid) == len(own) else None,
+        )
+    return found
 
 
 def _served(models: Sequence[EvaluatedModel], settings: Settings) -> ServedModel | None:
@@ -107,14 +138,19 @@ def _served(models: Sequence[EvaluatedModel], settings: Settings) -> ServedModel
 def hosted(models: Sequence[EvaluatedModel], *, tuned: bool = True) -> list[tuple[str, str]]:
     """Return host and base of the models that a host with known prices serves: those that are
     fine-tuned, or those that serve as they are."""
-    found = {
-        (model.backend.profile.name, model.base_model): None
-        for model in models
-        if model.backend is not None
-        and model.backend.profile.name in profile_names()
-        and tuned == (model.variant == "tuned" or model.model != model.base_model)
-    }
-    return [*found]
+    places = (_place(model) for model in models if _is_tuned(model) == tuned)
+    return [*dict.fromkeys(filter(None, places))]
+
+
+def _place(model: EvaluatedModel) -> tuple[str, str] | None:
+    """Return host and base of a model that a host with known prices serves."""
+    if model.backend is None or model.backend.profile.name not in profile_names():
+        return None
+    return model.backend.profile.name, model.base_model
+
+
+def _is_tuned(model: EvaluatedModel) -> bool:
+    return model.variant == "tuned" or model.model != model.base_model
 
 
 def money_clauses(

@@ -14,16 +14,16 @@ from finetune_gateway.errors import BudgetError, GatewayError, PrivateDataError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation import answers as asking
 from finetune_gateway.evaluation import judging
-from finetune_gateway.evaluation.answers import AskHow, AskPlan, AskResult
+from finetune_gateway.evaluation.answers import AskHow, AskPlan, AskResult, Spending
 from finetune_gateway.evaluation.answers.local import load
 from finetune_gateway.evaluation.answers.planning import total
+from finetune_gateway.evaluation.answers.spending import Payers
 from finetune_gateway.evaluation.checks import Guide, Outcome, Rounds
 from finetune_gateway.evaluation.judging import Judgement, JudgeQuestion
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.prompts import Prompt
 from finetune_gateway.evaluation.results import AnswerTable, ComparedAnswer, ComparedRow
 from finetune_gateway.evaluation.work import require_within
-from finetune_gateway.jobs.budget import ZERO
 from finetune_gateway.jobs.store import Store
 
 MOST_ROUNDS = 60  # of a conversation that checks have
@@ -34,7 +34,7 @@ SAY = "..."  # stands for an answer that nobody knows yet, where it is priced
 class Found:
     """All that was answered. ``outcomes``: of checks, by the key of the model. ``losses``: how
     unlikely a local model finds the reference of a row, by both; ``lossless``: why it does not say.
-    ``spent_by``: in USD, by the key of the model. ``stopped``: why not all was asked."""
+    ``payers``: see AskResult; ``spent``: in all runs. ``stopped``: why not all was asked."""
 
     answers: AnswerTable = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class Found:
     asked: int = 0
     again: int = 0
     kept: int = 0
-    spent_usd: Decimal = ZERO
-    spent_by: dict[str, Decimal] = field(default_factory=dict)
+    payers: Payers = field(default_factory=dict)
+    spent: Spending = field(default_factory=Spending)
     stopped: str = ""
     ended: dict[str, GatewayError] = field(default_factory=dict)
 
@@ -63,9 +63,7 @@ class Found:
         self.asked += asked.asked
         self.again += asked.again
         self.kept += asked.kept
-        self.spent_usd += asked.spent_usd
-        for key, usd in asked.spent_by.items():
-            self.spent_by[key] = self.spent_by.get(key, ZERO) + usd
+        self.payers = asked.payers | self.payers
         self.stopped = self.stopped or asked.stopped
         self.ended |= asked.ended
         return asked.answers
@@ -237,6 +235,7 @@ class Questions:
         _require_an_answer(found)
         if self.judge is not None and not found.stopped:
             self._ask_judge(found)
+        found.spent = asking.spending(self.store, self.how.name, found.payers)
         return found
 
     def _in_turn(self) -> Iterator[list[EvaluatedModel]]:

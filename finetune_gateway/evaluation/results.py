@@ -338,6 +338,8 @@ class ComparisonData(Model):
     asked: int = 0  # requests of this run
     asked_again: int = 0  # of them, in flight when an earlier process died
     kept: int = 0  # answers of earlier runs
-    spent_usd: Decimal | None = None
+    spent_usd: Decimal | None = None  # in all of its runs
+    unanswered: int = 0  # requests without an answer: the host may have charged them
+    at_most_usd: Decimal = Decimal(0)  # of spent_usd: that of these, the most that they can cost
     prices: tuple[str, ...] = ()  # of answers: model, amount, unit, date, source
     notes: list[str] = Field(default_factory=list)

@@ -140,18 +140,37 @@ def _insert(db: sqlite3.Connection, charge: Charge) -> None:
     db.execute(f"INSERT INTO charges ({', '.join(row)}) VALUES ({marks})", [*row.values()])
 
 
-def settle(store: Store, charge_id: str, spent: Decimal | None, basis: str) -> None:
-    """Commit what was spent, once; None: no price is known. The rest of the reservation is free."""
+def settle(
+    store: Store,
+    charge_id: str,
+    spent: Decimal | None,
+    basis: str,
+    cost: Range[Decimal] | None = None,
+) -> None:
+    """Commit what was spent, once; None: no price is known. The rest of the reservation is free.
+    ``cost``: the estimate of what was done, if that is not all that was estimated."""
     with store.transaction():
-        settle_within(store, charge_id, spent, basis)
+        settle_within(store, charge_id, spent, basis, cost)
 
 
-def settle_within(store: Store, charge_id: str, spent: Decimal | None, basis: str) -> None:
+def settle_within(
+    store: Store,
+    charge_id: str,
+    spent: Decimal | None,
+    basis: str,
+    cost: Range[Decimal] | None = None,
+) -> None:
     """Settle a charge as a part of the transaction that this thread is in."""
     store.query(
-        "UPDATE charges SET spent_usd = ?, basis = ?, ended_at = ?"
+        "UPDATE charges SET spent_usd = ?, basis = ?, ended_at = ?, cost = COALESCE(?, cost)"
         " WHERE id = ? AND ended_at IS NULL",
-        (None if spent is None else f"{spent:f}", basis, time.time(), charge_id),
+        (
+            None if spent is None else f"{spent:f}",
+            basis,
+            time.time(),
+            None if cost is None else cost.model_dump_json(),
+            charge_id,
+        ),
     )
 
 

@@ -12,12 +12,15 @@ A request without an answer or an error was in flight when its process died.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.jobs import charges
+from finetune_gateway.jobs.budget import CENT_PARTS
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.journal import read_lines
 from finetune_gateway.jobs.store import Store
@@ -62,6 +65,24 @@ class Spent:
     requests: int
     answers: int
     unanswered: int  # counted at their most
+    asked_most: Decimal = Decimal(0)  # what the requests could cost, each asked once
+
+
+@dataclass(frozen=True)
+class RequestCost:
+    """What one request has cost, all attempts together. ``unanswered``: attempts without an answer
+    that count at their most, ``at_most_usd`` of ``usd``."""
+
+    usd: Decimal = Decimal(0)
+    unanswered: int = 0
+    at_most_usd: Decimal = Decimal(0)
+
+    def plus(self, usd: Decimal, *, answered: bool) -> RequestCost:
+        """Return the same with one more attempt."""
+        more = 0 if answered or not usd else 1
+        return RequestCost(
+            self.usd + usd, self.unanswered + more, self.at_most_usd + (usd if more else 0)
+        )
 
 
 def request_id(row: str, sample: int) -> str:
@@ -100,38 +121,54 @@ def state_of(folder: Path, run: str | None = None) -> State:
 def spent_of(folder: Path, charge: str) -> Spent:
     """Return what was spent under a charge, from the requests that were written down: each that
     has no answer and no refusal may have been answered, and counts at its most."""
-    ends = _ends(folder, charge)
+    ends = _ends(folder, {charge})
     costs = [usd for usd, _ in ends.values()]
     known = [usd for usd in costs if usd is not None]
     usd = sum(known, Decimal(0)) if len(known) == len(costs) else None
     answers = sum(file == ANSWERS for _, file in ends.values())
     unanswered = sum(file != ANSWERS and usd != 0 for usd, file in ends.values())
-    return Spent(usd, len(ends), answers, unanswered)
+    most = {line["id"]: _usd(line) for line in _sent(folder, {charge})}
+    asked = sum(filter(None, most.values()), Decimal(0))
+    return Spent(usd, len(ends), answers, unanswered, asked)
 
 
-def spent_by_request(folder: Path, charge: str) -> dict[str, Decimal]:
-    """Return what each request has cost under a charge, by its id, all attempts together."""
-    costs: dict[str, Decimal] = {}
-    for (key, _), (usd, _) in _ends(folder, charge).items():
-        costs[key] = costs.get(key, Decimal(0)) + (usd or 0)
+def spent_by_request(folder: Path, charges: Collection[str]) -> dict[str, RequestCost]:
+    """Return what each request has cost under these charges, by its id."""
+    costs: dict[str, RequestCost] = {}
+    for (_, key, _), (usd, file) in _ends(folder, charges).items():
+        known = costs.get(key, RequestCost())
+        costs[key] = known.plus(usd or Decimal(0), answered=file == ANSWERS)
     return costs
 
 
-def _ends(folder: Path, charge: str) -> dict[tuple[str, int], tuple[Decimal | None, str]]:
-    """Return what each attempt under a charge costs, and the file that says how it ended: that of
-    the requests for one that has not."""
+def _sent(folder: Path, charges: Collection[str]) -> Iterator[Json]:
+    """Yield the lines of the requests that were sent under these charges; of a batch that the host
+    has refused none was."""
     events = batch_events(folder)
     bought = {"", *(key for key, event in events.items() if event != REFUSED)}
-    ends: dict[tuple[str, int], tuple[Decimal | None, str]] = {}
     for line in read_lines(folder / REQUESTS):
-        if line["charge"] == charge and (line.get("batch") or "") in bought:
-            ends[line["id"], line["attempt"]] = _usd(line), REQUESTS
+        if line["charge"] in charges and (line.get("batch") or "") in bought:
+            yield line
+
+
+def _ends(
+    folder: Path, charges: Collection[str]
+) -> dict[tuple[str, str, int], tuple[Decimal | None, str]]:
+    """Return what each attempt under these charges costs, and the file that says how it ended: that
+    of the requests for one that has not."""
+    ends: dict[tuple[str, str, int], tuple[Decimal | None, str]] = {
+        _attempt(line): (_usd(line), REQUESTS) for line in _sent(folder, charges)
+    }
     for file in (ANSWERS, ERRORS):
         for line in read_lines(folder / file):
-            attempt = line["id"], line["attempt"]
-            if line["charge"] == charge and attempt in ends and ends[attempt][1] == REQUESTS:
+            attempt = _attempt(line)
+            if attempt in ends and ends[attempt][1] == REQUESTS:
                 ends[attempt] = _usd(line), file
     return ends
+
+
+def _attempt(line: Json) -> tuple[str, str, int]:
+    return line["charge"], line["id"], line["attempt"]
 
 
 def _usd(line: Json) -> Decimal | None:
@@ -144,10 +181,22 @@ def batch_events(folder: Path) -> dict[str, str]:
 
 
 def commit(store: Store, charge: Charge, spent: Spent) -> Decimal | None:
-    """Settle a charge with what its requests have cost, and return that."""
+    """Settle a charge with what its requests have cost, and return that. Of a run that has not come
+    to its end the estimate is that of the requests it has sent: the next run estimates the rest."""
     most = f"; {spent.unanswered:,} without one counted at their most" if spent.unanswered else ""
     at = ", ".join(f"${price.usd} {price.unit} {price.dated}" for price in charge.prices[:2])
     word = "answer" if spent.answers == 1 else "answers"
     basis = f"{spent.answers:,} {word} by the host's usage{most}; {at or 'no price is known'}"
-    charges.settle(store, charge.id, spent.usd, basis)
+    charges.settle(store, charge.id, spent.usd, basis, _estimate_of_sent(charge, spent))
     return spent.usd
+
+
+def _estimate_of_sent(charge: Charge, spent: Spent) -> Range[Decimal] | None:
+    """Return the part of an estimate that is of the requests which were sent, by what they could
+    cost at most; None if that is all of it."""
+    cost = charge.cost
+    if cost is None or not cost.high or spent.asked_most >= cost.high:
+        return None
+    ends = (end * spent.asked_most / cost.high for end in (cost.low, cost.expected, cost.high))
+    low, expected, high = (end.quantize(CENT_PARTS) for end in ends)
+    return Range[Decimal](low=low, expected=expected, high=high)

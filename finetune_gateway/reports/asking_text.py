@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.permits import kinds_text
+from finetune_gateway.reports.output import format_count
 from finetune_gateway.settings.money import format_usd
 
 if TYPE_CHECKING:
@@ -37,6 +38,25 @@ def limit_text(limit: Decimal | None, spent: Decimal = Decimal(0)) -> str:
 def budget_text(budget: Budget) -> str:
     """Return ``Budget of 2026-12: $3.10 left``."""
     return f"Budget of {budget.month}: {format_usd(budget.left_usd or Decimal(0))} left"
+
+
+def spent_text(spent: Decimal | None, unanswered: int) -> str:
+    """Return ``$1.20``; ``at most $1.20`` if requests without an answer are in it."""
+    if spent is None:
+        return ""
+    return f"{'at most ' * bool(spent and unanswered)}{format_usd(spent)}"
+
+
+def at_most_text(unanswered: int, at_most: Decimal) -> str:
+    """Return the sentence on requests without an answer that are paid perhaps; empty without
+    any."""
+    if not unanswered:
+        return ""
+    ended = format_count(unanswered, "request")
+    return (
+        f"{ended} ended without an answer: a host may charge for that all the same, and "
+        f"{format_usd(at_most)} of what was spent is the most that it can be."
+    )
 
 
 def again_text(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.evaluation.checks.outcome import CheckExample, CheckReport, CheckResult
 from finetune_gateway.evaluation.costs import price_text
 from finetune_gateway.jobs.budget import Budget
-from finetune_gateway.reports.asking_text import sending_lines
+from finetune_gateway.reports.asking_text import at_most_text, sending_lines, spent_text
 from finetune_gateway.reports.output import (
     elide,
     format_count,
@@ -16,7 +16,6 @@ from finetune_gateway.reports.output import (
     terminal_width,
     wrap_text,
 )
-from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 if TYPE_CHECKING:
@@ -130,11 +129,14 @@ def _end_lines(report: CheckReport) -> Iterator[str]:
         counts[result.status] += 1
     said = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
     yield wrap_text(f"{visible(report.model)}: {said}.")
-    cost = "" if report.spent_usd is None else f", {format_usd(report.spent_usd)}"
+    spent = spent_text(report.spent_usd, report.unanswered)
+    cost = f", {spent}{' in all of its runs' * bool(report.kept)}" if spent else ""
     cost = cost or (", at a price that is not known" if report.host and report.asked else "")
     kept = f", {report.kept:,} answers of earlier runs" if report.kept else ""
     took = format_duration(report.seconds)
-    yield wrap_text(f"{format_count(report.asked, 'request')} in {took}{cost}{kept}.")
+    yield wrap_text(f"{format_count(report.asked, 'request')} in {took}{kept}{cost}.")
+    if spent and report.unanswered:
+        yield wrap_text(at_most_text(report.unanswered, report.at_most_usd))
     if report.stopped:
         yield wrap_text(f"Not all was asked: {visible(report.stopped)}.")
     elif not counts["passed"] and not counts["failed"] and not counts["not judged"]:

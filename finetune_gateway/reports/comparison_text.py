@@ -14,6 +14,7 @@ from finetune_gateway.evaluation.results import (
     Verdict,
 )
 from finetune_gateway.reports import comparison_view as view
+from finetune_gateway.reports.asking_text import spent_text
 from finetune_gateway.reports.comparison_costs import EMPTY, Cells, cost_rows, speed_rows
 from finetune_gateway.reports.output import (
     apply_style,
@@ -25,7 +26,6 @@ from finetune_gateway.reports.output import (
     wrap_text,
 )
 from finetune_gateway.reports.serving_text import serving_text
-from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
 
 LINES = 6  # of the answer, at 80 columns
@@ -100,7 +100,7 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
     missing = sum(one.errors for one in data.answers.values())
     unrecorded = sum(one.error_kinds.get(NOT_RECORDED, 0) for one in data.answers.values())
     failed = missing - unrecorded
-    spent = f"{format_usd(data.spent_usd)} spent" if data.spent_usd else ""
+    spent = f"{spent_text(data.spent_usd, data.unanswered)} spent" if data.spent_usd else ""
     said = (
         format_count(data.data.rows, "row") + (f" ({left:,} left out)" if left else ""),
         f"{format_count(failed, 'request')} failed" if failed else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from string import ascii_uppercase
 
 from finetune_gateway.evaluation.best import number_text, share_text
@@ -21,6 +22,7 @@ from finetune_gateway.evaluation.results import (
     MeasureFigure,
     TrainingFacts,
 )
+from finetune_gateway.reports.asking_text import at_most_text, spent_text
 from finetune_gateway.reports.comparison_costs import (
     EMPTY,
     Cells,
@@ -198,10 +200,13 @@ def undecided_text(data: ComparisonData, measure: str) -> str:
     pairs = [one for one in tested if not one.better]
     if not pairs:
         return ""
-    needed = [one.rows_needed for one in pairs if one.rows_needed]
-    rows = f"; about {min(needed):,} rows would do for the clearest pair" if needed else ""
-    if len(pairs) == 1 and needed:
-        rows = f"; about {needed[0]:,} rows would do"
+    needed = [(one.rows_needed, one) for one in pairs if one.rows_needed]
+    rows = ""
+    if needed:
+        least, pair = min(needed, key=itemgetter(0))
+        rows = f"; about {least:,} rows would do"
+        if len(pairs) > 1:
+            rows += f" for {names[pair.first]} and {names[pair.second]}, which need the fewest"
     if len(pairs) == len(tested) > 1:
         return f"no two of them apart{rows}"
     return ", ".join(f"{names[one.first]} from {names[one.second]}" for one in pairs) + rows
@@ -256,6 +261,8 @@ def warnings(data: ComparisonData) -> Iterator[str]:
     for model in data.models:
         if model.training and model.training.metrics and (note := losses_note(model.training)):
             yield f"{names[model.key]} {model.title}: {note}."
+    if data.spent_usd is not None and data.unanswered:
+        yield at_most_text(data.unanswered, data.at_most_usd)
     yield from data.notes
 
 
@@ -365,7 +372,7 @@ def run_facts(data: ComparisonData) -> list[tuple[str, str]]:
         ("fingerprint of the data", (data.data.sha256 or "")[:16]),
         ("seed", f"{data.data.seed}"),
         ("requests", f"{data.asked:,}{again}; {data.kept:,} answers were kept from before"),
-        ("spent", usd_text(data.spent_usd)),
+        ("spent in all of its runs", spent_text(data.spent_usd, data.unanswered)),
         ("time", format_duration(data.seconds) if data.seconds else ""),
         *(("price", price) for price in data.prices),
         ("finetune-gateway", data.gateway_version),

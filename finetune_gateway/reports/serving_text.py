@@ -9,8 +9,9 @@ from itertools import accumulate
 from operator import itemgetter
 
 from finetune_gateway.estimation.break_even import BreakEven
-from finetune_gateway.estimation.serving import KINDS, ServingCosts, ServingOption, Traffic
+from finetune_gateway.estimation.serving import KINDS, ServingCosts, ServingOption
 from finetune_gateway.estimation.throughput import two_digits
+from finetune_gateway.estimation.traffic import Traffic
 from finetune_gateway.reports.output import (
     apply_style,
     format_count,

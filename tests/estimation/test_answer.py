@@ -14,7 +14,8 @@ from support.paths import ROOT
 
 import finetune_gateway as gateway
 from finetune_gateway import Option
-from finetune_gateway.estimation.serving import Traffic, serving_costs
+from finetune_gateway.estimation.serving import serving_costs
+from finetune_gateway.estimation.traffic import Traffic
 from finetune_gateway.reports.estimate_text import estimates_text
 from finetune_gateway.reports.serving_text import amount_text
 

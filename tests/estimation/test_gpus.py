@@ -14,7 +14,8 @@ from finetune_gateway.backends.local.backend import LocalBackend
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.gpus import GIB, GPUS, gpu_name, gpu_notes, smallest, which_gpu
 from finetune_gateway.estimation.price_table import gpu_prices, packaged_prices
-from finetune_gateway.estimation.serving import Traffic, serving_costs
+from finetune_gateway.estimation.serving import serving_costs
+from finetune_gateway.estimation.traffic import Traffic
 
 NAMES = {
     "NVIDIA A100-SXM4-80GB": "A100-80GB",

@@ -26,8 +26,9 @@ from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.estimation.price_table import new_price, prices, write_price
-from finetune_gateway.estimation.serving import ServingCosts, ServingOption, Traffic, serving_costs
+from finetune_gateway.estimation.serving import ServingCosts, ServingOption, serving_costs
 from finetune_gateway.estimation.throughput import ServedModel
+from finetune_gateway.estimation.traffic import Traffic
 from finetune_gateway.reports.serving_text import amount_text
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats

@@ -15,7 +15,7 @@ from support.paths import ROOT
 from finetune_gateway.backends.local.builtin import CONFIG, ensure_tokenizer
 from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.gpus import GPUS
-from finetune_gateway.estimation.serving import Traffic, serving_costs
+from finetune_gateway.estimation.serving import serving_costs
 from finetune_gateway.estimation.throughput import (
     ServedModel,
     requests_that_fit,
@@ -23,6 +23,7 @@ from finetune_gateway.estimation.throughput import (
     throughput,
     two_digits,
 )
+from finetune_gateway.estimation.traffic import Traffic
 
 FILE = ROOT / "bench" / "serving_speed.toml"
 POINTS: list[dict[str, Any]] = tomllib.loads(FILE.read_text("utf-8"))["point"]

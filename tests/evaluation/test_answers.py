@@ -18,7 +18,7 @@ from support.recordings import asked, wide
 from finetune_gateway import BackendError, BudgetError, Gateway, NotFoundError
 from finetune_gateway.errors import PrivateDataError
 from finetune_gateway.evaluation import asking
-from finetune_gateway.evaluation.answers import AskHow, Limit, ask, limit_of, plan
+from finetune_gateway.evaluation.answers import AskHow, Limit, ask, limit_of, plan, spending
 from finetune_gateway.evaluation.answers.store import KeptAnswers
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings import config
@@ -101,7 +101,8 @@ def test_a_limit_is_shared_by_all_models_and_calls(home: Path) -> None:
         assert errors and {one.error for one in errors} == {first.stopped}
         assert len(first.answers) == 18 and first.asked == 18 - len(errors) > 0
         assert spent == first.spent_usd == limit.spent <= Decimal("0.0106")
-        assert sum(first.spent_by.values()) == first.spent_usd
+        found = spending(Store(Settings.load()), RUN, first.payers)
+        assert sum(found.by.values()) == found.usd == first.spent_usd and not found.unanswered
         more = answers(models[1:], prompts(400), limit)  # a round later: no error, nothing is sent
         assert (more.asked, more.stopped) == (0, first.stopped) and more.spent_usd == 0
         with pytest.raises(BudgetError, match="of which .* are spent"):
@@ -216,7 +217,8 @@ def test_two_names_of_one_model_are_asked_once(home: Path) -> None:
         other = replace(model, key="again", variant="prompt", system_prompt="You are kind.")
         found = answers([model, replace(model, key="same")], prompts(3))
         assert (found.asked, len(found.answers)) == (3, 6)
-        assert found.spent_by == {model.key: found.spent_usd, "same": 0}
+        paid = spending(Store(Settings.load()), RUN, found.payers)
+        assert paid.by == {model.key: found.spent_usd}
         assert answers([other], [one for one in prompts(3)]).asked == 0  # it has a system prompt
 
 

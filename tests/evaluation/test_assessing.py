@@ -163,6 +163,24 @@ def test_what_cannot_be_told_apart_is_said_once_with_all_figures() -> None:
     )
 
 
+def test_rows_that_would_do_are_of_a_pair_that_is_named() -> None:
+    """Of three models: the pair that needs the most. And the price of all of the best is in one
+    sentence: a short screen has it whole, or not at all."""
+    third = ComparedFacts.model_validate({**MODELS[0].model_dump(), "key": "c", "title": "c"})
+    pairs = [
+        Difference(
+            measure="match", first="a", second=other, rows_needed=rows,
+            interval=Interval(mean=0.1, low=-0.1, high=0.3, n=10, clusters=10),
+        )
+        for other, rows in (("b", 630), ("c", 90))
+    ]  # fmt: skip
+    found = figures(a=0.5, b=0.4, c=0.4)
+    money = {"a": "$2.00 per 1,000 answers", "b": "$0.10 per 1,000 answers"}
+    said = best.verdict(MATCH, [*MODELS, third], found, pairs, money, {}).text
+    assert "About 630 rows would tell a from b, and fewer the others." in said
+    assert said.endswith(" Cost: a $2.00 per 1,000 answers; b $0.10 per 1,000 answers.")
+
+
 def test_errors_that_differ_in_numbers_alone_are_one_kind() -> None:
     """Else seventeen rows that are too long are five reasons, and the count of none is right."""
     errors = ["It has 550 tokens of 512.", "It has 1,601 tokens of 512.", "Gone."]

@@ -131,7 +131,7 @@ def test_the_same_comparison_again_asks_and_costs_nothing(provider: Provider) ->
     assert found.data.asked == 20 and found.data.spent_usd and not found.data.kept
     again = compare(sums(10), confirm=lambda plan: plan.left == 0)
     assert (again.id, again.data.asked, again.data.kept) == (found.id, 0, 20)
-    assert again.data.spent_usd == 0 and again.verdict == found.verdict
+    assert again.data.spent_usd == found.data.spent_usd and again.verdict == found.verdict
     beside: Json = {"backends": [connect(provider, profile="openai")]}
     kept = [*BASES, Model(right)]  # nothing goes to a host: nobody has to say yes
     Gateway().compare(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_gateway.estimation.estimate import Range
-from finetune_gateway.estimation.serving import Traffic, serving_costs
+from finetune_gateway.estimation.serving import serving_costs
+from finetune_gateway.estimation.traffic import Traffic
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer
 from finetune_gateway.evaluation.prompts import Prompt, fingerprint
 from finetune_gateway.evaluation.results import (

@@ -18,14 +18,16 @@ had with its ``error``. Call both again for the next round with the same ``AskHo
 ``require_free(plan)``: raises while another process asks one of the models.
 ``limit_of(store, name, usd) -> Limit``: one for all runs of a name, killed ones too.
 ``settle(settings, name) -> Decimal``: commit what killed runs have cost.
+``spending(store, name, payers) -> Spending``: what all runs of a name have cost, by the model.
 """
 
 from finetune_gateway.evaluation.answers.asking import AskResult, ask, known, require_free
 from finetune_gateway.evaluation.answers.planning import AskHow, AskPlan, plan
 from finetune_gateway.evaluation.answers.settling import limit_of, settle
+from finetune_gateway.evaluation.answers.spending import Spending, spending
 from finetune_gateway.evaluation.limits import Limit
 
 __all__ = [
-    "AskHow", "AskPlan", "AskResult", "Limit", "ask", "known", "limit_of", "plan", "require_free",
-    "settle",
+    "AskHow", "AskPlan", "AskResult", "Limit", "Spending", "ask", "known", "limit_of", "plan",
+    "require_free", "settle", "spending",
 ]  # fmt: skip

@@ -14,12 +14,13 @@ from finetune_gateway.data.row_access import as_dict
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.evaluation.answers import hosted, local, recorded
 from finetune_gateway.evaluation.answers.planning import AskPlan, Target
+from finetune_gateway.evaluation.answers.spending import Payers
 from finetune_gateway.evaluation.lines import Lines
 from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.recording import read_line
 from finetune_gateway.evaluation.results import AnswerKey, AnswerTable, ComparedAnswer
 from finetune_gateway.jobs.budget import ZERO
-from finetune_gateway.jobs.requests import ANSWERS, spent_by_request
+from finetune_gateway.jobs.requests import ANSWERS
 from finetune_gateway.text.cleaning import whole
 
 Json = dict[str, Any]
@@ -33,7 +34,8 @@ class AskResult:
     could not be had its ``error`` says why. ``asked``: requests that were sent, ``again`` of them
     in flight when an earlier process died; ``kept``: those that had an answer already. ``stopped``:
     why not all was asked, such as a limit. ``ended``: what ended a model early, by its key: a key
-    that is refused, a model that is not there.
+    that is refused, a model that is not there. ``payers``: the key of the model that pays for a
+    request, by the folder of its answers and its id: of several that want it the first.
     """
 
     answers: dict[AnswerKey, ComparedAnswer] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class AskResult:
     again: int = 0
     kept: int = 0
     spent_usd: Decimal = ZERO
-    spent_by: dict[str, Decimal] = field(default_factory=dict)  # key of the model -> USD
+    payers: Payers = field(default_factory=dict)
     stopped: str = ""
     ended: dict[str, GatewayError] = field(default_factory=dict)
 
@@ -80,6 +82,9 @@ def ask(plan: AskPlan) -> AskResult:
                     _ask_here(ready, target, unkept, progress, asked)
         for target in ready.targets:
             _read(ready, target, unkept, asked)
+            if target.kept is not None:
+                for (name, _, _), key in target.wanted.items():
+                    asked.payers.setdefault((target.kept.folder, key), name)
     return asked
 
 
@@ -160,10 +165,6 @@ def _count(asked: AskResult, end: hosted.Ended) -> None:
     if end.error is not None:
         error = hosted.in_words(end.error, end.target)
         asked.ended |= {model.key: error for model in end.target.models}
-    assert end.target.kept is not None  # for the type checker
-    costs = spent_by_request(end.target.kept.folder, end.charge)
-    for (name, _, _), key in end.target.wanted.items():  # of several names the first one pays
-        asked.spent_by[name] = asked.spent_by.get(name, ZERO) + costs.pop(key, ZERO)
 
 
 @contextmanager

@@ -30,12 +30,11 @@ from finetune_gateway.settings import config
 @dataclass(frozen=True)
 class Ended:
     """How it ended for one model. ``asked``: requests that were sent; ``error``: what ended it
-    early; ``charge``: the id of what was spent on it."""
+    early."""
 
     target: Target
     asked: int
     error: BackendError | None
-    charge: str
 
 
 OnEnd = Callable[[EvaluatedModel], object]  # called with the model of each request that has ended
@@ -157,7 +156,7 @@ async def _ask_one(
                 patience=float(patience or 0),
                 on_wait=how.on_wait,
             )
-    return Ended(target, writer.asked, error, charge.id)
+    return Ended(target, writer.asked, error)
 
 
 def in_words(error: BackendError, target: Target) -> GatewayError:

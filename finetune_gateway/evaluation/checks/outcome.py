@@ -78,7 +78,9 @@ class CheckReport(Model):
     asked: int = 0
     asked_again: int = 0
     kept: int = 0
-    spent_usd: Decimal | None = None
+    spent_usd: Decimal | None = None  # in all of its runs
+    unanswered: int = 0  # requests without an answer: the host may have charged them
+    at_most_usd: Decimal = Decimal(0)  # of spent_usd: that of these, the most that they can cost
     stopped: str = ""
     notes: list[str] = Field(default_factory=list)
 

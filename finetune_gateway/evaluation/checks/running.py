@@ -115,7 +115,9 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
         asked=said.asked,
         asked_again=said.again,
         kept=said.kept,
-        spent_usd=said.spent_usd if costs and plan.cost is not None else None,
+        spent_usd=said.spent.usd if costs and plan.cost is not None else None,
+        unanswered=said.spent.unanswered,
+        at_most_usd=said.spent.at_most_usd,
         stopped=said.stopped,
         notes=[*plan.notes],
     )

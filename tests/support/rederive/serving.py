@@ -24,14 +24,19 @@ def check_serving(data: Json, found: Checked) -> None:
         if one["prompt_tokens"] and one["completion_tokens"]
     }
     tuned = [one["key"] for one in data["models"] if one["variant"] == "tuned"]
-    known = [answers[key] for key in tuned if key in answers] or [*answers.values()]
+    here = [one["key"] for one in data["models"] if one["kind"] == "local" and one["key"] in tuned]
+    known = next(
+        having
+        for keys in (here, tuned, [*answers])
+        if (having := [answers[key] for key in keys if key in answers])
+    )
     for side, name in (("tokens_in", "prompt_tokens"), ("tokens_out", "completion_tokens")):
         mean = math.fsum(one[name] for one in known) / len(known)
         found.same("traffic", side, traffic[side], max(side == "tokens_out", round(mean)))
     ways = {way["title"]: way for way in serving["ways"] if way["curves"]}
     for title, way in ways.items():
         shown = [float(way["monthly_usd"][one]) for one in ("low", "expected", "high")]
-        curves = [*derived_curves(way, traffic)]
+        curves = [*derived_curves(way, traffic, _of_models(way, data))]
         ours = [float(cost(curve, traffic["requests"])) for curve in curves]
         # Shown to a millionth; to round that once more would tell 7.98725 from 7.9872499.
         close = [
@@ -41,19 +46,50 @@ def check_serving(data: Json, found: Checked) -> None:
     for one in serving["break_even"]:
         own, host = ways[one["own"]], ways[one["hosted"]]
         for place, level in enumerate(("low", "expected", "high")):
-            mine, theirs = ([*derived_curves(way, traffic)][place] for way in (own, host))
+            mine, theirs = (
+                [*derived_curves(way, traffic, _of_models(way, data))][place] for way in (own, host)
+            )
             check_break_even(one, level, mine, theirs, found)
 
 
 Curve = tuple[Fraction, Fraction, int | None]  # a month, a request, requests that one GPU serves
 
 
-def derived_curves(way: Json, traffic: Json) -> Iterator[Curve]:
-    """The low, expected and high monthly cost of a way, from its prices."""
+def _of_models(way: Json, data: Json) -> list[Json]:
+    """The figures of the answers that are of this way of a host: of its fine-tunes, or its base."""
+    if way["where"] == "own" or way["kind"] == "deployment":
+        return []
+    asked = [one for one in data["models"] if one["kind"] == "hosted"]
+    models = [one for one in asked if one["key"] in data["answers"]]
+    fine_tuned = {
+        one["key"]: one["variant"] == "tuned" or one["model"] != one["base_model"] for one in models
+    }
+    base = way["model"].removeprefix("ft:")
+    wanted = way["kind"] != "base"
+    if not wanted and not any(not fine_tuned[m["key"]] for m in models if m["base_model"] == base):
+        wanted = True  # the price of the base, at the lengths of its fine-tunes
+    return [
+        data["answers"][one["key"]]
+        for one in models
+        if one["base_model"] == base and fine_tuned[one["key"]] == wanted
+    ]
+
+
+def derived_curves(way: Json, traffic: Json, models: list[Json]) -> Iterator[Curve]:
+    """The low, expected and high monthly cost of a way, from its prices; of ``models`` of a host
+    at what their answers have cost."""
     amounts = {
         one["unit"].removeprefix("batch_"): Fraction(str(one["usd"])) for one in way["prices"]
     }
     sides = {"in_mtok": traffic["tokens_in"], "out_mtok": traffic["tokens_out"]}
+    if models:
+        for side, name in (("in_mtok", "prompt_tokens"), ("out_mtok", "completion_tokens")):
+            sides[side] = round(math.fsum(one[name] for one in models) / len(models))
+        as_bought = way["kind"] == "tokens" or any("has cost" in one for one in way["assumptions"])
+        if as_bought and all(one["usd_per_answer"] for one in models):
+            each = sum((Fraction(one["usd_per_answer"]) for one in models), Fraction(0))
+            yield from [(Fraction(0), each / len(models), None)] * 3
+            return
     tokens = sum(
         (amounts.get(unit, Fraction(0)) * count for unit, count in sides.items()), Fraction(0)
     )

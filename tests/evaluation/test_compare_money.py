@@ -1,0 +1,106 @@
+"""What a comparison has cost: the same on its screen, in the ledger and by its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.hosted import connect
+from support.provider import Provider
+from support.provider_faults import Fault
+
+from finetune_gateway import BudgetError, Gateway, evaluation
+from finetune_gateway.evaluation.checks import Guide
+from finetune_gateway.evaluation.comparison import Comparison
+from finetune_gateway.jobs.ledger import Line
+from finetune_gateway.reports.check_text import check_text
+from finetune_gateway.reports.comparison_markdown import comparison_markdown
+from finetune_gateway.reports.comparison_text import comparison_text
+
+BASES = ("base:gpt-4.1-mini-2025-04-14", "base:gpt-4o-2024-08-06")
+ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"How much is {number} and {number}?"},
+            {"role": "assistant", "content": f"{2 * number}"},
+        ]
+    }
+    for number in range(30)
+]
+
+
+@pytest.fixture
+def provider(home: Path) -> Iterator[Provider]:
+    with Provider() as provider:
+        yield provider
+
+
+def compare(provider: Provider, models: tuple[str, ...] = BASES, **options: Any) -> Comparison:
+    backends = [connect(provider, profile="openai")]
+    return Gateway().compare(models, ROWS, backends=backends, max_tokens=8, **options)
+
+
+def lines() -> list[Line]:
+    return [*Gateway().costs().charges]
+
+
+def test_money_of_earlier_runs_is_in_what_a_comparison_has_cost(provider: Provider) -> None:
+    """A run that a limit has ended, and the one that goes on: the screen says what the ledger and
+    the limit count; and the estimate of both together is that of the whole."""
+    whole: list[Any] = []
+
+    def plan(found: Any) -> bool:
+        whole.append(found.cost)
+        return False
+
+    with pytest.raises(BudgetError):
+        compare(provider, confirm=plan)
+    first = compare(provider, max_cost_usd="0.003")
+    assert first.data.stopped and 0 < (first.data.spent_usd or 0) < Decimal("0.003")
+    second = compare(provider)
+    assert not second.data.stopped and second.data.asked and second.data.kept
+    spent = sum((one.actual_usd or Decimal(0) for one in lines()), Decimal(0))
+    assert second.data.spent_usd == spent > (first.data.spent_usd or 0)
+    each = [one.spent_usd or Decimal(0) for one in second.data.answers.values()]
+    assert sum(each, Decimal(0)) == spent and min(each) > 0
+    assert compare(provider).data.spent_usd == spent  # again, and nothing is asked
+    high = sum((one.estimated_high_usd or Decimal(0) for one in lines()), Decimal(0))
+    expected = sum((one.estimated_usd or Decimal(0) for one in lines()), Decimal(0))
+    assert abs(high - whole[0].high) < Decimal("0.0001")
+    assert abs(expected - whole[0].expected) < Decimal("0.0001")
+
+
+def test_requests_without_an_answer_are_said_to_count_at_their_most(provider: Provider) -> None:
+    """By a comparison and by a check, in the words of both: else the sum reads as a bill."""
+    provider.fault("POST /chat/completions", *(Fault("cut") for _ in range(3)))
+    found = compare(provider, BASES[:1])
+    assert found.data.unanswered == 3
+    spent = found.data.spent_usd or Decimal(0)
+    assert 0 < found.data.at_most_usd < spent
+    for shown in (comparison_text(found.data, explain=True), comparison_markdown(found.data)):
+        assert "3 requests ended without an answer" in " ".join(shown.split())
+    assert "at most $" in comparison_text(found.data)
+    provider.fault("POST /chat/completions", Fault("cut"))
+    report = evaluation.check(
+        BASES[0],
+        Guide.loads("checks:\n- must: '[0-9]'\n"),
+        data=ROWS[:2],
+        backend=connect(provider, profile="openai"),
+    )
+    assert report.unanswered == 1 and report.at_most_usd < (report.spent_usd or 0)
+    said = " ".join(check_text(report).split())
+    assert "1 request ended without an answer" in said and "at most $" in said
+
+
+def test_a_month_costs_the_same_in_every_table(provider: Provider) -> None:
+    """Of a host's model it is what its answers have cost, as beside the other models."""
+    found = compare(provider, monthly_requests=10_000)
+    assert found.data.serving is not None
+    shown = {way.model: way.monthly_usd for way in found.data.serving.ways if way.where != "own"}
+    for model in found.data.models:
+        each, month = found.data.answers[model.key].usd_per_answer, shown[model.base_model]
+        assert each is not None and month is not None
+        assert abs(month.expected - 10_000 * each) < Decimal("0.001")
