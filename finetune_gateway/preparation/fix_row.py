@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_gateway.data import call_ids, formats, sharegpt
-from finetune_gateway.data.calls_in_text import with_turns
+from finetune_gateway.data.call_turns import with_tool_calls, with_turns
 from finetune_gateway.data.canonical import canonical, read, read_as, rows_within
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
@@ -119,6 +119,9 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     changes += converted
     fixed, written = _with_tools(fixed)
     changes += written
+    if called := with_tool_calls(fixed):
+        changes.append(Change("call_as_text", "", fixed, called))
+        fixed = called
     return (fixed, changes) if changes else (row, changes)
 
 

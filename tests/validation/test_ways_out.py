@@ -13,10 +13,12 @@ import pytest
 from support.cli import Ftg
 
 from finetune_gateway import Dataset, Finding, Report
+from finetune_gateway.data.canonical import read
 from finetune_gateway.errors import DataError
 from finetune_gateway.preparation.fix_row import fix_row
 from finetune_gateway.reports.output import fold
 from finetune_gateway.reports.validation_text import report_text
+from finetune_gateway.validation.rows.leftovers import leftover_defects
 
 Json = dict[str, Any]
 NUMBERS = range(12)
@@ -88,6 +90,35 @@ def hermes(n: int, **more: Any) -> Json:
 
 
 COMMANDS["calls in texts"] = ([hermes(n) for n in NUMBERS], "not_convertible", 12)
+
+
+def hermes_messages(n: int, *, by: str = "tool", words: str = "", **more: Any) -> Json:
+    """The same as OpenAI's messages: only the last message calls, or one that has its results."""
+    call = {"name": "track", "arguments": {"id": n}}
+    asked = [{"role": "user", "content": f"Where are {n} and {n}?"}]
+    calls = {"role": "assistant", "content": f"{words}<tool_call>{json.dumps(call)}</tool_call>"}
+    result = {"role": by, "content": f"<tool_response>\nat {n}\n</tool_response>"}
+    end = {"role": "assistant", "content": f"On their way, {n}."}
+    return {"messages": [*asked, calls, *([result, end] if by else [])], "tools": [TRACK], **more}
+
+
+def hermes_pair(n: int) -> Json:
+    asked, call = hermes_messages(n, by="")["messages"]
+    worse = {"role": "assistant", "content": f"Anywhere, {n}."}
+    return {"prompt": [asked], "chosen": [call], "rejected": [worse], "tools": [TRACK]}
+
+
+COMMANDS |= {
+    "calls in messages": ([hermes_messages(n) for n in NUMBERS], "call_as_text", 12),
+    "results of the user": ([hermes_messages(n, by="user") for n in NUMBERS], "call_as_text", 12),
+    "calls after words": (
+        [hermes_messages(n, words="Wait. ") for n in NUMBERS],
+        "call_as_text",
+        12,
+    ),
+    "calls at the end": ([hermes_messages(n, by="") for n in NUMBERS], "call_as_text", 12),
+    "calls in pairs": ([hermes_pair(n) for n in NUMBERS], "call_as_text", 12),
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -311,3 +342,47 @@ def test_calls_in_texts_stay_where_they_would_be_a_guess(more: Json) -> None:
     """Of two calls and one result, of a call that is no JSON, of words beside a call."""
     given = hermes(3, **more)
     assert fix_row(given) == (given, [])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        hermes_messages(3, tools=[]),
+        hermes_messages(3, by="", tools=[]),
+        hermes_messages(3, by="user", tools=[{**TRACK, "function": {"name": "trace"}}]),
+        {**hermes_messages(3), "messages": hermes_messages(3)["messages"][:2] * 2},
+        hermes_messages(3, words="<tool_call>{}</tool_call>"),
+        {"messages": [chat(3)["messages"][0], {"role": "assistant", "content": '{"name": "Ada"}'}]},
+    ],
+    ids=["results", "no tool", "another tool", "no result", "no call", "JSON"],
+)
+def test_texts_become_calls_of_messages_only_where_they_are(row: Json) -> None:
+    """Of a tool that the row offers, or with a result of a tool, and with all of their results."""
+    fixed, changes = fix_row(row)
+    is_answered = row["tools"] == [] and len(row["messages"]) > 2 if "tools" in row else False
+    assert [one.code for one in changes] == (["call_as_text"] if is_answered else [])
+    assert is_answered or fixed == row
+    assert is_answered or not any(
+        "--fix" in one.fix for one in leftover_defects(json.dumps(row), row, read(row))
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "track", "arguments": {"id": 3}}',
+        '<functioncall> {"name": "track", "arguments": \'{"id": 3}\'} <|endoftext|>',
+        "<tool_call>{'name': 'track', 'arguments': {'id': 3}}</tool_call>",
+        "<think>Track.</think>\n"
+        '<tool_call>{"name": "track", "arguments": "{\\"id\\": 3}"}</tool_call>',
+    ],
+    ids=["bare", "Glaive", "Python", "thought"],
+)
+def test_calls_of_messages_in_other_texts(text: str) -> None:
+    """A bare object, Glaive's mark, Python's quotes, and after a think block, which is kept."""
+    row = hermes_messages(3, by="")
+    row["messages"][1]["content"] = text
+    said = fix_row(row)[0]["messages"][1]
+    assert said["tool_calls"][0]["function"]["name"] == "track"
+    assert json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"id": 3}
+    assert said.get("content") == ("<think>Track.</think>" if "think" in text else None)

@@ -7,12 +7,13 @@ a letter to fill in, a placeholder that the prompt has too) is left alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from finetune_gateway.data import chat_texts
+from finetune_gateway.data.call_turns import with_tool_calls
+from finetune_gateway.data.calls_in_text import said_and_called
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.row_access import as_dict, as_list, messages_of
 from finetune_gateway.findings import Defect
@@ -59,7 +60,7 @@ _NO_CALL = rf'(?:[\[,]|{_NOT_ARGUMENTS}"[ \t\r]*:)[ \t\r]*"{_UNBROKEN}'
 _UNFILLED = rf"\{{\{{ ?(?i:{_FIELDS}) ?\}}\}}|\{{(?i:{_FIELDS})\}}|<(?:{_CAPITALS})>|{_INSERT}"
 
 
-_CALL_HINT = r'"(?:\\n| )*(?:<tool_call>|<functioncall>|\{(?:\\n| )*\\"(?:name|arguments)\\")'
+_CALL_HINT = r'<tool_call>|"(?:\\n| )*(?:<functioncall>|\{(?:\\n| )*\\"(?:name|arguments)\\")'
 
 
 def _hints(line_break: str) -> tuple[str, ...]:
@@ -106,6 +107,10 @@ _DIALOGUE = LazyPattern(
     re.DOTALL,
 )
 _CALL = LazyPattern(r"\s*<(tool_call|functioncall)>.*", re.DOTALL)
+_BY_FIX = (
+    "Write it under 'tool_calls', and its result as a message of role tool; --fix does: "
+    "ftg validate old.jsonl --fix new.jsonl"
+)
 
 
 def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
@@ -120,7 +125,14 @@ def leftover_defects(text: str, row: Json, sent: CanonicalRow) -> Defects:
 def _calls_as_text(row: Json, sent: CanonicalRow) -> Defects:
     for path, message in _messages(sent.row):
         if message.get("weight") != 0 and _is_call(message):
-            yield Defect("call_as_text", path if sent.row is row else sent.origin(path))
+            where = path if sent.row is row else sent.origin(path)
+            yield Defect("call_as_text", where, fix=_as_calls(row, sent))
+
+
+def _as_calls(row: Json, sent: CanonicalRow) -> str:
+    """Return how the calls in a row's texts become calls of tools; "" where that takes a guess."""
+    is_written = sent.row is row or not (sent.others or sent.errors)
+    return _BY_FIX if is_written and with_tool_calls(sent.row) else ""
 
 
 def _in_texts(row: Json, sent: CanonicalRow) -> Defects:
@@ -144,6 +156,7 @@ def _in_texts(row: Json, sent: CanonicalRow) -> Defects:
         where = path if sent.row is row else sent.origin(path)
         for code, detail in found:
             fix = _as_messages(row) if code == "dialogue_in_text" else ""
+            fix = _as_calls(row, sent) if code == "call_as_text" else fix
             yield Defect(code, where, detail, fix)
         if reasons:
             yield from _reasoning(written, where, last=path == answers_at[-1])
@@ -246,21 +259,8 @@ def _placeholder(text: str, asked: str) -> str:
 
 
 def _is_call(message: Json) -> bool:
-    """Return True for an answer whose text is a call of a tool and nothing else."""
+    """Return True for an answer whose text is a call of a tool, or ends with one."""
     if message.get("role") != "assistant" or message.get("tool_calls"):
         return False
     text = _text_of(message)
-    if _CALL.fullmatch(text):
-        return True
-    if not text.lstrip().startswith("{") or "arguments" not in text:
-        return False
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return False
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and isinstance(value.get("arguments"), dict | str)
-        and len(value) <= 3
-    )
+    return bool(_CALL.fullmatch(text) or said_and_called(text)[1])
