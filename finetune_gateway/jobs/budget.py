@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import ConfigDict
 
-from finetune_gateway.errors import BudgetError
+from finetune_gateway.errors import BudgetError, StoreError
 from finetune_gateway.estimation.estimate import MILLION, Estimate, Range
 from finetune_gateway.estimation.hosted import price_ways
 from finetune_gateway.estimation.price_table import Price
@@ -190,7 +190,8 @@ def require_within(estimate: Estimate, limit: Decimal | None) -> None:
 
 class Hold(Model):
     """What one job takes of a month's budget: its high estimate until its cost is known. So does a
-    charge, by its name (``charges.py``)."""
+    charge, by its name (``charges.py``). ``damage``: why nobody can read what it takes; all that is
+    left of the month then, whatever ``usd`` says."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -198,6 +199,13 @@ class Hold(Model):
     status: JobStatus
     usd: Decimal
     spent: bool  # True if the job has ended
+    damage: str = ""
+
+    @classmethod
+    def damaged(cls, job_id: object, error: StoreError) -> Self:
+        """Return the hold of a damaged row of the store."""
+        why = error.message
+        return cls(job_id=str(job_id), status=JobStatus.UNKNOWN, usd=ZERO, spent=False, damage=why)
 
 
 class Budget(Shown, Model):
@@ -222,9 +230,11 @@ class Budget(Shown, Model):
 
     @property
     def left_usd(self) -> Decimal | None:
-        """What a job may still cost."""
+        """What a job may still cost; nothing while a hold is damaged."""
         if self.cap_usd is None:
             return None
+        if any(hold.damage for hold in self.holds):
+            return ZERO
         return max(ZERO, self.cap_usd - self.spent_usd - self.reserved_usd)
 
     def summary(self) -> dict[str, str | None]:
@@ -274,7 +284,8 @@ def hold_of(record: JobRecord, alive: Callable[[str], bool]) -> Hold:
 def budget(holds: Iterable[Hold], month: str, cap: Decimal | None) -> Budget:
     """Return the budget of a month; ``holds``: of all its jobs, and of what is spent there without
     a job."""
-    taken = sorted((hold for hold in holds if hold.usd > 0), key=lambda hold: -hold.usd)
+    taking = (hold for hold in holds if hold.usd > 0 or hold.damage)
+    taken = sorted(taking, key=lambda hold: -hold.usd)
     return Budget(month=month, cap_usd=cap, holds=tuple(taken))
 
 
@@ -296,8 +307,9 @@ def require_room(
     price_way: str = "",
 ) -> None:
     """Raise BudgetError if a job of this cost does not fit into what the other jobs leave of the
-    month. ``unpriced``: the model of a job that needs a price; ``price_way``: what gives it one.
-    ``what``: it, if it is no job; ``way``: another way out."""
+    month, StoreError if nobody can read what one of them takes. ``unpriced``: the model of a job
+    that needs a price; ``price_way``: what gives it one. ``what``: it, if it is no job; ``way``:
+    another way out."""
     left, high = others.left_usd, cost.high if cost else ZERO
     if left is None:
         return
@@ -309,6 +321,14 @@ def require_room(
         )
     if high <= left:
         return
+    for hold in others.holds:
+        if hold.damage:
+            raise StoreError(
+                f"{hold.damage} What it takes of the budget of {others.month} (UTC) cannot be "
+                "known, so nothing more is bought.",
+                hint="Restore the store from a copy of yours, or take the cap away: ftg config "
+                "unset budget.monthly_usd",
+            )
     raise BudgetError(
         f"{what} may cost {dollars(high)} USD, and {dollars(left)} of the "
         f"{dollars(others.cap_usd or ZERO)} for {others.month} (UTC) are left: "

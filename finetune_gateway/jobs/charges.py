@@ -12,11 +12,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.estimation.estimate import Range
@@ -26,11 +26,17 @@ from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
 from finetune_gateway.jobs.budget import ZERO, Budget, Hold
 from finetune_gateway.jobs.records import MOST_ESTIMATED
+from finetune_gateway.jobs.reported import damaged_row
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.model import Model
-from finetune_gateway.text.cleaning import visible
+from finetune_gateway.settings.connections import with_json
+from finetune_gateway.text import logs
+from finetune_gateway.text.cleaning import LATEST
 
 Sum = Annotated[Decimal, Field(ge=0, le=MOST_ESTIMATED)]
+Moment = Annotated[float, Field(ge=0, lt=LATEST)]  # since the epoch, that a calendar has
+_SUM: TypeAdapter[Decimal] = TypeAdapter(Sum)
+_MOMENT: TypeAdapter[float] = TypeAdapter(Moment)
 COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
 CHECK = "check:"  # and of what a check of a model has
 DEPLOYMENT = "deployment:"  # and of what a deployment of a job's model costs, until it is ended
@@ -47,7 +53,7 @@ class Charge(Model):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     id: str
-    created_at: float
+    created_at: Moment
     name: str
     backend: str
     host: str
@@ -57,7 +63,7 @@ class Charge(Model):
     reserved_usd: Sum = ZERO
     spent_usd: Sum | None = None
     basis: str = ""
-    ended_at: float | None = None
+    ended_at: Moment | None = None
 
     @property
     def ended(self) -> bool:
@@ -180,27 +186,42 @@ def forget_name(store: Store, name: str) -> None:
         db.execute("UPDATE charges SET name = '' WHERE name = ?", (name,))
 
 
-def of_period(store: Store, start: float, end: float | None = None) -> list[Charge]:
-    """Return the charges from ``start`` to before ``end`` (seconds since the epoch), oldest first.
-    Of a deployment that goes over an end of the period only its hours within, whenever it began:
-    the budget of a month and the ledger of its days count the same."""
-    rows = store.query(
-        "SELECT * FROM charges WHERE (?2 IS NULL OR created_at < ?2) AND (created_at >= ?1"
-        " OR (substr(name, 1, ?3) = ?4 AND (ended_at IS NULL OR ended_at > ?1)))"
-        " ORDER BY rowid",
-        (start, end, len(DEPLOYMENT), DEPLOYMENT),
+def of_period(store: Store, start: float, end: float | None) -> tuple[list[Charge], int]:
+    """Return the charges from ``start`` to before ``end`` (seconds since the epoch), oldest first,
+    and how many are left out because they are damaged: ``store.damaged`` says why. Of a deployment
+    that goes over an end of the period only its hours within, whenever it began: the budget of a
+    month and the ledger of its days count the same."""
+    rows = _rows_of_period(store, start, end)
+    readable = [*_readable(store, rows)]
+    found = (_within(charge, start, end) for charge in readable)
+    return [charge for charge in found if charge is not None], len(rows) - len(readable)
+
+
+def _rows_of_period(store: Store, start: float, end: float | None) -> list[sqlite3.Row]:
+    """Return the rows of a period; those that have no moment of a calendar, or go on, for whose
+    name may be damaged may be a deployment. In SQLite texts and blobs are above any number."""
+    return store.query(
+        "SELECT * FROM charges WHERE ((?2 IS NULL OR created_at < ?2) AND (created_at >= ?1"
+        " OR ended_at IS NULL OR ended_at > ?1))"
+        " OR created_at >= ?3 OR created_at < 0 OR created_at IS NULL ORDER BY rowid",
+        (start, end, LATEST),
     )
-    found = (_within(_charge(row), start, end) for row in rows)
-    return [charge for charge in found if charge is not None]
 
 
 def unsettled(store: Store, name: str | None = None) -> list[Charge]:
-    """Return the charges that have not ended, oldest first: all, or those of this name."""
+    """Return the charges that have not ended, oldest first: all, or those of this name. Damaged
+    ones are left out: nobody can tell what to settle."""
     rows = store.query(
         "SELECT * FROM charges WHERE ended_at IS NULL AND (?1 IS NULL OR name = ?1) ORDER BY rowid",
         (name,),
     )
-    return [_charge(row) for row in rows]
+    return [*_readable(store, rows)]
+
+
+def unsettled_names(store: Store) -> set[str]:
+    """Return the names of the charges that have not ended, damaged ones too."""
+    rows = store.query("SELECT DISTINCT name FROM charges WHERE ended_at IS NULL")
+    return {str(row["name"]) for row in rows}
 
 
 def of_deployments(store: Store, job_id: str) -> list[Charge]:
@@ -211,7 +232,8 @@ def of_deployments(store: Store, job_id: str) -> list[Charge]:
 
 
 def of_name(store: Store, name: str, ids: Collection[str] = ()) -> list[Charge]:
-    """Return all charges of this name, and those with these ids, oldest first."""
+    """Return all charges of this name, and those with these ids, oldest first. Raises StoreError
+    for a damaged one: their sum decides what may still be spent."""
     rows = store.query(
         "SELECT * FROM charges WHERE name = ?1 OR id IN (SELECT value FROM json_each(?2))"
         " ORDER BY rowid",
@@ -220,18 +242,23 @@ def of_name(store: Store, name: str, ids: Collection[str] = ()) -> list[Charge]:
     return [_charge(row) for row in rows]
 
 
+def _readable(store: Store, rows: Iterable[sqlite3.Row]) -> Iterator[Charge]:
+    """Yield the charges in rows that are not damaged; ``store.damaged`` says why of the others."""
+    for row in rows:
+        try:
+            yield _charge(row)
+        except StoreError as exc:
+            if row["id"] not in store.damaged:
+                logs.jobs.warning("%s", exc.message)
+            store.damaged[row["id"]] = exc
+
+
 def _charge(row: sqlite3.Row) -> Charge:
-    cost = row["cost"]
     try:
-        fields = {**row, "prices": json.loads(row["prices"]), "cost": cost and json.loads(cost)}
-        return Charge.model_validate(fields)
-    except (ValueError, TypeError) as exc:
-        where = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else ()
-        field = f": {'.'.join(map(str, where))}" if where else ""
-        raise StoreError(
-            f"What the store has of the charge {visible(str(row['id']))} is damaged{field}.",
-            hint="Restore the file from a copy of yours: what was spent cannot be known without.",
-        ) from None
+        return Charge.model_validate(with_json(row, ("prices", "cost")))
+    except ValueError as exc:
+        hint = "Restore the file from a copy of yours: what was spent cannot be known without."
+        raise damaged_row(f"the charge {row['id']}", exc, hint) from None
 
 
 def month(store: Store, moment: float, cap: Decimal | None, without: str = "") -> Budget:
@@ -257,15 +284,36 @@ def _of_jobs(store: Store, start: float, end: float | None, without: str) -> Ite
         if known is not None and known[0] == key:
             yield known[1]
             continue
-        hold = budgets.hold_of(store.record_of(row), store.is_being_sent)
+        try:
+            hold = budgets.hold_of(store.record_of(row), store.is_being_sent)
+        except StoreError as exc:
+            hold = Hold.damaged(row["id"], exc)
         if hold.spent:
             store.holds[row["id"]] = (key, hold)
         yield hold
 
 
 def _of_charges(store: Store, start: float, end: float | None) -> Iterator[Hold]:
-    for charge in of_period(store, start, end):
-        yield charge.hold
+    for row in _rows_of_period(store, start, end):
+        try:
+            charge = _within(_charge(row), start, end)
+        except StoreError as exc:
+            yield _hold_of_damaged(row, exc)
+        else:
+            if charge is not None:
+                yield charge.hold
+
+
+def _hold_of_damaged(row: sqlite3.Row, error: StoreError) -> Hold:
+    """Return what a damaged charge takes: what it cost, whole, if that and its end can be read;
+    else all that is left."""
+    hold = Hold.damaged(row["id"], error)
+    try:
+        _MOMENT.validate_python(row["ended_at"])
+        usd = _SUM.validate_python(row["spent_usd"])
+    except ValidationError:
+        return hold
+    return hold.model_copy(update={"usd": usd, "spent": True, "damage": ""})
 
 
 def _within(charge: Charge, start: float, end: float | None) -> Charge | None:

@@ -317,6 +317,6 @@ class HomeJobs(OpenHome, ABC):
         """
         period = ledger.bounds(since, until)
         records = self.store.readable(CREATED_WITHIN, period)[::-1]
-        others = charges.of_period(self.store, *period)
-        damaged = self.store.count(CREATED_WITHIN, period) - len(records)
+        others, damaged = charges.of_period(self.store, *period)
+        damaged += self.store.count(CREATED_WITHIN, period) - len(records)
         return ledger.of(records, since, until, self.store.is_being_sent, others, damaged)

@@ -61,7 +61,7 @@ class Line(Model):
 
 class Totals(Model):
     """Sums over the lines that have a value, ``jobs`` and ``charges`` together; ``open`` of them
-    have not ended. ``without_actual``: ended ones that have none. ``damaged``: jobs that are in no
+    have not ended. ``without_actual``: ended ones that have none. ``damaged``: those that are in no
     sum, for their rows of the store cannot be read."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -127,7 +127,7 @@ def of(
     damaged: int = 0,
 ) -> Ledger:
     """Return the ledger of these jobs and charges. ``alive``: see ``budget.held``; ``damaged``: how
-    many jobs are not among them."""
+    many are not among them."""
     lines = tuple(_line(record, alive) for record in records)
     others = tuple(map(_charge_line, _by_run(charges)))
     totals = _totals(lines, others, damaged)

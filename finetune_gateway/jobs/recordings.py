@@ -31,7 +31,7 @@ def touched_at(folder: Path) -> float:
 def old(store: Store, before: float) -> list[Path]:
     """Return the recordings that nothing was written to since, and whose costs are settled: nobody
     asks for them, and no batch is under way."""
-    open_ = {charge.name for charge in charges.unsettled(store)}
+    open_ = charges.unsettled_names(store)
     return [
         folder
         for folder in folders(store.settings)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from finetune_gateway.backend import BY_FTG, NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
@@ -22,7 +22,9 @@ from finetune_gateway.errors import BackendError, DataError, StoreError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus, Result, Snapshot
+from finetune_gateway.jobs.reported import damaged_row
 from finetune_gateway.model import Model
+from finetune_gateway.settings.connections import with_json
 from finetune_gateway.settings.money import MOST_USD
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.text import logs
@@ -327,19 +329,16 @@ def record_of(row: sqlite3.Row, real_path: Callable[[str], str] = SAME) -> JobRe
     try:
         return _read(row, real_path)
     except (ValueError, TypeError, LookupError, AttributeError) as exc:
-        where = exc.errors()[0]["loc"] if isinstance(exc, ValidationError) else ()
-        field = f": {'.'.join(map(str, where))}" if where else ""
-        raise StoreError(
-            f"What the store has of {visible(str(row['id']))} is damaged{field}.",
-            hint="Restore the file from a copy of yours; or move it away to start again, and keep "
-            "it: other jobs may be read from it.",
+        raise damaged_row(
+            str(row["id"]),
+            exc,
+            "Restore the file from a copy of yours; or move it away to start again, and keep it: "
+            "other jobs may be read from it.",
         ) from exc
 
 
 def _read(row: sqlite3.Row, real_path: Callable[[str], str]) -> JobRecord:
-    values = dict(row)
-    for name in JSON_COLUMNS:
-        values[name] = None if values[name] is None else json.loads(values[name])
+    values = with_json(row, JSON_COLUMNS)
     _replace_paths(values, real_path)
     if "chosen" not in values["spec"]:  # stored before that was kept
         values["spec"]["chosen"] = _not_default(values["spec"])

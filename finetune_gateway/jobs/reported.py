@@ -1,5 +1,5 @@
 """What a job has reported, as rows of the store: events and checkpoints, with the fields that this
-version does not know."""
+version does not know. And what is said of a row that cannot be read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from finetune_gateway.errors import StoreError
 from finetune_gateway.events import Checkpoint, Event
 from finetune_gateway.model import Model
+from finetune_gateway.settings.connections import NoJson, with_json
 from finetune_gateway.text.cleaning import visible
 
 M = TypeVar("M", bound=Model)
@@ -49,8 +52,9 @@ def checkpoint_row(point: Checkpoint, stored_path: Callable[[str], str]) -> dict
 def checkpoint_of(row: sqlite3.Row, real_path: Callable[[str], str]) -> Checkpoint:
     """Return the checkpoint in a row. Raises StoreError for a row that somebody else has written
     to."""
-    values = {**dict(row), "model": real_path(row["model"])}
-    return _read(Checkpoint, values, "metrics", f"checkpoint {visible(str(row['id']))}")
+    model = row["model"]
+    values = {**dict(row), "model": real_path(model) if isinstance(model, str) else model}
+    return _read(Checkpoint, values, "metrics", f"checkpoint {row['id']}")
 
 
 def _more(report: Model) -> str | None:
@@ -60,12 +64,17 @@ def _more(report: Model) -> str | None:
 def _read(model: type[M], values: dict[str, Any], data: str, what: str) -> M:
     """Return a report; ``data``: its field that is kept as JSON."""
     try:
+        values = with_json(values, (data, "more"))
         known = {name: values[name] for name in model.model_fields}
-        known[data] = json.loads(known[data])
-        more = json.loads(values["more"] or "{}")
-        return model.model_validate({**more, **known})
-    except (ValueError, TypeError):  # no JSON, or of another kind
-        raise StoreError(
-            f"What the store has of {what} of {visible(str(values['job_id']))} is damaged.",
-            hint="Restore the file from a copy of yours.",
-        ) from None
+        return model.model_validate({**(values["more"] or {}), **known})
+    except (ValueError, TypeError) as exc:  # no JSON, or of another kind
+        what = f"{what} of {values['job_id']}"
+        raise damaged_row(what, exc, "Restore the file from a copy of yours.") from None
+
+
+def damaged_row(what: str, error: Exception, hint: str) -> StoreError:
+    """Return the error for a row of the store that could not be read: it names the column."""
+    where = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ()
+    where = error.args if isinstance(error, NoJson) else where
+    field = f": {'.'.join(map(str, where))}" if where else ""
+    return StoreError(f"What the store has of {visible(what)} is damaged{field}.", hint=hint)

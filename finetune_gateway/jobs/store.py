@@ -37,7 +37,7 @@ from finetune_gateway.jobs.records import (
 from finetune_gateway.jobs.reported import checkpoint_of, checkpoint_row, event_row
 from finetune_gateway.settings import files
 from finetune_gateway.settings.client_options import closed, stays_here
-from finetune_gateway.settings.connections import Connection, Connections, Rows, in_words
+from finetune_gateway.settings.connections import Connection, Connections, Rows, in_words, rows_of
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text import logs
 from finetune_gateway.text.cleaning import clean, encodable
@@ -381,7 +381,7 @@ class Store:
         with in_words(self.settings.database, schema.advice):
             self._require_same_file()
             with self._connections.lent() as db:
-                return Rows(db.execute(sql, values).fetchall())
+                return rows_of(db, sql, values)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -7,12 +7,13 @@ If it goes on with a connection of its parent, or opens one beside it, commits a
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,40 @@ def in_words(path: Path, advice: Callable[[str], str]) -> Iterator[None]:
         raise
     except sqlite3.DatabaseError as exc:
         raise StoreError(f"The store {path} cannot be used: {exc}.", hint=advice(str(exc))) from exc
+
+
+def rows_of(db: sqlite3.Connection, sql: str, values: tuple[Any, ...] = ()) -> Rows:
+    """Return all rows of a query. A text with bytes that are no UTF-8 is damage of its own row: it
+    has lone surrogates in their place, which no text of ours has."""
+    try:
+        return Rows(db.execute(sql, values).fetchall())
+    except sqlite3.OperationalError as exc:
+        if "decode to UTF-8" not in str(exc):
+            raise
+    db.text_factory = _decoded
+    try:
+        return Rows(db.execute(sql, values).fetchall())
+    finally:
+        db.text_factory = str
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", errors="surrogateescape")
+
+
+class NoJson(ValueError):
+    """A column that has to have JSON and has none; its name is the text."""
+
+
+def with_json(row: sqlite3.Row | dict[str, Any], columns: Iterable[str]) -> dict[str, Any]:
+    """Return a row with the values that these columns have as JSON. Raises ValueError."""
+    values = dict(row)
+    for name in columns:
+        try:
+            values[name] = None if values[name] is None else json.loads(values[name])
+        except (ValueError, TypeError, RecursionError):
+            raise NoJson(name) from None
+    return values
 
 
 def _close(db: Connection) -> None:

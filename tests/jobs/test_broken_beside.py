@@ -22,6 +22,7 @@ from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports.job_text import job_document, job_facts
 from finetune_gateway.reports.live import View
 
+ONE_USD = dict.fromkeys(("low", "expected", "high"), "1")
 Break = Callable[[Store, str], object]
 
 
@@ -131,8 +132,10 @@ def test_jobs_whose_row_is_damaged_are_in_no_sum_and_said_so(
     costs = json.loads(said.out)
     assert [line["job_id"] for line in costs["jobs"]] == [other.id]
     assert costs["totals"]["damaged"] == 1 and f"{broken.id} is damaged" in said.err
-    with pytest.raises(StoreError, match="damaged"):
-        Gateway().budget()
+    capped = Gateway(monthly_usd=5)
+    assert capped.budget().left_usd == 0
+    with pytest.raises(StoreError, match=f"{broken.id} is damaged: spec. .*nothing more is bought"):
+        capped._submitter.reserve(record(hosted=True, estimate={"cost_usd": ONE_USD}))
 
 
 def test_no_clock_decides_which_job_is_the_latest(store: Store) -> None:

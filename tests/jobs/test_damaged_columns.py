@@ -23,7 +23,9 @@ from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.records import JobRecord
 
+NO_TEXT = b"\xff in a text"  # bytes that are no UTF-8
 NONSENSE: tuple[Any, ...] = (
+    NO_TEXT,
     *(None, "nonsense", "", "[1]", '["../x"]', '{"code": "x", "seconds": {"expected": "y"}}'),
     *(b"\xff\x00", -1, 2**62, 1e300, float("inf")),
 )
@@ -63,7 +65,10 @@ def damage(sleeping: Home, table: str, kinds: int) -> list[tuple[str, str]]:
             job = add_job(sleeping, "gpu-0", "running" if number % 2 else "queued")
             try:
                 with store.transaction() as db:
-                    db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (value, job.id))
+                    given = "CAST(? AS TEXT)" if value is NO_TEXT else "?"
+                    db.execute(
+                        f"UPDATE {table} SET {column} = {given} WHERE id = ?", (value, job.id)
+                    )
             except (sqlite3.IntegrityError, GatewayError):  # the store itself refuses it
                 continue
             made.append((job.id, f"{table}.{column} = {value!r}"))

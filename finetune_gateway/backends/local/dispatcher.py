@@ -44,6 +44,7 @@ from finetune_gateway.backends.local.spawning import (
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs import schema
 from finetune_gateway.settings import files, interpreter, processes
+from finetune_gateway.settings.connections import rows_of
 
 if TYPE_CHECKING:
     from finetune_gateway.backends.local.queue import Queue
@@ -115,7 +116,7 @@ class Dispatcher:
         version = self.db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
             query = f"SELECT * FROM runs WHERE {line.LIVE} {line.IN_LINE}"
-            found = self.db.execute(query)
+            found = rows_of(self.db, query)
             self._found, self._version = [row for row in found if not line.defect(row)], version
             self._forget({row["id"] for row in self._found})
         return self._found
@@ -206,7 +207,7 @@ class Dispatcher:
     def _start(self, waiting: list[sqlite3.Row]) -> None:
         """Start the workers whose turn it is, as far as there are free slots."""
         after = [one for row in waiting for one in json.loads(row["after"])]
-        found = self.db.execute(line.STATUSES, (json.dumps(after),)) if after else ()
+        found = rows_of(self.db, line.STATUSES, (json.dumps(after),)) if after else ()
         statuses = {one["id"]: one["status"] for one in found}
         busy: set[str] = set()
         for row in waiting:
@@ -279,7 +280,8 @@ class Dispatcher:
         """Count a worker of a live run and return its number. The end of the one before it does not
         count if the machine, or the container, ended with it."""
         with self._transaction():
-            found = self.db.execute(f"SELECT * FROM runs WHERE slot = ? AND {line.LIVE}", (slot,))
+            query = f"SELECT * FROM runs WHERE slot = ? AND {line.LIVE}"
+            found = rows_of(self.db, query, (slot,))
             if not line.without_taken([slot], found, self.runs, run_id):
                 return None
             row = self.db.execute("SELECT pid_start FROM runs WHERE id = ?", (run_id,)).fetchone()

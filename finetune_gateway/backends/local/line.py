@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_gateway.backends.local import run_folder
+from finetune_gateway.text.cleaning import encodable
 
 LIVE = "status IN ('queued', 'running')"  # as the index of the table has it
 MAX_STARTS = 30  # workers of a run in all, those that died before they started to train included
@@ -82,6 +83,8 @@ def _is_sound(name: str, value: object) -> bool:
         return name in NULLABLE or name not in LOWEST and name not in TEXTS
     if name in LISTS:
         return isinstance(value, str) and _are_names(value)
+    if isinstance(value, str) and encodable(value) != value:  # bytes that are no UTF-8
+        return False
     if name in TEXTS:
         return isinstance(value, str) and (name != "id" or _is_name(value))
     if name in LOWEST:
