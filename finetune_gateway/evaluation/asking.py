@@ -15,11 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from finetune_gateway.backends.openai import retries
 from finetune_gateway.backends.openai.async_chat import ENDLESS, Answer, Session
+from finetune_gateway.backends.openai.backend import OpenAIBackend
 from finetune_gateway.backends.openai.wire import CODES
 from finetune_gateway.errors import AuthenticationError, BackendError
+from finetune_gateway.settings.network import is_loopback
 
 AT_ONCE = 16
 MAX_TOKENS = 1024  # of an answer, unless the user says otherwise
@@ -255,7 +258,7 @@ class _Run:
         """Let a model that is not there rest, twice; then end the run."""
         if began < self.warm_at:  # sent before the pause: no news
             return 0.0
-        if self.cold == len(COLD_SECONDS):
+        if self.cold == len(COLD_SECONDS) or _is_own_server(self.session.backend):
             return self._end(error)
         seconds = COLD_SECONDS[self.cold]
         self.cold += 1
@@ -271,6 +274,13 @@ class _Run:
         """End the run; return None, for no other attempt."""
         self.ended_by, self.stopped = self.ended_by or error, True
         return None
+
+
+def _is_own_server(backend: OpenAIBackend) -> bool:
+    """Return True for a host without a profile on this machine: a model that it does not have now
+    is not a cold one."""
+    address = urlsplit(backend.base_url).hostname or ""
+    return backend.profile_name == "custom" and is_loopback(address)
 
 
 def is_for_all(error: BackendError, question: Question) -> bool:

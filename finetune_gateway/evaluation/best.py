@@ -129,7 +129,12 @@ def _right(
     shares = {key: one.interval for key, one in matches.items() if one.interval}
     if not measure.share and shares and not any(one.mean for one in shares.values()):
         return ["But no answer of any model matches its reference."]
-    shown = [f"{share_text(shares[key].mean)} of {titles[key]}" for key in best if key in shares]
+    alike = len({one.n for one in shares.values()}) == 1
+    shown = [
+        f"{share_text(one.mean)} of {titles[key]}{'' if alike else f' (n {one.n:,})'}"
+        for key in best
+        if (one := shares.get(key))
+    ]
     named = ", ".join(shown[:NAMED])
     if measure.name in FORM and named:
         return [f"'{measure.title}' is about their form alone: {named} match the reference."]
@@ -163,14 +168,31 @@ def _elsewhere(
     others: Sequence[tuple[Measure, Sequence[Difference]]],
     titles: Mapping[str, str],
 ) -> list[str]:
-    """Return a sentence on which of several models is the best by another measure."""
+    """Return a sentence on which of several models is the best by another measure; if none is, on
+    which are better than others."""
+    partly = ""
     for measure, pairs in others if len(best) > 1 else ():
         above = {key: {_other(pair) for pair in pairs if pair.better == key} for key in best}
         first = next((key for key in best if above[key] >= {*best} - {key}), None)
         if first is not None:
             by = measure.by or measure.title.lower()
             return [f"By {by} {titles[first]} is the best of them (--by {measure.name})."]
-    return []
+        beaten = {key for keys in above.values() for key in keys if key in best}
+        over = [key for key in best if beaten and above[key] >= beaten and key not in beaten]
+        if over and not partly:
+            by = measure.by or measure.title.lower()
+            are = "is" if len(over) == 1 else "are"
+            partly = (
+                f"By {by} {_listed(over, titles)} {are} better than "
+                f"{_listed([key for key in best if key in beaten], titles)} (--by {measure.name})."
+            )
+    return [partly] if partly else []
+
+
+def _listed(keys: Sequence[str], titles: Mapping[str, str]) -> str:
+    """Return ``a, b and c``."""
+    *most, last = [titles[key] for key in keys]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _against(

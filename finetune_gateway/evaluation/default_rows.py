@@ -34,7 +34,7 @@ def default_rows(models: Sequence[EvaluatedModel], store: Store) -> DefaultRows:
     some. Raises SpecError if there are none, or only rows that a model was trained on."""
     recorded = next((one.recording for one in models if one.recording is not None), None)
     if recorded is not None:
-        return DefaultRows(recorded.prompts(), f"the rows of {recorded.title}")
+        return DefaultRows(recorded.prompts(), recorded.title)
     every = [row for model in models for row in _rows(model, store)]
     held_out = next((one for one in every if one.kind != "training"), None)
     if held_out is not None:

@@ -203,7 +203,7 @@ def _about(
         date=datetime.fromtimestamp(now, UTC).date().isoformat(),
         model=subject.model,
         base_model=subject.base_model,
-        backend=backend.display_name,
+        backend=backend.profile_name,
         host=backend.host,
         base_url=backend.base_url,
         job_id=subject.job_id,

@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -182,11 +183,7 @@ class Recording:
         """Return a recording of a home folder."""
         found = cls.find(settings, name)
         if found is None:
-            others = ", ".join(f"{PREFIX}{one}" for one in names(settings)[:5])
-            raise NotFoundError(
-                f"There is no recording {plain(name)!r}.",
-                hint=f"There are: {others}." if others else "Make one: ftg migrate record --help",
-            )
+            raise not_recorded(settings, name)
         return found
 
     @classmethod
@@ -327,6 +324,19 @@ def plain(name: str) -> str:
 def folder_of(settings: Settings, name: str) -> Path:
     """Return the folder of a recording."""
     return settings.recordings / plain(name)
+
+
+def not_recorded(settings: Settings, name: str) -> NotFoundError:
+    """Return the error for a name that no recording has, with those that are near."""
+    every = [f"{PREFIX}{one}" for one in names(settings)]
+    near = get_close_matches(f"{PREFIX}{plain(name)}", every, 3, 0.75)
+    if near:
+        hint = f"Did you mean {' or '.join(near)}?"
+    elif every:
+        hint = f"There {'is' if len(every) == 1 else 'are'}: {', '.join(every[-5:])}."
+    else:
+        hint = "Make one: ftg migrate record --help"
+    return NotFoundError(f"There is no recording {shown(name)}.", hint=hint)
 
 
 def names(settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ from finetune_gateway.estimation import profiles
 from finetune_gateway.evaluation.answerers import BackendOf, Places, Say
 from finetune_gateway.evaluation.model_titles import named
 from finetune_gateway.evaluation.models import EvaluatedModel
-from finetune_gateway.evaluation.recording import Recording, names
+from finetune_gateway.evaluation.recording import Recording, not_recorded
 from finetune_gateway.evaluation.results import Variant
 from finetune_gateway.evaluation.subjects import Subject, subject_of
 from finetune_gateway.jobs import model_names, recordings
@@ -191,14 +191,7 @@ class _Resolver:
         found = Recording.find(self.store.settings, name)
         if found is not None:
             return found
-        every = [f"{recordings.PREFIX}{one}" for one in names(self.store.settings)]
-        near = get_close_matches(name, every, 3, 0.4) or every[:5]
-        raise NotFoundError(
-            f"There is no recording {shown(name)}.",
-            hint=f"There are: {', '.join(near)}."
-            if near
-            else "Make one: ftg migrate record --help",
-        )
+        raise not_recorded(self.store.settings, name)
 
     def _host_with(self, name: str) -> OpenAIBackend | None:
         """Return the host of a base model that its profile lists; None for any other name."""

@@ -273,7 +273,8 @@ def losses_note(training: TrainingFacts) -> str:
 
 def errors_text(model: ComparedFacts, figures: AnswerFigures) -> str:
     """Return how many requests failed, and why; of a recording what it does not have."""
-    kinds = "; ".join(f"{why} ({count:,})" for why, count in figures.error_kinds.items())
+    known = figures.error_kinds.items()
+    kinds = "; ".join(f"{why.rstrip('.')} ({count:,})" for why, count in known)
     asked = figures.answers + figures.errors
     if {*figures.error_kinds} == {NOT_RECORDED}:
         return (

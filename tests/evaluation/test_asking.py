@@ -199,14 +199,27 @@ def test_a_model_that_is_not_there_is_probed_twice(
         provider.world.add_fine_tunes(1)
         model = next(m["id"] for m in provider.world.list_models()["data"] if "ft:" in m["id"])
         log = Log()
+        backend = connect(provider, profile="openai")
         ended = ask(
-            provider, questions(4), log, model, at_once=2, on_wait=lambda s, _: waits.append(s)
-        )
+            provider, questions(4), log, model, at_once=2, backend=backend,
+            on_wait=lambda s, _: waits.append(s),
+        )  # fmt: skip
     if warm_up == 3:
         assert ended is None and len(log.answers) == 4
     else:
         assert ended is not None and ended.status_code == 404 and not log.answers
         assert len(waits) == 2 and len(log.sent) == 6
+
+
+def test_a_server_on_this_machine_that_has_no_such_model_ends_it_at_once() -> None:
+    """It is no cold one: nobody waits a minute for a name with a typo."""
+    waits: list[float] = []
+    with Provider() as provider:
+        log = Log()
+        ended = ask(provider, questions(9), log, "gpt-5-typo", at_once=1,
+                    on_wait=lambda s, _: waits.append(s))  # fmt: skip
+    assert ended is not None and ended.status_code == 404
+    assert not waits and len(log.sent) == 1
 
 
 def test_a_host_that_is_not_there_ends_it() -> None:

@@ -181,6 +181,27 @@ def test_rows_that_would_do_are_of_a_pair_that_is_named() -> None:
     assert said.endswith(" Cost: a $2.00 per 1,000 answers; b $0.10 per 1,000 answers.")
 
 
+def test_another_measure_that_tells_some_of_them_apart_is_named() -> None:
+    """Where what decides is 100 % for all: two are better than the third by what is right. And
+    figures of different rows say of how many."""
+    third = ComparedFacts.model_validate({**MODELS[0].model_dump(), "key": "c", "title": "c"})
+    schema = Measure(name="json_schema", title="Fits the JSON schema", share=True)
+    told = [
+        Difference(measure="match", first=key, second="a", better=key,
+                   interval=Interval(mean=0.5, low=0.3, high=0.7, n=10, clusters=10))
+        for key in ("b", "c")
+    ]  # fmt: skip
+    found, matches = figures(a=1.0, b=1.0, c=1.0), figures(a=0.1, b=0.6, c=0.6)
+    interval = matches["c"].interval
+    assert interval is not None
+    matches["c"] = MeasureFigure(interval=interval.model_copy(update={"n": 4}))
+    said = best.verdict(
+        schema, [*MODELS, third], found, [], {}, {}, matches, others=[(MATCH, told)]
+    ).text
+    assert "By match b and c are better than a (--by match)." in said
+    assert "10% of a (n 10), 60% of b (n 10), 60% of c (n 4) match the reference" in said
+
+
 def test_errors_that_differ_in_numbers_alone_are_one_kind() -> None:
     """Else seventeen rows that are too long are five reasons, and the count of none is right."""
     errors = ["It has 550 tokens of 512.", "It has 1,601 tokens of 512.", "Gone."]

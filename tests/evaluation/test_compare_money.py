@@ -104,3 +104,9 @@ def test_a_month_costs_the_same_in_every_table(provider: Provider) -> None:
         each, month = found.data.answers[model.key].usd_per_answer, shown[model.base_model]
         assert each is not None and month is not None
         assert abs(month.expected - 10_000 * each) < Decimal("0.001")
+
+
+def test_the_ledger_names_a_host_without_a_profile_as_prices_do(provider: Provider) -> None:
+    """``custom``, which ``ftg prices set --backend`` takes: "openai" for a server of one's own."""
+    Gateway().compare(("base:gpt-4o-2024-08-06",), ROWS[:2], backends=[connect(provider)])
+    assert {line.backend for line in lines()} == {"custom"}

@@ -137,10 +137,10 @@ def test_a_recording_answers_for_its_model(home: Path, provider: Provider) -> No
     assert model.recording and model.model == recording.about.model
     assert model.fingerprint == resolved(recording)[0].fingerprint
     found = default_rows([model], Gateway().store)
-    assert found.words == "the rows of recorded:last-words" and len(found.prompts) == 4
+    assert found.words == "recorded:last-words" and len(found.prompts) == 4
     with pytest.raises(NotFoundError) as wrong:
         resolved("recorded:last-word")
-    assert wrong.value.hint == "There are: recorded:last-words."
+    assert wrong.value.hint == "Did you mean recorded:last-words?"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def _charges(plan: AskPlan, targets: Sequence[Target]) -> list[Charge]:
             id=charges.new_id(),
             created_at=now,
             name=plan.how.name,
-            backend=host.display_name,
+            backend=host.profile_name,
             host=host.host,
             model=target.model.model,
             cost=cost,
