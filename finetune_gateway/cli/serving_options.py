@@ -14,7 +14,6 @@ from finetune_gateway.estimation.serving import (
     serving_costs,
 )
 from finetune_gateway.estimation.serving_bounds import (
-    BILLIONS,
     check_counts,
     check_gpu,
     check_served,
@@ -74,12 +73,12 @@ class ServingOptions:
         known = next(iter(_own(estimates)), None)
         if known is None or known.parameters is None:
             return ServedModel(assumed=True)
-        return ServedModel(
-            max(BILLIONS[0], known.parameters / 1e9),
-            cache_bytes=known.cache_bytes,
-            expert_billions=known.expert_parameters / 1e9,
+        return ServedModel.base(
+            PurePath(known.model).name,
+            parameters=known.parameters,
+            expert_parameters=known.expert_parameters,
             used=known.used_experts,
-            name=PurePath(known.model).name,
+            cache_bytes=known.cache_bytes,
         )
 
     def costs(self, estimates: Sequence[Estimate], prices: Path) -> ServingCosts | None:

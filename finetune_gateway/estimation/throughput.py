@@ -62,6 +62,25 @@ class ServedModel(NamedTuple):
         unused = self.expert_billions * 1e9 * (1 - self.used) ** at_once
         return (self.parameters - unused) * self.bytes_per_weight
 
+    @classmethod
+    def base(
+        cls,
+        name: str,
+        *,
+        parameters: int,
+        expert_parameters: int,
+        used: float,
+        cache_bytes: float | None,
+    ) -> ServedModel:
+        """Return a base as it is served in 16 bits."""
+        return cls(
+            max(BILLIONS[0], parameters / 1e9),
+            cache_bytes=cache_bytes,
+            expert_billions=expert_parameters / 1e9,
+            used=used,
+            name=name,
+        )
+
     def __str__(self) -> str:
         small = self.billions < 0.1
         size = f"{1000 * self.billions:.3g} million" if small else f"{self.billions:.3g} billion"
@@ -73,13 +92,13 @@ class ServedModel(NamedTuple):
 
 
 def served_as(shape: ModelShape, name: str) -> ServedModel:
-    """Return a base as it is served in 16 bits."""
-    return ServedModel(
-        max(BILLIONS[0], shape.parameters / 1e9),
-        cache_bytes=shape.cache_bytes,
-        expert_billions=shape.expert_parameters / 1e9,
+    """Return a base as it is served, by its shape."""
+    return ServedModel.base(
+        name,
+        parameters=shape.parameters,
+        expert_parameters=shape.expert_parameters,
         used=shape.active_experts / shape.experts,
-        name=name,
+        cache_bytes=shape.cache_bytes,
     )
 
 

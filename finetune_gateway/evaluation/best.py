@@ -101,7 +101,7 @@ def _headline(
     decided: bool,
 ) -> tuple[str, str]:
     """Return the first sentence, and the same without the figures of several models."""
-    by = f"by {measure.by or measure.title.lower()}"
+    by = f"by {measure.words}"
     what = f"{figure_text(measure, found[top])} {by}"
     lower = ", where lower is better" if measure.better == "lower" else ""
     if decided:
@@ -175,15 +175,15 @@ def _elsewhere(
         above = {key: {_other(pair) for pair in pairs if pair.better == key} for key in best}
         first = next((key for key in best if above[key] >= {*best} - {key}), None)
         if first is not None:
-            by = measure.by or measure.title.lower()
-            return [f"By {by} {titles[first]} is the best of them (--by {measure.name})."]
+            return [
+                f"By {measure.words} {titles[first]} is the best of them (--by {measure.name})."
+            ]
         beaten = {key for keys in above.values() for key in keys if key in best}
         over = [key for key in best if beaten and above[key] >= beaten and key not in beaten]
         if over and not partly:
-            by = measure.by or measure.title.lower()
             are = "is" if len(over) == 1 else "are"
             partly = (
-                f"By {by} {_listed(over, titles)} {are} better than "
+                f"By {measure.words} {_listed(over, titles)} {are} better than "
                 f"{_listed([key for key in best if key in beaten], titles)} (--by {measure.name})."
             )
     return [partly] if partly else []

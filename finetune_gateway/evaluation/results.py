@@ -170,6 +170,11 @@ class Measure(Model):
     decides: bool = True
     about: str = ""  # one sentence: how it is scored
 
+    @property
+    def words(self) -> str:
+        """How it is called behind "by"."""
+        return self.by or self.title.lower()
+
 
 class Score(Model):
     """What one measure says of one answer. ``value``: None if it was not judged, and ``reason``
