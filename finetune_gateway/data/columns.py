@@ -324,7 +324,14 @@ def users_words(text: str, columns: Mapping[str, str]) -> str:
 def suggested(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a map that may be meant by the names of the columns of a row; empty if they say
     nothing. It is only ever shown."""
-    return _by_names({normalized(name): name for name in _texts(row)}) or _by_names(_words(row))
+    texts = {normalized(name): name for name in _texts(row)}
+    return _by_names(texts) or _by_names(_words(row)) or _by_names(texts | _numbers(row))
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns with a number that are called an answer, by their normalized names."""
+    named = {normalized(name): name for name in row if type(row[name]) in (int, float)}
+    return {key: name for key, name in named.items() if _TRANSLATED.get(key, key) in _ANSWERED}
 
 
 def _words(row: Mapping[str, Any]) -> dict[str, str]:

@@ -140,7 +140,7 @@ def question_answer(
     elif isinstance(output, str):
         answer = [reader.said("assistant", output, answer_key)]
     else:
-        reader.refuse_type(answer_key, output, "a string")
+        reader.refuse_text(answer_key, output)
     reader.lists["messages"] = answer_key
     return {"messages": [*prompt, *answer], **reader.tools()}
 
@@ -168,7 +168,7 @@ def question(reader: Reader, keys: tuple[str, ...]) -> list[Json]:
     reader.used |= {*keys, "history"}
     for key in keys:
         if not isinstance(row.get(key), str | None):
-            reader.refuse_type(key, row[key], "a string")
+            reader.refuse_text(key, row[key])
             parts.append("")
         elif not reader.is_empty(key):
             parts.append(key)
@@ -212,7 +212,7 @@ def text(reader: Reader) -> Json:
     """Read a text."""
     reader.used.add("text")
     if not isinstance(reader.row["text"], str):
-        reader.refuse_type("text", reader.row["text"], "a string")
+        reader.refuse_text("text", reader.row["text"])
     return {"text": reader.row["text"]}
 
 

@@ -16,6 +16,7 @@ from finetune_gateway.data.sharegpt import (
     ConversionError,
     TurnReader,
     call_errors,
+    no_text,
     with_string_arguments,
     wrong_type,
 )
@@ -53,6 +54,10 @@ class Reader:
     def refuse_type(self, path: str, value: Any, expected: str) -> None:
         """Note a value of the wrong type."""
         self.errors.append(wrong_type(path, value, expected))
+
+    def refuse_text(self, path: str, value: Any, expected: str = "a string") -> None:
+        """Note a value that should be a text, with the way to one."""
+        self.errors.append(no_text(path, value, expected))
 
     def said(self, role: str, text: Any, path: str) -> Json:
         """Return a message made of a text."""
@@ -144,7 +149,7 @@ class Reader:
         if isinstance(value, dict) and not {"role", "content", "tool_calls"}.isdisjoint(value):
             return [self.message(value, key)]
         if not isinstance(value, str):
-            self.refuse_type(key, value, "a string or a list of messages")
+            self.refuse_text(key, value, "a string or a list of messages")
         elif value.lstrip()[:1] in ("[", "{") and holds_messages(listed(value)[0]):
             self.refuse(key, "messages that were written as a text", "type_error", _AS_LIST)
         return [self.said(role, value, key)]
@@ -164,7 +169,7 @@ class Reader:
         if any(holder[other] != text for other in more):
             self.refuse(prefix + more[0], f"{key!r} holds another system prompt")
         if not isinstance(text, str):
-            self.refuse_type(prefix + key, text, "a string")
+            self.refuse_text(prefix + key, text)
             return messages
         first = messages[0] if messages else {}
         if first.get("role") not in ("system", "developer"):

@@ -164,7 +164,7 @@ def _round(reader: Reader, one: Json, path: str, *, first: bool) -> list[Json]:
         elif one.get(key) is None:
             reader.refuse(f"{path}.{key}", f"a round without {key!r}", missing)
         else:
-            reader.refuse_type(f"{path}.{key}", one[key], "a string")
+            reader.refuse_text(f"{path}.{key}", one[key])
     return messages
 
 
@@ -229,7 +229,7 @@ def _moss_turn(reader: Reader, turn: Json, path: str) -> list[Json]:
     texts: dict[str, str] = {}
     for key, value in turn.items():
         if not isinstance(value, str):
-            reader.refuse_type(f"{path}.{key}", value, "a string")
+            reader.refuse_text(f"{path}.{key}", value)
             continue
         marked = _MOSS.fullmatch(value.strip())
         texts[key] = (marked[1] if marked else value).strip()

@@ -64,6 +64,7 @@ _BY_FIX = (
     "Write calls and results as turns of their own, function_call and observation; --fix does: "
     "ftg validate old.jsonl --fix new.jsonl"
 )
+NUMBER_AS_TEXT = "Write it as a text; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _SPEAK = "Write human, gpt or system; function_call and observation for a call and its result."
 
 
@@ -85,6 +86,23 @@ def wrong_type(path: str, value: object, expected: str) -> ConversionError:
     """Return the error of a value of the wrong JSON type."""
     reason = f"this must be {expected}, not {json_type(value)}"
     return ConversionError(path, reason, "type_error")
+
+
+def no_text(path: str, value: object, expected: str) -> ConversionError:
+    """Return the error of what should be a text, with the way to one."""
+    error = wrong_type(path, value, expected)
+    error.fix = text_way(value)
+    return error
+
+
+def text_way(value: object) -> str:
+    """Return how a value becomes the text that it stands for; "" where that is not known."""
+    if isinstance(value, bool):
+        return 'Write the word that the model is to say, for instance "yes" or "no".'
+    if isinstance(value, int | float):
+        return NUMBER_AS_TEXT
+    as_json = "Write it as a string: its text; or, if it is to be JSON, as json.dumps writes it."
+    return as_json if isinstance(value, dict) else ""
 
 
 @dataclass(slots=True)
@@ -134,7 +152,7 @@ class TurnReader:
         if value is None:
             self.errors.append(_no_value(turn, path))
         elif not isinstance(value, str) and not _is_structured(speaker, role, value):
-            self.errors.append(wrong_type(f"{path}.value", value, "a string"))
+            self.errors.append(no_text(f"{path}.value", value, "a string"))
         message = self._content(speaker, role or "user", value, path)
         if turn.get("weight") is not None:
             message["weight"] = turn["weight"]

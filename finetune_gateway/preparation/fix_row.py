@@ -4,6 +4,7 @@ arguments of calls, null keys."""
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
 from finetune_gateway.data.deprecated_functions import is_deprecated, with_tools
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.readers import several_answers
+from finetune_gateway.data.row_access import dumped
 from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
@@ -35,6 +37,7 @@ _ROLE_NAMES = {
     "chatbot": "assistant",
 }
 _TEXTS = ("content", "value", "text")  # names of what is said
+_STEPS = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _LABELS: dict[str | int, bool] = {
     0: False, 1: True, "false": False, "true": True, "0": False, "1": True,
     "no": False, "yes": True, "bad": False, "good": True,
@@ -101,6 +104,7 @@ def fix_row(row: Json, seen: Formats | None = None) -> tuple[Json, list[Change]]
     fixed, changes = copy.deepcopy(row), list[Change]()
     changes += _without_nulls(fixed)
     changes += _read_lists(fixed)
+    changes += _write_numbers(fixed)
     changes += _fix_tools(fixed)
     seen.classes = seen.classes or _is_class(row.get("label", True), seen)
     changes += _fix_label(fixed) if seen.write_labels else ()
@@ -145,6 +149,18 @@ def _read_lists(row: Json) -> Iterator[Change]:
             yield Change("type_error", key, before, after)
 
 
+def _write_numbers(row: Json) -> Iterator[Change]:
+    """Write numbers that stand for a text, such as a class, as the text."""
+    for error in read(row).errors if format_of(row) else ():
+        if error.fix == sharegpt.NUMBER_AS_TEXT:
+            holder: Any = row
+            *steps, last = (int(at) if at else key for key, at in _STEPS.findall(error.path))
+            for step in steps:
+                holder = holder[step]
+            before, holder[last] = holder[last], dumped(holder[last])
+            yield Change("type_error", error.path, before, holder[last])
+
+
 def _is_wrong(row: Json, key: str, value: Any) -> bool:
     """Return True if a text that holds messages is an error there: in some formats it is a text."""
     if not holds_messages(value):
@@ -175,6 +191,10 @@ def _has_own_roles(row: Json) -> bool:
 def _fix_message(message: Json, path: str, names: Mapping[str, str]) -> Iterator[Change]:
     yield from _remove_nulls(message, _NULLABLE, f"{path}.")
     yield from _rename_text(message, path)
+    said = message.get("content")
+    if "role" in message and isinstance(said, int | float) and not isinstance(said, bool):
+        message["content"] = dumped(said)
+        yield Change("type_error", f"{path}.content", said, message["content"])
     role = message.get("role")
     if isinstance(role, str) and role not in _ROLES:
         word = role.strip().lower()

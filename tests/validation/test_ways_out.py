@@ -108,7 +108,50 @@ def hermes_pair(n: int) -> Json:
     return {"prompt": [asked], "chosen": [call], "rejected": [worse], "tools": [TRACK]}
 
 
+Q = "Is parcel {} late?"
 COMMANDS |= {
+    "classes": ([{"prompt": Q.format(n), "completion": n} for n in NUMBERS], "type_error", 12),
+    "numbers asked": (
+        [{"prompt": n / 8, "completion": f"It is {n}."} for n in NUMBERS],
+        "type_error",
+        12,
+    ),
+    "numbers of Alpaca": (
+        [{"instruction": Q.format(n), "output": n} for n in NUMBERS],
+        "type_error",
+        12,
+    ),
+    "numbers of turns": (
+        [
+            {
+                "conversations": [
+                    {"from": "human", "value": Q.format(n)},
+                    {"from": "gpt", "value": n},
+                ]
+            }
+            for n in NUMBERS
+        ],
+        "type_error",
+        12,
+    ),
+    "numbers of messages": (
+        [
+            {"messages": [chat(n)["messages"][0], {"role": "assistant", "content": n}]}
+            for n in NUMBERS
+        ],
+        "type_error",
+        12,
+    ),
+    "numbers of pairs": (
+        [{"prompt": Q.format(n), "chosen": n, "rejected": n + 1} for n in NUMBERS],
+        "type_error",
+        12,
+    ),
+    "numbers of rounds": (
+        [{"conversation": [{"human": Q.format(n), "assistant": n}]} for n in NUMBERS],
+        "type_error",
+        12,
+    ),
     "calls in messages": ([hermes_messages(n) for n in NUMBERS], "call_as_text", 12),
     "results of the user": ([hermes_messages(n, by="user") for n in NUMBERS], "call_as_text", 12),
     "calls after words": (
@@ -386,3 +429,21 @@ def test_calls_of_messages_in_other_texts(text: str) -> None:
     assert said["tool_calls"][0]["function"]["name"] == "track"
     assert json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"id": 3}
     assert said.get("content") == ("<think>Track.</think>" if "think" in text else None)
+
+
+@pytest.mark.parametrize("value", [True, {"late": True}])
+def test_what_is_no_number_is_not_written_as_a_text(value: Any, tmp_path: Path) -> None:
+    """Which word stands for true, and what the text of an object is, is not known; it is said."""
+    given = [{"prompt": f"Is parcel {n} late?", "completion": value} for n in NUMBERS]
+    [one] = found(checked(tmp_path / "a.jsonl", rows(given)), "type_error")
+    assert one.fix and "--fix" not in one.fix
+    assert Dataset.open(tmp_path / "a.jsonl").fix(tmp_path / "b.jsonl").changed == 0
+
+
+def test_a_map_is_offered_for_answers_that_are_numbers(tmp_path: Path) -> None:
+    """As for texts, and it reads them."""
+    text = rows([{"question": f"How much is {n} and {n}?", "answer": 2 * n} for n in NUMBERS])
+    [one] = found(checked(tmp_path / "a.jsonl", text), "unknown_format")
+    assert "--map question=prompt,answer=completion" in one.fix
+    columns = {"question": "prompt", "answer": "completion"}
+    assert not Dataset.open(tmp_path / "a.jsonl", columns=columns).validate().errors

@@ -38,7 +38,7 @@ class Turn:
     def text(self, text: Any, path: str, key: str = "text") -> None:
         """Add a text, which is at a key of the block at ``path``."""
         if not isinstance(text, str):
-            self.reader.refuse_type(f"{path}.{key}", text, "a string")
+            self.reader.refuse_text(f"{path}.{key}", text)
         elif self.calls and text.strip():
             self.reader.refuse(path, f"a text after a call: {_NO_ORDER}")
         else:
@@ -51,7 +51,7 @@ class Turn:
     def thought(self, text: Any, path: str) -> None:
         """Add reasoning."""
         if not isinstance(text, str):
-            self.reader.refuse_type(path, text, "a string")
+            self.reader.refuse_text(path, text)
         elif text and (self.calls or self.parts):
             self.reader.refuse(path, f"reasoning after a text or a call: {_NO_ORDER}")
         elif text:

@@ -18,6 +18,7 @@ from finetune_gateway.data.canonical_row import CHAT_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.column_names import as_option, is_plain, normalized
 from finetune_gateway.data.row_access import blank
+from finetune_gateway.data.sharegpt import text_way
 from finetune_gateway.findings import Defect, child, wrong_type
 from finetune_gateway.text.quoting import quoted
 from finetune_gateway.tokens.template_rows import REASONING
@@ -38,7 +39,6 @@ SYSTEM = ("system", "developer")
 _RESULT_AS_TEXT = (
     "Write it as JSON in a string (json.dumps); --fix does: ftg validate old.jsonl --fix new.jsonl"
 )
-_AS_TEXT = "Write it as a string: its text; or, if it is to be JSON, as json.dumps writes it."
 _RENAME = "Rename {!r} to 'content'; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _AS_LIST = "Write it as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
 MAX_IMAGES = {"image_count": 10, "image_count_azure": 64}  # per row; sources in rules.toml
@@ -264,7 +264,7 @@ def _content_defects(message: Json, path: str) -> Defects:
         yield replace(found, fix=_RESULT_AS_TEXT)
     elif content is not None:
         found = wrong_type(here, content, "a string or a list of parts")
-        yield replace(found, fix=_AS_TEXT if isinstance(content, dict) else "")
+        yield replace(found, fix=text_way(content))
     elif not _has_other_content(message) and role != "function":
         yield _no_content(message, here)
 
