@@ -46,7 +46,7 @@ class FindingsReport(Protocol):
 def shown(value: object) -> str:
     """Return a value for a message, in at most 60 characters."""
     try:
-        text = repr(value)
+        text = str.__str__(repr(value))  # which may be of a class of its own
     except ValueError:  # Python writes out no whole number of more than 4,300 digits
         text = "a number of thousands of digits"
     except Exception:  # an object of others that cannot even be shown

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_gateway.backend.capabilities import Capabilities
 from finetune_gateway.backend.health import Health
+from finetune_gateway.backend.rebuilt import Wrong, rebuilt
 from finetune_gateway.backend.secret_values import of_environment, texts
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.events import Result, Snapshot
@@ -67,11 +68,41 @@ def text_of(text: str, keys: Set[str] = frozenset()) -> str:
     return visible(_without(text, keys | of_environment()))
 
 
-def clean_error(exc: GatewayError, keys: Set[str]) -> GatewayError:
-    """Return an error of a plug-in, also without what looks like a key: errors are stored."""
-    exc.message, exc.hint = redact(text_of(exc.message, keys)), redact(text_of(exc.hint, keys))
+# Attributes of our errors that the rest reads without a look, and what each is.
+ATTRIBUTES: dict[str, Any] = {
+    **dict.fromkeys(("backend", "option", "job_id", "variable", "url", "scope"), str),
+    **dict.fromkeys(("code", "param", "request_id"), str | None),
+    **dict.fromkeys(("maybe_applied", "retryable", "not_there"), bool),
+    "status_code": int | None,
+    "retry_after": float | None,
+}
+
+
+def clean_error(exc: GatewayError, keys: Set[str], *, in_doubt: bool = False) -> GatewayError:
+    """Return an error of a plug-in with plain texts and numbers, also without what looks like a
+    key: errors are stored. ``in_doubt``: where it does not say so, it may have been applied."""
+    message, hint = (_words(getattr(exc, name, "")) for name in ("message", "hint"))
+    exc.message = redact(text_of(message or f"It raised {type(exc).__name__}.", keys))
+    exc.hint = redact(text_of(hint, keys))
     exc.args = (exc.message, *exc.args[1:])
+    for name in ATTRIBUTES.keys() & vars(exc).keys():
+        setattr(exc, name, _attribute(name, getattr(exc, name), in_doubt))
     return exc
+
+
+def _words(value: Any) -> str:
+    """Return a text for what an error says: a host's own JSON of it, too."""
+    return str.__str__(value if issubclass(type(value), str) else str(value))
+
+
+def _attribute(name: str, value: Any, in_doubt: bool) -> Any:
+    """Return an attribute of an error; for what it cannot be, what says nothing."""
+    try:
+        found = rebuilt(ATTRIBUTES[name], value)
+    except Wrong:
+        nothing: dict[Any, Any] = {bool: in_doubt and name == "maybe_applied", str: ""}
+        return nothing.get(ATTRIBUTES[name])
+    return None if name == "retry_after" and found is not None and found < 0 else found
 
 
 def changed(value: Any, change: Callable[[str], str], *, shown: bool = False) -> Any:

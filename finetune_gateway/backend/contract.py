@@ -92,6 +92,7 @@ class Backend(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        gateway_options.read_attributes(cls)
         guard_calls(cls, Backend, guarded_model)
         gateway_options.guard_bind(cls)
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from finetune_gateway.backend import seam
+from finetune_gateway.backend.rebuilt import Wrong, rebuilt
 from finetune_gateway.backend.stored_options import STORED
-from finetune_gateway.errors import AuthenticationError, UnsupportedError
+from finetune_gateway.errors import AuthenticationError, SpecError, UnsupportedError
 from finetune_gateway.settings.client_options import AMBIENT, ClientOptions, KeyRequest
 from finetune_gateway.settings.home import Settings
 
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 
 BOUND = "_gateway_settings"  # an attribute of a backend: the settings that it is bound to
 UNBOUND = "_before_any_gateway"  # and its attributes before it was bound for the first time
+
+
+def read_attributes(cls: Any) -> None:
+    """Let a class have plain texts as its name and its ``gateway_options``. Raises SpecError for
+    options that are no set of texts, such as a list: it is compared with others."""
+    own = vars(cls)
+    if issubclass(type(own.get("name")), str):
+        cls.name = str.__str__(own["name"])
+    try:
+        if "gateway_options" in own:
+            given = own["gateway_options"]
+            cls.gateway_options = rebuilt(frozenset[str], given, "gateway_options")
+    except Wrong as exc:
+        like = 'Like frozenset({"keys", "http_client"}).'
+        raise SpecError(f"The class {cls.__name__} {exc}.", hint=like) from None
 
 
 def guard_bind(cls: type) -> None:

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from finetune_gateway.backend.answer_texts import changed
-from finetune_gateway.backend.answers import is_number
+from finetune_gateway.backend.rebuilt import Wrong, rebuilt
 from finetune_gateway.backend.seam import (
     CALL_SECONDS,
     TooSlow,
@@ -24,6 +24,7 @@ from finetune_gateway.backend.seam import (
     guarding,
     is_plugin,
     limit_of,
+    readable,
     refused,
     settle,
 )
@@ -80,31 +81,39 @@ class _GuardedModel:
         return limit_of(self._backend, "chat") or CALL_SECONDS
 
     def _reply(self, name: str, *args: Any, **sampling: Any) -> ChatReply:
-        reply = self._ask(name, args, sampling)
-        if not _is_reply(reply):
-            raise refused(self._backend, name, f"must return a ChatReply, not {shown(reply)}")
-        found: ChatReply = changed(reply, encodable)
+        return self._whole(name, self._ask(name, args, sampling))
+
+    def _whole(self, name: str, reply: Any) -> ChatReply:
+        """Return a reply of a plug-in as one of ours."""
+        try:
+            found: ChatReply = changed(rebuilt(ChatReply, reply), encodable)
+        except Wrong as exc:
+            raise refused(self._backend, name, f"{exc}") from None
         return found
 
     def _each(
         self,
         name: str,
         asked: Sequence[Any],
-        good: Callable[[Any], bool],
-        what: str,
+        hint: Any,
         **sampling: Any,
     ) -> list[Any]:
         """Return for each an answer, or the error why there is none; for what is neither, too."""
         found = self._ask(name, [asked], sampling, max(1, len(asked)))
-        if not isinstance(found, list | tuple) or len(found) != len(asked):
+        with guarding(self._backend, name):
+            answers = list(found) if issubclass(type(found), list | tuple) else []
+        if len(answers) != len(asked):
             wrong = f"must return a list of {len(asked)}, not {shown(found)}"
             raise refused(self._backend, name, wrong)
-        return [
-            changed(one, encodable)
-            if isinstance(one, GatewayError) or good(one)
-            else refused(self._backend, name, f"must give {what} for each, not {shown(one)}")
-            for one in found
-        ]
+        return [self._one(name, hint, one, at) for at, one in enumerate(answers)]
+
+    def _one(self, name: str, hint: Any, answer: Any, at: int) -> Any:
+        if isinstance(answer, GatewayError):
+            return readable(self._backend, name, answer)
+        try:
+            return changed(rebuilt(hint, answer, f"[{at}]"), encodable)
+        except Wrong as exc:
+            return refused(self._backend, name, f"{exc}")
 
     def _pieces(self, name: str, *args: Any, **sampling: Any) -> Generator[str, None, Any]:
         """Yield the pieces; return the whole reply, where they do."""
@@ -126,10 +135,11 @@ class _GuardedModel:
                         raise
                 if isinstance(found, _End):
                     yield from [encodable(half)] if half else []
-                    return changed(found.value, encodable)
-                if not isinstance(found, str):
+                    told = issubclass(type(found.value), ChatReply)
+                    return self._whole(name, found.value) if told else None
+                if not issubclass(type(found), str):
                     raise refused(self._backend, name, f"must yield texts, not {shown(found)}")
-                whole, half = _halved(half + found)
+                whole, half = _halved(half + str.__str__(found))
                 if whole or not half:
                     yield encodable(whole)
         finally:
@@ -192,7 +202,7 @@ class _Chats(_GuardedModel):
 
 class _Many(_GuardedModel):
     def chat_many(self, conversations: Sequence[Any], **sampling: Any) -> list[Any]:
-        return self._each("chat_many", conversations, _is_reply, "a ChatReply", **sampling)
+        return self._each("chat_many", conversations, ChatReply, **sampling)
 
 
 class _Completions(_GuardedModel):
@@ -205,12 +215,12 @@ class _Completions(_GuardedModel):
 
 class _Losses(_GuardedModel):
     def reference_losses(self, rows: Sequence[Any]) -> list[Any]:
-        return self._each("reference_losses", rows, _is_score, "a finite number")
+        return self._each("reference_losses", rows, float)
 
 
 class _Scores(_GuardedModel):
     def scores(self, conversations: Sequence[Any]) -> list[Any]:
-        return self._each("scores", conversations, _is_score, "a finite number")
+        return self._each("scores", conversations, float)
 
 
 _GUARDS: dict[Any, type[_GuardedModel]] = {
@@ -220,14 +230,6 @@ _GUARDS: dict[Any, type[_GuardedModel]] = {
     TellsLosses: _Losses,
     GivesScores: _Scores,
 }
-
-
-def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float) and is_number(value)
-
-
-def _is_reply(value: Any) -> bool:
-    return isinstance(value, ChatReply) and isinstance(value.text, str)
 
 
 # -- counters ----------------------------------------------------------------------------
@@ -292,9 +294,13 @@ class _GuardedRenderer:
     def preview(self, row: dict[str, Any], line: int = 1) -> Preview:
         with guarding(self._backend, "preview_renderer"):
             found: object = self._renderer.preview(row, line)
-        if isinstance(found, Preview):
-            return found
-        raise refused(self._backend, "preview_renderer", f"rendered {shown(found)}, no Preview")
+        if not issubclass(type(found), Preview):
+            raise refused(self._backend, "preview_renderer", f"rendered {shown(found)}, no Preview")
+        try:
+            preview: Preview = rebuilt(Preview, found)
+        except Wrong as exc:
+            raise refused(self._backend, "preview_renderer", f"{exc}") from None
+        return preview
 
 
 def renderer_of(backend: Any, spec: TrainingSpec) -> PreviewRenderer | None:

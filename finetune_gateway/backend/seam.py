@@ -21,7 +21,9 @@ from traceback import clear_frames, extract_tb
 from typing import Any, TypeVar
 
 from finetune_gateway.backend import answer_texts
-from finetune_gateway.backend.answers import CHECKS, Wrong, given_cursor
+from finetune_gateway.backend.answers import CHECKS
+from finetune_gateway.backend.rebuilt import Wrong
+from finetune_gateway.backend.snapshots import given_cursor
 from finetune_gateway.backend.stored_options import require_given
 from finetune_gateway.errors import BackendError, GatewayError, raise_alone
 from finetune_gateway.text.redaction import redact
@@ -38,6 +40,8 @@ CALLS = (
     *("deployment_price", "deploy", "end_deployment", "download"),
     *("open", "log_path", "kept_files", "delete_file", "delete_model"),
 )
+# What our own backends answer by typed code of ours: no host, and nobody else, has a part in it.
+COMPUTED = frozenset({"capabilities", "options", "identity", "place", "resolve", "estimate"})
 # Calls about one job, or another thing, by the id that the provider gave it: a 404 says that it has
 # no such thing for the key at hand.
 BY_ID = frozenset({"poll", "cancel", "pause", "resume", "rewind", "checkpoint", "delete_file"})
@@ -126,10 +130,10 @@ def _call(
             run() if seconds is None else cut_off(backend, name, seconds, partial(begin, run), args)
         )
     except GatewayError as exc:
-        if is_plugin(type(backend)):
-            answer_texts.clean_error(exc, keys)
-            _without_requests(exc, keys)
-            _note_absence(exc, name)
+        error = readable(backend, name, exc, keys)
+        if error is not exc:
+            raise_alone(error, in_words(exc, keys))
+        _note_absence(backend, exc, name)
         raise
     except Exception as exc:  # whatever a plug-in raises
         error = answer_texts.clean_error(_broken(backend, name, exc), keys)
@@ -143,7 +147,8 @@ def _checked(
     if inspect.iscoroutine(answer):
         answer.close()
         raise refused(backend, name, "is async: it must return its answer, not a coroutine")
-    check = CHECKS.get(name)
+    computed = name in COMPUTED and not is_plugin(type(backend))
+    check = None if computed else CHECKS.get(name)
     try:
         return check(answer, backend, args, kwargs) if check else answer
     except GatewayError:
@@ -164,8 +169,9 @@ def guarding(backend: Any, name: str) -> Iterator[None]:
     try:
         yield
     except GatewayError as exc:
-        if is_plugin(type(backend)):
-            _without_requests(exc)
+        error = readable(backend, name, exc)
+        if error is not exc:
+            raise_alone(error, in_words(exc))
         raise
     except Exception as exc:  # whatever a plug-in raises
         raise_alone(_broken(backend, name, exc), in_words(exc))
@@ -371,9 +377,29 @@ def in_words(exc: BaseException, keys: Set[str] = frozenset()) -> PluginExceptio
     return PluginException(words).with_traceback(exc.__traceback__)
 
 
-def _note_absence(error: GatewayError, name: str) -> None:
+def readable(
+    backend: Any, name: str, error: GatewayError, keys: Set[str] = frozenset()
+) -> GatewayError:
+    """Return an error of ours that a plug-in raised with plain texts and numbers, without keys; in
+    place of one that cannot be read, one that says so."""
+    if not is_plugin(type(backend)):
+        return error
+    try:
+        answer_texts.clean_error(error, keys, in_doubt=name in BUYS)
+        _without_requests(error, keys)
+    except Exception:  # whatever an object of a plug-in raises
+        return answer_texts.clean_error(_broken(backend, name, error), keys)
+    return error
+
+
+def _note_absence(backend: Any, error: GatewayError, name: str) -> None:
     """Let a plug-in's 404, or 410, for what is asked for by its id say that it is not there."""
-    if name in BY_ID and isinstance(error, BackendError) and error.status_code in (404, 410):
+    if (
+        name in BY_ID
+        and is_plugin(type(backend))
+        and isinstance(error, BackendError)
+        and error.status_code in (404, 410)
+    ):
         error.not_there = True
 
 

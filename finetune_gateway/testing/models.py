@@ -22,7 +22,7 @@ from finetune_gateway.backend import (
     TrainingSpec,
     UnsupportedError,
 )
-from finetune_gateway.backend.answers import NO_FILES
+from finetune_gateway.backend.snapshots import NO_FILES
 from finetune_gateway.settings.files import sha256_of
 from finetune_gateway.testing.data_rules import RulesContract
 from finetune_gateway.testing.finished_job import FinishedJob

@@ -325,7 +325,7 @@ class Unreadable(int):
 # By the answer: the method, and what it is called with.
 UNREADABLE: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "a status": ("poll", ("job-1", None), Snapshot.model_construct(status=Unreadable(1))),
-    "an amount": ("quote", (None, None, None), Unreadable(3)),
+    "an amount": ("quote", (None, None, None), Decimal("NaN")),
     "400 digits": ("quote", (None, None, None), 10**400),
     "a signalling NaN": ("quote", (None, None, None), Decimal("sNaN")),
     "an id": ("start", ("1", None, None, None), Unreadable(3)),
@@ -346,7 +346,7 @@ def test_a_list_leaves_out_the_one_that_cannot_be_read() -> None:
     """What it says of the other jobs counts; a figure that is too large is left out of its own."""
     runs = Snapshot(status=JobStatus.RUNNING, raw_status="busy")
     huge = runs.model_copy(update={"place_in_line": 10**400})
-    broken = runs.model_copy(update={"seconds": Unreadable(3)})
+    broken = runs.model_copy(update={"status": Unreadable(3)})
     backend = breaking({"statuses": returns({"a": runs, "b": huge, "c": broken})})
     assert backend.statuses(["a", "b", "c"]) == {"a": runs, "b": runs}
 
@@ -362,7 +362,7 @@ def test_very_many_events_come_in_parts(
     home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A poll stores a bounded number of them, and none is lost: the job ends with the last part."""
-    monkeypatch.setattr("finetune_gateway.backend.answers.MAX_EVENTS", 40)
+    monkeypatch.setattr("finetune_gateway.backend.snapshots.MAX_EVENTS", 40)
     job = polled(home, train_file, events=[Event(id=str(n), message=f"{n}") for n in range(100)])
     job.refresh()
     assert (len(job.events()), job.status) == (40, JobStatus.RUNNING)
@@ -373,7 +373,7 @@ def test_very_many_events_come_in_parts(
 def test_each_event_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that gives all of them with each poll: of those that are stored no one is read again,
     so twice the events are twice the work, and no more."""
-    monkeypatch.setattr("finetune_gateway.backend.answers.MAX_EVENTS", 20)
+    monkeypatch.setattr("finetune_gateway.backend.snapshots.MAX_EVENTS", 20)
 
     def follow(count: int) -> None:
         events = [Event(id=str(n), message=f"{n}") for n in range(count)]

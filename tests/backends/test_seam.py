@@ -30,6 +30,7 @@ from finetune_gateway.backend import (
     Snapshot,
     answers,
     seam,
+    snapshots,
     stored_options,
 )
 from finetune_gateway.jobs.plugins import check_restorable
@@ -173,7 +174,7 @@ def test_a_list_tells_of_no_other_job() -> None:
 def test_a_job_whose_events_come_in_parts_has_no_result_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answers, "MAX_EVENTS", 2)
+    monkeypatch.setattr(snapshots, "MAX_EVENTS", 2)
     whole = Honest().poll("job-1", None)
     events = [Event(id=str(number)) for number in range(3)]
     backend = answering("poll", whole.model_copy(update={"events": events}))

@@ -11,7 +11,7 @@ from support.cli import Ftg
 from support.records import record
 
 from finetune_gateway import FakeBackend, Gateway
-from finetune_gateway.backend.answers import FIGURES
+from finetune_gateway.backend.snapshots import FIGURES
 from finetune_gateway.events import JobStatus, Snapshot
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.reports.live import View
