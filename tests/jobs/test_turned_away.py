@@ -27,7 +27,7 @@ from finetune_gateway import (
 )
 from finetune_gateway.backends.openai import retries
 from finetune_gateway.cli.run import build_app
-from finetune_gateway.jobs import records
+from finetune_gateway.jobs import records, withdrawal
 from finetune_gateway.jobs.job import Job
 from finetune_gateway.settings import files
 
@@ -131,19 +131,34 @@ def test_a_host_that_creates_and_refuses_has_one_job(
 @pytest.mark.usefixtures("key")
 @pytest.mark.parametrize(("kind", "jobs"), [("refused_after", 1), ("status", 0)])
 def test_cancel_soon_after_a_refusal_waits_for_the_lists(
-    home: Path, train_file: Path, kind: str, jobs: int
+    home: Path, train_file: Path, kind: str, jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """429, but the host may have the job, and lists it late: it is stopped there, and called
     cancelled here only then, or once it cannot be listed late any more. Nothing is sent."""
-    with Provider(list_lag=0.15, pace=60) as provider:
+    monkeypatch.setattr(withdrawal, "LOOK_SECONDS", 0.02)
+    with Provider(list_lag=60, pace=60) as provider:
+        list_jobs, queries = provider.world.list_jobs, list[dict[str, str]]()
+
+        def list_in_the_second_look(query: dict[str, str]) -> dict[str, Any]:
+            if query in queries:
+                provider.world.list_lag = 0.0
+            queries.append(query)
+            return list_jobs(query)
+
         provider.fault(CREATE, kind, status=429)
-        job = Gateway().submit(train_file, model=MODEL, backend=wire(provider, settle_seconds=0.3))
+        # Of a job that is there the second look tells, long before its time is over.
+        backend = wire(provider, settle_seconds=8.0 if jobs else 0.3)
+        job = Gateway().submit(train_file, model=MODEL, backend=backend)
         assert job.record.waits_here and len(provider.jobs) == jobs
+        provider.world.list_jobs = list_in_the_second_look  # type: ignore[method-assign]
         done = CliRunner().invoke(build_app("cancel"), [job.id, "--yes"])
         assert job.reload().status is JobStatus.CANCELLED
         assert ["cancelled" in there for there in provider.jobs] == [True] * jobs
         assert provider.posts[JOBS] == 1 and done.exit_code == 0
-        assert f"{job.id}, but may have created it: looking for" in done.output
+        # A machine that is slow has nothing to wait for where no job is there, and looks once.
+        looked_again = any(queries.count(query) > 1 for query in queries)
+        told = f"{job.id}, but may have created it: looking for" in done.output
+        assert queries and told == looked_again and looked_again >= bool(jobs)
 
 
 def test_a_refused_job_is_not_ended_unseen(home: Path, train_file: Path) -> None:
