@@ -11,6 +11,7 @@ import typer
 from finetune_gateway.cli.options import Json, Quiet
 from finetune_gateway.errors import SpecError
 from finetune_gateway.gateway import Gateway
+from finetune_gateway.jobs.charges import DEPLOYMENT
 from finetune_gateway.reports.ledger_text import ledger_document, ledger_text, totals_text
 from finetune_gateway.reports.output import print_json, print_message, print_result, print_warning
 
@@ -58,7 +59,9 @@ def costs(
     elif ledger.lines:
         print_result(ledger_text(ledger))
         print_message("For a spreadsheet: --format csv", quiet=quiet)
-        for name in sorted({line.job_id for line in ledger.charges if not line.status.final}):
+        going_on = {line.job_id for line in ledger.charges if not line.status.final}
+        # The line of a deployment says how it is ended.
+        for name in sorted(name for name in going_on if not name.startswith(DEPLOYMENT)):
             print_message(
                 f"While {name} goes on, or to settle it if it was killed: ftg settle {name}",
                 quiet=quiet,

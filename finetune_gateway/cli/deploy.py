@@ -210,9 +210,10 @@ def _job(name: str) -> Job | None:
     gateway = Gateway()
     try:
         return gateway.job(name)
-    except NotFoundError:
-        made = gateway.store.that_made(name)
-        return gateway.job(made.id) if made else None
+    except NotFoundError as exc:
+        if exc.message.startswith("Several"):
+            raise
+        return None
 
 
 def _make(
@@ -225,6 +226,12 @@ def _make(
     price = find_price("azure", "standard deployment", "hosting_hour", extra=Settings.load().prices)
     text = deployment_text(name, target.model, account.name, kind, wanted.capacity, price)
     print_message(text, quiet=quiet and yes)
+    if target.job is None and kind.hosted_by_hour:
+        print_warning(
+            f"No job here has made {visible(target.model)}: what this costs is in no budget, and "
+            "not in ftg costs.",
+            quiet=quiet and yes,
+        )
     _warn_of_another(target, {**_place(account), "name": name}, quiet=quiet and yes)
     if not yes:
         require_yes("Make this deployment?", "Nothing was done")

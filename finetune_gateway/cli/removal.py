@@ -64,10 +64,10 @@ def rm(
     that another job needs stays with it. What is at a host stays there: ftg prune --remote.
     A job that has not ended is refused. Without a terminal, --yes is required.
 
-    The id of a model or of a job at a host (ft:..., ftjob-...) removes what was fetched of it
-    ('ftg migrate fetch') and added ('ftg models add'), and with a job of yours this goes too. After
-    the host's last day it may be in no other place. So it is with recorded:NAME ('ftg migrate
-    record'), of which prompts, answers and errors go.
+    The id of a model or of a job at a host (ft:..., ftjob-..., at Azure BASE.ft-...) removes what
+    was fetched of it ('ftg migrate fetch') and added ('ftg models add'), and a job of yours with
+    that id. After the host's last day it may be in no other place. So it is with recorded:NAME
+    ('ftg migrate record'), of which prompts, answers and errors go.
 
     cmp-ID removes a comparison; answers:MODEL what is kept of a model's answers, by its name or the
     beginning of its fingerprint. With a job go the comparisons of its model, and its answers.

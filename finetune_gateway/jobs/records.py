@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from finetune_gateway.backend import BY_FTG, NOT_SETTLED
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.errors import BackendError, DataError, StoreError
+from finetune_gateway.errors import BackendError, DataError, NotFoundError, StoreError
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.events import JobStatus, Result, Snapshot
@@ -434,3 +434,14 @@ def sent_by_another(job_id: str, locks: Path) -> StoreError:
         "while it was held. Nothing was sent here.",
         hint=f"Follow it: ftg wait {job_id}",
     )
+
+
+def several(name: str, found: list[JobRecord]) -> NotFoundError:
+    """Return the error for a name of several jobs: two accounts may give the same id."""
+    if any(one.provider_id == name for one in found):
+        ids = ", ".join(f"{one.id} ({one.host})" for one in found)
+        said, hint = f"Several jobs have the id {name!r} at their hosts", "Name one of these."
+    else:
+        ids = ", ".join(one.id for one in found)
+        said, hint = f"Several jobs begin with {name!r}", "Give more of the id."
+    return NotFoundError(f"{said}: {ids}.", hint=hint)

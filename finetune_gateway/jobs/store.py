@@ -31,6 +31,7 @@ from finetune_gateway.jobs.records import (
     record_of,
     row_of,
     sent_by_another,
+    several,
     stopwatch,
     storable,
 )
@@ -106,7 +107,8 @@ class Store:
 
     def find(self, name: str) -> JobRecord:
         """Return a job by its id, a unique prefix of it (with or without ``ftg-``), the provider's
-        id, or ``latest``. Raises NotFoundError, also if several jobs match."""
+        id, its model at the provider, or ``latest``. Raises NotFoundError, also if several jobs
+        match."""
         if name in NEWEST:
             rows = self.query("SELECT * FROM jobs ORDER BY rowid DESC LIMIT 1").fetchall()
         else:
@@ -119,10 +121,9 @@ class Store:
         if len(rows) == 1:
             return self.record_of(rows[0])
         if rows:
-            ids = ", ".join(row["id"] for row in rows)
-            raise NotFoundError(
-                f"Several jobs begin with {name!r}: {ids}.", hint="Give more of the id."
-            )
+            raise several(name, [self.record_of(row) for row in rows])
+        if made := self.that_made(name):
+            return made
         if name in NEWEST:
             raise NotFoundError("There are no jobs yet.", hint="Run: ftg submit --help")
         raise NotFoundError(f"There is no job {name!r}.", hint="Run: ftg list")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from finetune_gateway.jobs.charges import DEPLOYMENT
 from finetune_gateway.jobs.ledger import Ledger, Line, Totals
 from finetune_gateway.reports.output import format_count, format_duration, wrap_text
 from finetune_gateway.settings.money import format_usd
@@ -45,6 +46,8 @@ def _line_text(line: Line) -> str:
     if line.kind == "charge" and not line.status.final:
         actual = f"not yet known, {format_usd(line.counted_usd)} reserved"
     costs = f"actual {actual}, estimated {_estimate(line)}"
+    if line.job_id.startswith(DEPLOYMENT) and not line.status.final:  # its price is below
+        costs = f"actual not yet known, {format_usd(line.counted_usd)} counted until now"
     took = f"; took {format_duration(line.seconds)}" if line.seconds else ""
     price = ""
     if line.actual_usd is None and line.price_usd is not None:
