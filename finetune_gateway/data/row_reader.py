@@ -27,6 +27,10 @@ Json = dict[str, Any]
 _INDEX = re.compile(r"\[\d+\]")
 _DETAILS = ("train_detail", "training_detail")  # Axolotl's
 MARKS = frozenset({*TRAINED, *_DETAILS})
+FAILED = (
+    "Leave the line out: there is nothing to learn from a request that failed; --fix does: "
+    "ftg validate old.jsonl --fix new.jsonl"
+)
 _AS_LIST = "Write them as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _CALL_KEYS = frozenset({"tool_calls", "function_call"})
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "systemPrompt")

@@ -7,7 +7,6 @@ findings are listed with their lines in both files.
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import re
 from array import array
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 from finetune_gateway.data.around_rows import is_fence, is_fenced
 from finetune_gateway.data.cells import listed
+from finetune_gateway.data.column_names import with_path
 from finetune_gateway.data.columns import Renaming
 from finetune_gateway.data.compression import decompressed
 from finetune_gateway.data.dataset import BOM, Dataset, Line
@@ -30,9 +30,16 @@ from finetune_gateway.data.row_content import same_digest
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
-from finetune_gateway.preparation.fix_line import whole_row
-from finetune_gateway.preparation.fix_report import FixReport, left, unsafe
-from finetune_gateway.preparation.fix_row import Change, Formats, fix_row, pairs_of, unwrapped
+from finetune_gateway.preparation.fix_line import split_values, unlisted, whole_row
+from finetune_gateway.preparation.fix_report import FixReport, kept_as, left, unsafe
+from finetune_gateway.preparation.fix_row import (
+    Change,
+    Formats,
+    failure_of,
+    fix_row,
+    pairs_of,
+    unwrapped,
+)
 from finetune_gateway.preparation.line_table import LineTable
 from finetune_gateway.settings.arguments import as_path
 from finetune_gateway.text.quoting import hidden, shortened
@@ -63,7 +70,6 @@ _LEFT = (
     "file_truncated", "header_missing", "cells_extra", "quote_unbalanced", "conversation_unknown",
     "no_value", "spreadsheet_error",
 )  # fmt: skip
-_LOOSE = json.JSONDecoder()
 # Before each row of application/json-seq (RFC 7464); a line of Markdown around rows.
 _BESIDE = re.compile(rb"\x1e|\s*(?:```+|~~~+)\s*[\w-]*\s*\Z")
 _PYTHON = ("json_single_quotes", "json_python_literal")  # rules: what Python prints breaks them
@@ -96,6 +102,7 @@ def fix(
         log=str(log),
         rows=len(fixer.origin),
         changes=dict(sorted(fixer.counts.items())),
+        kept=with_path(kept_as(fixer.formats), path, {}),
         unsafe=[
             *map(left, fixer.left),
             *(unsafe(finding, fixer.origin) for finding in report.errors + report.warnings),
@@ -291,7 +298,7 @@ class _Fixer:
         else:
             is_listed = raw.rstrip().endswith(b",")  # taken out of an array
             joined = [raw] if is_listed or exc.defect.code == "json_extra_data" else []
-        values = _split_values(b" ".join(joined)) or _split_values(_unlisted(raw))
+        values = split_values(b" ".join(joined)) or split_values(unlisted(raw))
         mark = raw.strip(b"; \t\r")
         if not values and mark == (b"[" if line == 1 else b"]") and (line == 1 or self.cut):
             self.cut = True
@@ -363,6 +370,9 @@ class _Fixer:
             raw = raw if value is own else dumped(value).encode()
             if len(found := self.renaming.found) > known:
                 self.note(line, Change("columns_mapped", "", [*found], [*found.values()]))
+        if failed := failure_of(value):
+            self.note(line, Change("missing_completion", failed, value, None))
+            return
         if pairs := pairs_of(value):
             self.note(line, Change("not_convertible", "", "a list of answers", "one pair a line"))
             for pair in pairs:
@@ -416,27 +426,6 @@ def _has_cr_lines(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(1 << 20)
     return b"\n" not in head and b"\r" in head.rstrip(b"\r")
-
-
-def _unlisted(raw: bytes) -> bytes:
-    """Return a line without the bracket that opens or closes the array it was cut out of."""
-    return raw.strip().rstrip(b",; \t").removeprefix(b"[").removesuffix(b"]")
-
-
-def _split_values(raw: bytes) -> list[str]:
-    """Return the JSON objects of a text with several; empty if one of them is not valid."""
-    try:
-        text, at, values = decode(raw).strip(), 0, list[str]()
-        while at < len(text):
-            end = _LOOSE.raw_decode(text, at)[1]
-            parse(text[at:end])
-            values.append(text[at:end])
-            at = end
-            while at < len(text) and text[at] in " \t\r\n,":
-                at += 1
-    except (BadLine, ValueError, RecursionError):
-        return []
-    return values if all(value.startswith("{") for value in values) else []
 
 
 def _shown(value: Any) -> Any:

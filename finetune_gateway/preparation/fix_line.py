@@ -1,12 +1,17 @@
-"""``--fix`` of a line that is not JSON, but a whole row written otherwise."""
+"""``--fix`` of a line that is not JSON, but a whole row written otherwise, or several rows."""
 
 from __future__ import annotations
+
+import json
 
 from finetune_gateway.data.around_rows import row_within, script_before
 from finetune_gateway.data.missing_numbers import without_nan
 from finetune_gateway.data.row_access import dumped
 from finetune_gateway.preparation.fix_row import Change
 from finetune_gateway.text.windows_1252 import read_windows_1252
+from finetune_gateway.validation.json.parsing import BadLine, decode, parse
+
+_LOOSE = json.JSONDecoder()
 
 
 def whole_row(raw: bytes, code: str, *, first: bool) -> tuple[list[Change], str] | None:
@@ -27,3 +32,24 @@ def whole_row(raw: bytes, code: str, *, first: bool) -> tuple[list[Change], str]
     if first and (before := script_before(text)):
         return [Change(code, "", before, None)], text.removeprefix(before)
     return None
+
+
+def unlisted(raw: bytes) -> bytes:
+    """Return a line without the bracket that opens or closes the array it was cut out of."""
+    return raw.strip().rstrip(b",; \t").removeprefix(b"[").removesuffix(b"]")
+
+
+def split_values(raw: bytes) -> list[str]:
+    """Return the JSON objects of a text with several; empty if one of them is not valid."""
+    try:
+        text, at, values = decode(raw).strip(), 0, list[str]()
+        while at < len(text):
+            end = _LOOSE.raw_decode(text, at)[1]
+            parse(text[at:end])
+            values.append(text[at:end])
+            at = end
+            while at < len(text) and text[at] in " \t\r\n,":
+                at += 1
+    except (BadLine, ValueError, RecursionError):
+        return []
+    return values if all(value.startswith("{") for value in values) else []

@@ -18,7 +18,7 @@ from finetune_gateway.data.deprecated_functions import is_deprecated, with_tools
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.readers import several_answers
 from finetune_gateway.data.row_access import dumped
-from finetune_gateway.data.row_reader import SYSTEM_KEYS, is_marked
+from finetune_gateway.data.row_reader import FAILED, SYSTEM_KEYS, is_marked
 from finetune_gateway.data.sharegpt import ConversionError
 from finetune_gateway.validation.json.parsing import BadLine, parse
 
@@ -44,6 +44,7 @@ _LABELS: dict[str | int, bool] = {
 }  # fmt: skip
 _LISTS = ("messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected",
           "preferred_output", "non_preferred_output")  # fmt: skip
+_MAX_BESIDE = 20  # keys beside the example that are named
 _NULLABLE = frozenset({"name", "weight", "refusal", "audio", "tool_calls", "function_call",
                        "tool_call_id"})  # fmt: skip
 
@@ -73,6 +74,9 @@ class Formats:
     # Labels of numbers are written as true and false: of a file that has other numbers none is.
     write_labels: bool = True
     classes: bool = False
+    # Keys that are not part of the example: True for one of the row, False for one within another.
+    beside: dict[str, bool] = field(default_factory=dict)
+    refused: bool = False  # a row cannot be converted
 
     @property
     def is_wrong(self) -> bool:
@@ -84,6 +88,8 @@ class Formats:
         return Formats(
             convert=self.convert and not self.kept,
             write_labels=self.write_labels and not self.has_wrong_labels,
+            beside=self.beside,
+            refused=self.refused,
         )
 
     @property
@@ -366,7 +372,7 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
     try:
         converted = canonical(row, rename=True)
     except ConversionError:
-        seen.partly = True
+        seen.partly = seen.refused = True
         return row, []  # the report on the copy says why
     if converted == row:
         return row, []
@@ -375,12 +381,25 @@ def _convert(row: Json, seen: Formats) -> tuple[Json, list[Change]]:
     if before.kind == "unpaired_preference":
         known |= {"label"}
     dropped = [key for key in read_as(row, before).others if key not in row]  # keys of turns
-    seen.partly |= not needed and (bool(dropped) or not converted.keys() <= known)
+    if not needed and (dropped or not converted.keys() <= known):
+        seen.partly = True
+        if len(seen.beside) < _MAX_BESIDE:
+            seen.beside |= {key: key in row for key in read_as(row, before).others}
     if rewritten:
         return converted, [Change(_why_rewritten(row), "", row, converted)]
     unchanged = before is after and before is not formats.UNPAIRED
     code = "preference_key" if unchanged else before.note
     return converted, [Change(code, "", before.name, after.name if after else "")]
+
+
+def failure_of(row: Json) -> str:
+    """Return the field of a logged request that says that it failed, which leaves nothing to learn;
+    empty for another row."""
+    row_format = format_of(row)
+    if row_format is None or not row_format.note or row_format.kind != "chat":
+        return ""
+    errors = read_as(row, row_format).errors
+    return next((one.path for one in errors if one.fix == FAILED), "")
 
 
 def _is_refused(row: Json) -> bool:

@@ -72,12 +72,16 @@ def fix_text(fixed: FixReport) -> str:
     """Return what --fix has changed, and the lines of the input that it did not fix."""
     rows = [(code, f"{count:,}") for code, count in fixed.changes.items()]
     parts = [f"{format_count(fixed.changed, 'change')} in {fixed.out}, listed in {fixed.log}"]
+    if not fixed.changed:
+        parts = [f"Nothing to change: {fixed.out} has the same rows."]
     if rows:
         parts.append(format_table(("rule", "changes"), rows, right="changes"))
     for one in fixed.unsafe:
         if one.lines != one.finding.lines:
             lines = f"line{'' if len(one.lines) == 1 else 's'} {', '.join(map(str, one.lines))}"
             parts.append(f"not fixed: {one.finding.code}, {lines} of the input")
+    if fixed.kept:
+        parts.append(wrap_text(fixed.kept, "", ""))
     return "\n".join(parts)
 
 

@@ -109,6 +109,17 @@ def hermes_pair(n: int) -> Json:
 
 
 Q = "Is parcel {} late?"
+
+
+def logged(n: int, answer: Any = None, **more: Any) -> Json:
+    """A request with its answer; every fourth one has failed."""
+    failed = {"error": {"message": "Rate limit reached", "code": 429}}
+    said = {"choices": [{"message": {"role": "assistant", "content": f"No, not {n}."}}]}
+    asked = {"model": "m", "messages": [{"role": "user", "content": Q.format(n)}]}
+    return {"request": asked, "response": answer or (said if n % 4 else failed), **more}
+
+
+COMMANDS["failed requests"] = ([logged(n) for n in range(16)], "missing_completion", 12)
 COMMANDS |= {
     "classes": ([{"prompt": Q.format(n), "completion": n} for n in NUMBERS], "type_error", 12),
     "numbers asked": (
@@ -447,3 +458,46 @@ def test_a_map_is_offered_for_answers_that_are_numbers(tmp_path: Path) -> None:
     assert "--map question=prompt,answer=completion" in one.fix
     columns = {"question": "prompt", "answer": "completion"}
     assert not Dataset.open(tmp_path / "a.jsonl", columns=columns).validate().errors
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        (
+            logged(0, error="slow"),
+            "there is nothing to learn from a request that failed; --fix does",
+        ),
+        (logged(1, error="slow"), "If it failed, leave the line out; if not"),
+        (logged(0, {"choices": []}), "Write the answer there"),
+    ],
+    ids=["failed", "an answer", "no answer"],
+)
+def test_a_request_is_left_out_only_if_it_has_failed(
+    row: Json, advice: str, tmp_path: Path
+) -> None:
+    """One with an answer beside its error, or that has lost its answer, is left for the user."""
+    text = rows([row, *(logged(4 * n + 1) for n in NUMBERS)])
+    [one] = found(checked(tmp_path / "a.jsonl", text), "missing_completion")
+    assert advice in one.fix
+    fixed = Dataset.open(tmp_path / "a.jsonl").fix(tmp_path / "b.jsonl")
+    assert fixed.changed == ("--fix" in advice) and fixed.rows == 13 - fixed.changed
+
+
+def test_fix_says_why_logs_stay_and_how_they_become_chat_rows(
+    ftg: Ftg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys beside the example are named; the command that leaves them out works on the copy."""
+    monkeypatch.chdir(tmp_path)
+    given = [logged(n, url="/v1", **{"took ms": n}) for n in range(16)]
+    Path("log.jsonl").write_text(rows(given))
+    done = ftg("validate", "log.jsonl", "--fix", "better.jsonl")
+    said = done.stdout + done.stderr
+    assert "stay in the format request-log" in said and "'url', 'took ms', 'request.model'" in said
+    command = re.search(r"ftg convert better.jsonl .*", said)
+    assert command and ftg(*shlex.split(command[0])[1:]).returncode == 0, said
+    report = Dataset.open(Path("new.jsonl")).validate(quality=False)
+    assert report.format == "openai-chat" and report.rows == 12
+    assert not report.errors and not report.warnings
+    again = ftg("validate", "new.jsonl", "--fix", "same.jsonl")
+    assert "Nothing to change: same.jsonl has the same rows." in again.stdout
+    assert "stay in the format" not in again.stdout

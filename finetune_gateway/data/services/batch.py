@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
-from finetune_gateway.data.services.exchange import FAILED, answer, request
+from finetune_gateway.data.services.exchange import answer, refuse_failed, request
 from finetune_gateway.data.services.turn import drop
 
 Json = dict[str, Any]
@@ -40,7 +40,7 @@ def read(reader: Reader) -> Json:
     read: Json = request(reader, body, asked) if body is not None else {"messages": []}
     given = row.get("response") is not None or row.get("result") is not None
     if failure := _failure(row):
-        reader.refuse(failure, "a request that failed", "missing_completion", FAILED)
+        refuse_failed(reader, failure, _result(row)[0])
     elif given:
         value, path = _result(row)
         reader.lists.setdefault("messages", path)

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_gateway.data import readers
 from finetune_gateway.data.canonical_row import CHAT_KEYS
 from finetune_gateway.data.row_access import loads_strict
-from finetune_gateway.data.row_reader import Reader
+from finetune_gateway.data.row_reader import FAILED, Reader
 from finetune_gateway.data.services import (
     anthropic,
     bedrock,
@@ -38,7 +38,12 @@ _MESSAGE = frozenset(
         "weight", "reasoning_content", "reasoning", "thinking", "audio",
     }
 )  # fmt: skip
-FAILED = "Leave the line out: there is nothing to learn from a request that failed."
+_BY_HAND = (
+    "If it failed, leave the line out; if not, write its answer without the mark of an error."
+)
+_NO_ANSWER = (
+    "Write the answer there, as the service returned it or as its text, or leave the line out."
+)
 _ONE_EACH = "Write one row for each answer, or keep the best."
 _IN_PIECES = "the pieces of a streamed answer"
 _JOIN = "Join the pieces to the text they make, and write that as the answer."
@@ -188,9 +193,24 @@ def answer(reader: Reader, value: Any, path: str, before: list[Json]) -> list[Js
         return langchain.message(reader, value, path)
     key = next((key for key in _ANSWERS if _has(value, key)), "")
     if not key:
-        reader.refuse(path, "a request without its answer", "missing_completion", FAILED)
+        if isinstance(value, dict) and value.get("error"):
+            refuse_failed(reader, path, value)
+        else:
+            what = "a request without its answer"
+            reader.refuse(path, what, "missing_completion", _NO_ANSWER)
         return []
     return _ANSWERS[key](reader, value, path, before)
+
+
+def refuse_failed(reader: Reader, path: str, value: Any) -> None:
+    """Note that a field says that a request failed. ``value``: its answer, if there is any."""
+    answers = _has_any(value) if isinstance(value, dict) else bool(value)
+    way = _BY_HAND if answers else FAILED
+    reader.refuse(path, "a request that failed", "missing_completion", way)
+
+
+def _has_any(value: Json) -> bool:
+    return langchain.is_message(value) or any(_has(value, key) for key in _ANSWERS)
 
 
 def _is_in_pieces(value: Any) -> bool:

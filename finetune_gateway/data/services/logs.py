@@ -12,7 +12,14 @@ from typing import Any
 
 from finetune_gateway.data.row_reader import Reader
 from finetune_gateway.data.services import langchain
-from finetune_gateway.data.services.exchange import ASKED, FAILED, answer, inner, opened, request
+from finetune_gateway.data.services.exchange import (
+    ASKED,
+    answer,
+    inner,
+    opened,
+    refuse_failed,
+    request,
+)
 from finetune_gateway.data.services.turn import tools
 
 Json = dict[str, Any]
@@ -88,7 +95,7 @@ def read(reader: Reader) -> Json:
     asked, answered = _keys(row)
     reader.used |= {asked, answered}
     if failure := _failure(row):
-        reader.refuse(failure, "a request that failed", "missing_completion", FAILED)
+        refuse_failed(reader, failure, inner(row[answered], "")[0])
         return {"messages": []}
     if asked == "messages":
         beside = {key: row[key] for key in ("system", "tools") if key in row}
