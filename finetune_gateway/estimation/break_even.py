@@ -13,7 +13,7 @@ from itertools import count, islice
 from math import ceil, floor
 from typing import NamedTuple
 
-from pydantic import ConfigDict, computed_field
+from pydantic import ConfigDict, Field, computed_field
 
 from finetune_gateway.model import Computing, Model
 
@@ -73,7 +73,7 @@ class BreakEvenRange(Model):
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
-    spans: tuple[VolumeRange, ...]
+    spans: tuple[VolumeRange, ...] = Field(min_length=1)
     left_out: bool = False  # there are more between the second and the last, or endlessly many
 
     @property

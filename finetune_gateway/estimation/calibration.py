@@ -14,8 +14,9 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from finetune_gateway.estimation.batch_plan import BatchPlan
 from finetune_gateway.estimation.engine import BITSANDBYTES, SMALL_MODEL, TRL, cores, cpu_has_bf16
@@ -50,6 +51,7 @@ FASTER = 1.3
 # Importing what only some jobs need, where it is not measured.
 IMPORT_CPU = {TRL: 0.2, BITSANDBYTES: 1.2}
 STALE_DAYS = 90
+MOST_THREADS = 65536  # of any machine
 ENGINE = "fast 2"  # the training step that rates are of; another number when it changes
 MATRICES = "a floating-point operation in the matrices"
 MATRICES_BF16 = f"{MATRICES}, in bf16"
@@ -231,27 +233,33 @@ def forward_passes(spec: TrainingSpec, setup: Setup, epochs: float) -> float:
     return 0.0
 
 
+_Seconds = Annotated[float, Field(ge=0)]
+
+
 class Calibration(BaseModel):
     """Seconds per unit of each kind of ``WORK`` on this machine, and of starting and saving."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
     machine: str
     torch: str
     measured_on: date
-    threads: int  # of all cores: those that models above 20 million parameters could use
-    rates: tuple[float, ...]  # CPU seconds per unit of WORK, with one thread
-    stretch: float  # wall seconds per CPU second, under the load at that time
-    speedups: tuple[float, ...]  # of ``threads`` over one thread, in wall seconds; none of one core
-    start_cpu: float  # importing, loading and the first answer, of LoRA in our engine
-    save_cpu: float  # one checkpoint of an adapter
-    save_byte_cpu: float  # each byte of a larger one
+    # Of all cores: those that models above 20 million parameters could use.
+    threads: int = Field(ge=1, le=MOST_THREADS)
+    rates: tuple[_Seconds, ...]  # CPU seconds per unit of WORK, with one thread
+    stretch: float = Field(gt=0)  # wall seconds per CPU second, under the load at that time
+    speedups: tuple[
+        _Seconds, ...
+    ]  # of ``threads`` over one thread, in wall seconds; none of one core
+    start_cpu: _Seconds  # importing, loading and the first answer, of LoRA in our engine
+    save_cpu: _Seconds  # one checkpoint of an adapter
+    save_byte_cpu: _Seconds  # each byte of a larger one
     imported_bytes: int  # resident memory after all imports
     errors: tuple[float, ...]  # of the fit, one for each measured shape
     largest: int  # parameters of the largest measured model
     load_average: float
-    quantise_cpu: float | None = None  # quantising a weight; None without bitsandbytes
-    import_cpu: dict[str, float] = IMPORT_CPU  # of packages that not every job imports
+    quantise_cpu: _Seconds | None = None  # quantising a weight; None without bitsandbytes
+    import_cpu: dict[str, _Seconds] = IMPORT_CPU  # of packages that not every job imports
     engine: str  # with which it was measured
     bf16: bool = False  # large models were measured in it
 
@@ -351,12 +359,23 @@ def read(home: Path) -> Calibration | None:
 
 def unusable_reason(home: Path) -> str:
     """Return why figures that are there are not used: an older version measured another training
-    step. Empty if they are used, or there are none."""
+    step, or the file is damaged. Empty if they are used, or there are none."""
     if not (home / FILE).exists() or read(home) is not None:
         return ""
+    why = "is of an older training step" if _is_older(home) else f"in {home / FILE} is damaged"
+    return f"The calibration of this machine {why}, so it is not used. Run: ftg doctor --calibrate"
+
+
+def _is_older(home: Path) -> bool:
+    """Return True for figures that say that they are of another training step."""
+    try:
+        found = json.loads((home / FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
     return (
-        "The calibration of this machine is of an older training step, so it is not used. Run: "
-        "ftg doctor --calibrate"
+        isinstance(found, dict)
+        and isinstance(found.get("rates"), list)
+        and (found.get("engine") != ENGINE or len(found["rates"]) != len(WORK))
     )
 
 

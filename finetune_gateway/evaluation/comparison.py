@@ -134,13 +134,23 @@ class Comparison(Pictured):
     @classmethod
     def _of_folder(cls, folder: Path) -> Self:
         try:
-            return cls(folder, ComparisonData.model_validate_json((folder / DATA).read_bytes()))
-        except (OSError, ValidationError) as exc:
+            data = ComparisonData.model_validate_json((folder / DATA).read_bytes())
+            _require_models(data)
+            return cls(folder, data)
+        except (OSError, ValueError) as exc:
             why = validation_error_text(exc) if isinstance(exc, ValidationError) else exc
             raise StoreError(
                 f"{folder / DATA} cannot be read: {why}.",
                 hint=f"Make it again with the same ftg compare, or remove it: ftg rm {folder.name}",
             ) from None
+
+
+def _require_models(data: ComparisonData) -> None:
+    """Raise ValueError for figures of a model that is not in a comparison."""
+    named = {key for each in data.figures.values() for key in each}
+    named |= {key for one in data.differences for key in (one.first, one.second)}
+    if strangers := named - {one.key for one in data.models}:
+        raise ValueError(f"its figures are of {shown(min(strangers))}, and no model of it is")
 
 
 def keep(

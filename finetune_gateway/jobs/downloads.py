@@ -161,7 +161,7 @@ def _holds(folder: Path, wanted: Sequence[Artifact]) -> bool:
             return False
         now = {name: files.sha256_of(folder / name) for name in digests}
         return now == digests and _written(folder).kind == wanted[0].kind
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -233,7 +233,7 @@ def _run_file(run: Path, job: str) -> RunFile:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise GatewayError(f"{path} cannot be read.", hint="Train that job again.")
