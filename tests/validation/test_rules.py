@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -82,12 +84,32 @@ def test_what_the_table_says_of_fix_is_so(code: str, tmp_path: Path) -> None:
     source.write_bytes(one.file())
     method: Any = one.row_method
     try:
-        Dataset.open(source).fix(out, method=method)
+        changes = Dataset.open(source).fix(out, method=method).changes
     except DataError:
         assert not RULES[code].autofix
         return
+    assert changes.keys() <= of_the_page()
     left = {found.code for found in judged(out, one, quality=code in AS_A_WHOLE).findings}
     assert (code not in left) == bool(RULES[code].autofix)
+
+
+def of_the_page() -> set[str]:
+    """The codes in the table of docs/data.md that says what --fix writes."""
+    page = (
+        (ROOT / "docs" / "data.md").read_text().partition("\n## Fixing\n")[2].partition("\n## ")[0]
+    )
+    lines = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    return {code for line in lines for code in re.findall(r"`(\w+)`", line)}
+
+
+def test_the_page_has_each_change_that_fix_makes() -> None:
+    """The table of docs/data.md has the codes in the code of --fix and in what rules say of it, and
+    no other."""
+    known = {*RULES, "container"}  # of the log alone
+    files = (ROOT / "finetune_gateway" / "preparation").glob("fix*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    assert of_the_page() == (texts & known) | {code for code in RULES if RULES[code].autofix}
 
 
 def test_few_rules_have_no_example() -> None:
