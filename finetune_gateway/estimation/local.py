@@ -17,7 +17,7 @@ from finetune_gateway.estimation.assumptions import (
     START_SECONDS,
     TargetDevice,
 )
-from finetune_gateway.estimation.batch_plan import BatchPlan, needs_whole_batch, plan_batches
+from finetune_gateway.estimation.batch_plan import BatchPlan, plan_batches
 from finetune_gateway.estimation.calibration import (
     QUANTISE_CPU,
     READINGS,
@@ -37,6 +37,7 @@ from finetune_gateway.estimation.hosted import stale_prices
 from finetune_gateway.estimation.memory import (
     Setup,
     float32_or_bfloat16,
+    least_rows,
     micro_batch_rows,
     most_memory,
     step_memory,
@@ -108,7 +109,8 @@ def estimate_local(
     seconds = memory = parts = share = None
     if shape is not None:
         longest = max(1, plan.longest)
-        setup = float32_or_bfloat16(shape, setup, plan.rows, longest, target.usable_bytes)
+        fewest = min(plan.rows, least_rows(spec))
+        setup = float32_or_bfloat16(shape, setup, fewest, longest, target.usable_bytes)
         load = _whole_load(shape, spec, setup, plan, validation, target.row_limit)
         seconds = _seconds(shape, spec, setup, plan, target, load)
         if target.gpu is not None:
@@ -189,11 +191,11 @@ def _smallest(shape: ModelShape | None, spec: TrainingSpec, plan: BatchPlan) -> 
 def _least_memory(
     shape: ModelShape, spec: TrainingSpec, plan: BatchPlan, *, gpu_has_bf16: bool
 ) -> int:
-    """Return the bytes with which a step fits a GPU for certain."""
-    setup, rows = Setup.of(spec, "gpu", shape, gpu_has_bf16=gpu_has_bf16), 1
-    if spec.micro_batch_size != "auto" or needs_whole_batch(spec):
-        rows = micro_batch_rows(spec, shape, setup, max(1, plan.longest), None)
-    return most_memory(step_memory(shape, setup, rows, max(1, plan.longest)).total, "gpu")
+    """Return the bytes with which a step of the fewest rows fits a GPU for certain."""
+    setup = Setup.of(spec, "gpu", shape, gpu_has_bf16=gpu_has_bf16)
+    rows, longest = least_rows(spec), max(1, plan.longest)
+    setup = float32_or_bfloat16(shape, setup, rows, longest, 0)  # the least that there can be
+    return most_memory(step_memory(shape, setup, rows, longest).total, "gpu")
 
 
 def _seconds(

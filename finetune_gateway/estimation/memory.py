@@ -216,6 +216,13 @@ def most_memory(expected: int, device: Device) -> int:
     return expected * 5 // 4 if device == "cpu" else expected * 3 // 2
 
 
+def least_rows(spec: TrainingSpec) -> int:
+    """Return the fewest rows that can pass through the model at once on a GPU."""
+    if spec.micro_batch_size != "auto":
+        return spec.micro_batch_size
+    return batch_of(spec) if needs_whole_batch(spec) else 1
+
+
 def micro_batch_rows(
     spec: TrainingSpec, shape: ModelShape | None, setup: Setup, length: int, usable: int | None
 ) -> int:
@@ -223,8 +230,8 @@ def micro_batch_rows(
 
     As the spec says; all of a step where the loss needs them; one in our engine on a CPU, where
     padding costs more than larger products gain. On a GPU as many as fit its ``usable`` bytes for
-    certain (``most_memory``), all of a batch if those are not known; TRL's engine takes a batch on
-    a CPU.
+    certain (``most_memory``), with the weights of ``float32_or_bfloat16``, and all of a batch if
+    those are not known; TRL's engine takes a batch on a CPU.
     """
     if spec.micro_batch_size != "auto":
         return spec.micro_batch_size
@@ -234,6 +241,7 @@ def micro_batch_rows(
         return 1 if setup.engine == "fast" else batch_rows(spec)
     if shape is None or usable is None:
         return batch_rows(spec)
+    setup = float32_or_bfloat16(shape, setup, least_rows(spec), length, usable)
     found = (rows for rows in range(batch_rows(spec), 1, -1) if not setup.batch % rows)
     fits = (
         rows
@@ -246,12 +254,12 @@ def micro_batch_rows(
 def float32_or_bfloat16(
     shape: ModelShape, setup: Setup, rows: int, length: int, usable: int | None
 ) -> Setup:
-    """Return the setup, for full fine-tuning on a GPU with bfloat16 weights if a step with float32
-    weights needs more than the ``usable`` bytes; None if they are not known. Not where bfloat16 is
-    not computed in."""
+    """Return the setup, for full fine-tuning on a GPU with bfloat16 weights if a step of so many
+    rows, the fewest that there can be, with float32 weights does not fit the ``usable`` bytes for
+    certain (``most_memory``); None if they are not known. Not where bfloat16 is not computed in."""
     if setup.device == "cpu" or setup.kind != "full" or usable is None or not setup.bf16:
         return setup
-    fits = step_memory(shape, setup, rows, length).total <= usable
+    fits = most_memory(step_memory(shape, setup, rows, length).total, setup.device) <= usable
     return setup if fits else replace(setup, float32=False)
 
 
@@ -395,7 +403,7 @@ def saved_bytes(shape: ModelShape, setup: Setup, rows: int, length: int) -> int:
     # what the activation gives, and the product; two where nothing is gated.
     numbers = 4 * hidden + 2 * queries + 2 * keys
     inner = 4 if shape.gated else 2
-    numbers += inner * shape.intermediate_size * shape.active_experts + shape.heads + 2
+    numbers += inner * shape.mlp_size + shape.heads + 2
     if masked:  # with a mask, keys and values are copied for each query head
         numbers += 2 * (queries - keys)
     if shape.model_type in QK_NORM:
@@ -419,7 +427,7 @@ def _lean_bytes(shape: ModelShape, setup: Setup, length: int) -> int:
     hidden = shape.hidden_size
     # What both norms give, q, k, v and the attention's output, its copy, two of the MLP's.
     numbers = 2 * hidden + 3 * queries + 2 * keys
-    numbers += 2 * shape.intermediate_size * shape.active_experts
+    numbers += 2 * shape.mlp_size
     if shape.model_type in QK_NORM:
         numbers += queries + keys
     if setup.kind != "full":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,7 @@ QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text"
 
 
 MOST = 10**8  # of any size in a config.json: far beyond all models
+MOST_LISTED = 10_000  # blocks that are counted one by one
 
 
 class ModelShape(BaseModel):
@@ -32,6 +34,9 @@ class ModelShape(BaseModel):
     kv_heads: int
     head_dim: int
     intermediate_size: int  # of one expert, if there are several
+    shared_size: int = 0  # of the experts that every token uses, together
+    dense_layers: int = 0  # blocks with one MLP of dense_size in the place of experts
+    dense_size: int = 0
     vocab_size: int
     tied: bool = True
     experts: int = 1
@@ -49,7 +54,7 @@ class ModelShape(BaseModel):
             "v_proj": (hidden, keys),
             "o_proj": (queries, hidden),
         }
-        return attention | {name: (hidden, inner) for name in self._mlp}
+        return attention | {name: (hidden, inner) for name in self.mlp_names}
 
     @property
     def gated(self) -> bool:
@@ -57,8 +62,28 @@ class ModelShape(BaseModel):
         return self.model_type not in _UNGATED
 
     @property
-    def _mlp(self) -> tuple[str, ...]:
+    def mlp_names(self) -> tuple[str, ...]:
+        """Return the linear maps of an MLP."""
         return ("gate_proj", "up_proj", "down_proj") if self.gated else ("up_proj", "down_proj")
+
+    @property
+    def beside_experts(self) -> dict[int, int]:
+        """Return the inner sizes of the MLPs that stand beside experts, and in how many blocks:
+        those of shared experts, and of blocks without experts. They are linear modules."""
+        found = {self.shared_size: self.sparse_layers} if self.experts > 1 else {}
+        if self.dense_layers:
+            found[self.dense_size] = found.get(self.dense_size, 0) + self.dense_layers
+        return {size: blocks for size, blocks in found.items() if size}
+
+    @property
+    def sparse_layers(self) -> int:
+        """Return the blocks with experts, or all if there are none."""
+        return self.layers - self.dense_layers
+
+    @property
+    def mlp_size(self) -> int:
+        """Return the inner size of all that a token passes through in one block."""
+        return self.intermediate_size * self.active_experts + self.shared_size
 
     @property
     def cache_bytes(self) -> int:
@@ -73,8 +98,8 @@ class ModelShape(BaseModel):
     @property
     def expert_parameters(self) -> int:
         """Return the parameters of all experts; 0 if there is one MLP for all tokens."""
-        each = len(self._mlp) * self.hidden_size * self.intermediate_size
-        return self.layers * self.experts * each if self.experts > 1 else 0
+        each = len(self.mlp_names) * self.hidden_size * self.intermediate_size
+        return self.sparse_layers * self.experts * each if self.experts > 1 else 0
 
     @property
     def active_block_parameters(self) -> int:
@@ -82,11 +107,23 @@ class ModelShape(BaseModel):
         return self._blocks(self.active_experts)
 
     def _blocks(self, experts: int) -> int:
-        mlp = len(self._mlp) * self.hidden_size * self.intermediate_size
-        attention = sum(a * b for name, (a, b) in self.linears.items() if name not in self._mlp)
+        mlp = len(self.mlp_names) * self.hidden_size * self.intermediate_size
+        attention = sum(
+            a * b for name, (a, b) in self.linears.items() if name not in self.mlp_names
+        )
         router = self.hidden_size * self.experts if self.experts > 1 else 0
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.model_type in QK_NORM else 0)
-        return self.layers * (attention + experts * mlp + router + norms)
+        beside = len(self.mlp_names) * self.hidden_size * self._beside
+        return (
+            self.layers * (attention + norms)
+            + self.sparse_layers * (experts * mlp + router)
+            + beside
+        )
+
+    @property
+    def _beside(self) -> int:
+        """Return the inner sizes of all MLPs that stand beside experts, added up."""
+        return sum(size * blocks for size, blocks in self.beside_experts.items())
 
     @property
     def linear_parameters(self) -> int:
@@ -95,9 +132,10 @@ class ModelShape(BaseModel):
         dense = (
             inputs * outputs
             for name, (inputs, outputs) in self.linears.items()
-            if self.experts == 1 or name not in self._mlp
+            if self.experts == 1 or name not in self.mlp_names
         )
-        return self.layers * sum(dense)
+        beside = len(self.mlp_names) * self.hidden_size * self._beside
+        return self.layers * sum(dense) + beside
 
     @property
     def embedding_parameters(self) -> int:
@@ -120,22 +158,50 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
     heads = _number(flat, "num_attention_heads", "n_head")
     experts = _number(flat, "num_local_experts", "num_experts", "n_routed_experts", default=1)
     inner = _number(flat, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
+    layers = _number(flat, "num_hidden_layers", "n_layer")
+    expert = _number(flat, "moe_intermediate_size", default=inner) if experts > 1 else inner
+    dense = _dense_layers(flat, layers) if experts > 1 else 0
     return ModelShape(
         model_type=str(flat.get("model_type", "")),
         hidden_size=hidden,
-        layers=_number(flat, "num_hidden_layers", "n_layer"),
+        layers=layers,
         heads=heads,
         kv_heads=_number(flat, "num_key_value_heads", default=heads),
         head_dim=_number(flat, "head_dim", default=hidden // heads),
-        intermediate_size=_number(flat, "moe_intermediate_size", default=inner)
-        if experts > 1
-        else inner,
+        intermediate_size=expert,
+        shared_size=_shared_size(flat, expert) if experts > 1 else 0,
+        dense_layers=dense,
+        dense_size=_number(flat, "intermediate_size_mlp", default=inner) if dense else 0,
         vocab_size=_number(flat, "vocab_size"),
         tied=bool(flat.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
         experts=experts,
         active_experts=min(experts, _number(flat, "num_experts_per_tok", default=1)),
         stored_bytes=2 if str(flat.get("dtype", flat.get("torch_dtype"))) in _HALF else 4,
     )
+
+
+def _shared_size(config: dict[str, Any], expert: int) -> int:
+    """Return the inner size of the experts that every token uses: by itself, or as a number of
+    experts like the others. Llama 4 has one, which its config does not name."""
+    own = ("shared_expert_intermediate_size", "shared_intermediate_size")
+    if size := _number(config, *own, default=0):
+        return size
+    one = 1 if str(config.get("model_type", "")).startswith("llama4") else 0
+    names = ("n_shared_experts", "moe_num_shared_experts", "num_shared_experts")
+    return expert * min(MOST, _number(config, *names, default=one))
+
+
+def _dense_layers(config: dict[str, Any], layers: int) -> int:
+    """Return how many blocks have one MLP in the place of experts: the first ones, those that are
+    listed, or all but each n-th."""
+    step = _number(config, "decoder_sparse_step", "interleave_moe_layer_step", default=1)
+    first = _number(config, "first_k_dense_replace", "moe_layer_start_index", default=0)
+    listed = config.get("mlp_only_layers")
+    named = {one for one in listed if type(one) is int} if isinstance(listed, list) else set()
+    if layers > MOST_LISTED:
+        return min(first, layers)
+    sparse = (at for at in range(first, layers) if (at + 1) % step == 0 and at not in named)
+    return layers - sum(1 for _ in sparse)
 
 
 def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
@@ -164,16 +230,33 @@ def lora_parameters(
 
     Experts stored as one tensor are not linear modules and get no adapter.
     """
-    return shape.layers * r * sum(a + b for a, b in _adapted(shape, targets).values())
+    in_blocks = shape.layers * sum(a + b for a, b in _adapted(shape, targets).values())
+    return r * (in_blocks + sum(a + b for a, b in _adapted_beside(shape, targets)))
 
 
 def adapted_outputs(shape: ModelShape, targets: str | tuple[str, ...] = "all-linear") -> int:
     """Return the outputs of all adapted maps, each of which has a magnitude in DoRA."""
-    return shape.layers * sum(outputs for _, outputs in _adapted(shape, targets).values())
+    in_blocks = shape.layers * sum(outputs for _, outputs in _adapted(shape, targets).values())
+    return in_blocks + sum(outputs for _, outputs in _adapted_beside(shape, targets))
+
+
+def _chosen(targets: str | tuple[str, ...]) -> set[str] | None:
+    return None if isinstance(targets, str) else {name.rpartition(".")[2] for name in targets}
+
+
+def _adapted_beside(shape: ModelShape, targets: str | tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """Yield inputs and outputs of the adapted maps of all MLPs that stand beside experts."""
+    chosen, hidden = _chosen(targets), shape.hidden_size
+    for size, blocks in shape.beside_experts.items():
+        maps = {"gate_proj": (hidden, size), "up_proj": (hidden, size), "down_proj": (size, hidden)}
+        for name in shape.mlp_names:
+            if chosen is None or name in chosen:
+                inputs, outputs = maps[name]
+                yield inputs * blocks, outputs * blocks
 
 
 def _adapted(shape: ModelShape, targets: str | tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    chosen = None if isinstance(targets, str) else {name.rpartition(".")[2] for name in targets}
+    chosen = _chosen(targets)
     return {
         name: sizes
         for name, sizes in shape.linears.items()

@@ -19,6 +19,7 @@ from finetune_gateway.estimation.profiles import (
     load_profile,
     profile_names,
 )
+from finetune_gateway.estimation.throughput import two_digits
 from finetune_gateway.reports.output import (
     format_bytes,
     format_count,
@@ -41,8 +42,8 @@ TRAINING = ("train_mtok", "train_hour", "gpu_hour")  # units of what a job costs
 
 
 def cost_text(estimate: Estimate) -> str:
-    """Return ``$5.74 ($3.83 to $7.65)``."""
-    return format_range(estimate.cost_usd, format_usd)
+    """Return ``$5.74 ($3.83 to $7.65)``; on a GPU, whose speed is not measured, with two digits."""
+    return format_range(estimate.cost_usd, lambda usd: usd_text(estimate, usd))
 
 
 def price(estimate: Estimate) -> str:
@@ -51,8 +52,15 @@ def price(estimate: Estimate) -> str:
 
 
 def time_text(estimate: Estimate) -> str:
-    """Return ``8 min 41 s (6 min 2 s to 15 min)``."""
-    return format_range(estimate.seconds, format_duration)
+    """Return ``8 min 41 s (6 min 2 s to 15 min)``; on a GPU with two digits."""
+    if not estimate.gpu:
+        return format_range(estimate.seconds, format_duration)
+    return format_range(estimate.seconds, lambda one: format_duration(float(two_digits(one))))
+
+
+def usd_text(estimate: Estimate, usd: Decimal) -> str:
+    """Return an amount of an estimate: on a GPU two digits of it."""
+    return format_usd(two_digits(float(usd)) if estimate.gpu and usd else usd)
 
 
 def memory_text(estimate: Estimate) -> str:
@@ -279,15 +287,16 @@ def local_figures(estimate: Estimate) -> Iterator[tuple[str, str]]:
         yield "  largest batch", _largest_batch(estimate)
     if estimate.smallest_gpu is not None:
         requested = f" (requested: {estimate.gpu})" if estimate.gpu else ""
-        yield "  smallest GPU", f"{estimate.smallest_gpu}{requested}"
+        yield "  smallest GPU", f"{estimate.smallest_gpu} with the fewest rows at once{requested}"
     elif estimate.memory_parts is not None:
         yield "  smallest GPU", "none of the known GPUs has enough memory"
     if estimate.trained_tokens is not None and estimate.steps is not None:
         count = _span(estimate.trained_tokens)
         yield "trained tokens", f"{count} in {format_count(estimate.steps, 'step')}"
     if estimate.energy_kwh is not None:
-        low_kwh, high_kwh = _plain(estimate.energy_kwh.low), _plain(estimate.energy_kwh.high)
-        yield "energy", f"{_plain(estimate.energy_kwh.expected)} kWh ({low_kwh} to {high_kwh})"
+        energy = estimate.energy_kwh
+        low, expected, high = map(two_digits, (energy.low, energy.expected, energy.high))
+        yield "energy", f"{expected:,f} kWh ({low:,f} to {high:,f})"
     elif not estimate.data_leaves_machine and estimate.backend == "local":
         yield "energy", "not known"
 
@@ -298,11 +307,6 @@ def _largest_batch(estimate: Estimate) -> str:
     none = "none for certain" if estimate.fits == "maybe" else "none"
     rows = f"{most:,} or more" if most >= MOST_ROWS else f"{most:,}" if most else none
     return f"{rows} on {estimate.gpu or 'this machine'}"
-
-
-def _plain(figure: float) -> str:
-    """Return three digits, never as 5.07e-05."""
-    return f"{Decimal(f'{figure:.3g}'):f}"
 
 
 def grounds(estimate: Estimate) -> Iterator[tuple[str, str]]:

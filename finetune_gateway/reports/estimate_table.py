@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.jobs.planning import Option
-from finetune_gateway.reports.estimate_figures import fit_text, new_jobs_until_text
+from finetune_gateway.reports.estimate_figures import fit_text, new_jobs_until_text, usd_text
 from finetune_gateway.reports.estimate_notes import Ranking
 from finetune_gateway.reports.output import (
     apply_style,
@@ -14,7 +14,6 @@ from finetune_gateway.reports.output import (
     terminal_width,
     wrap_text,
 )
-from finetune_gateway.settings.money import format_usd
 
 HEADS = {
     "number": "#",
@@ -59,7 +58,7 @@ def _cells(number: int, option: Option) -> Cells:
     cost = estimate.cost_usd
     names = {"number": f"{number}", "backend": option.backend, "model": option.model}
     return names | {
-        "cost": format_usd(cost.expected) if cost else "not known",
+        "cost": usd_text(estimate, cost.expected) if cost else "not known",
         "range": _low_to_high(estimate),
         "time": rough_duration(estimate.seconds.expected) if estimate.seconds else "",
         "until": _short_until(estimate) if estimate.data_leaves_machine else fit_text(estimate),
@@ -71,7 +70,8 @@ def _low_to_high(estimate: Estimate) -> str:
     cost = estimate.cost_usd
     if cost is None or cost.low == cost.high:
         return ""
-    return f"{format_usd(cost.low)} to {format_usd(cost.high)}".replace("$", "")
+    ends = usd_text(estimate, cost.low), usd_text(estimate, cost.high)
+    return " to ".join(ends).replace("$", "")
 
 
 def _short_until(estimate: Estimate) -> str:

@@ -269,7 +269,7 @@ def format_timestamp(moment: float) -> str:
 def format_bytes(count: float) -> str:
     """Return a number of bytes in the largest unit that fits: ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
+        if abs(count) < 1000:  # 0.98 of the next one, rather than four digits
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"

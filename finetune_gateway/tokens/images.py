@@ -62,6 +62,9 @@ class ImageRule(NamedTuple):
         size = image_size(url) if isinstance(url, str) else None
         least = self.base or ceil(self.factor)
         known = self.of_size(size or _USUAL)
+        if size and detail == "high":
+            return ImageTokens(known, known, known)
+        # A host may take "auto", which is the default, for low detail.
         return ImageTokens(least, known, known if size else self.highest)
 
     def of_size(self, size: Size) -> int:

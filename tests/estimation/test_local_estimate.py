@@ -24,6 +24,7 @@ from finetune_gateway.estimation.memory import (
     STARTED,
     Setup,
     float32_or_bfloat16,
+    micro_batch_rows,
     saved_bytes,
     step_memory,
 )
@@ -232,8 +233,8 @@ def test_a_7b_model_needs_what_is_published(
 
 
 def test_full_training_is_in_bfloat16_where_float32_does_not_fit() -> None:
-    """60 GB for a 7B model by the same table (pure_bf16), on a GPU of 80; float32 where it fits or
-    nobody knows the memory. The estimate says which, and the smallest GPU is one for float32."""
+    """60 GB for a 7B model by the same table (pure_bf16), on a GPU of 80; float32 where it fits for
+    certain or nobody knows the memory. The estimate says which, and the smallest GPU goes by it."""
     shape, wanted = (
         shape_of(LLAMA_7B),
         Setup.of(TrainingSpec(model="m", training_type="full"), "gpu"),
@@ -242,7 +243,7 @@ def test_full_training_is_in_bfloat16_where_float32_does_not_fit() -> None:
     def chosen(usable: int | None) -> Setup:
         return float32_or_bfloat16(shape, wanted, 1, 512, usable)
 
-    assert chosen(None) == chosen(GPUS["H200"].usable_bytes) == wanted
+    assert chosen(None) == chosen(GPUS["B300"].usable_bytes) == wanted
     small = chosen(GPUS["H100"].usable_bytes)
     assert not small.float32
     assert step_memory(shape, small, 1, 512).total / 1e9 == pytest.approx(60, rel=0.2)
@@ -250,12 +251,26 @@ def test_full_training_is_in_bfloat16_where_float32_does_not_fit() -> None:
     assert float32_or_bfloat16(shape, lora, 1, 512, 1) == lora
     spec = TrainingSpec(model="m", training_type="full", batch_size=1, max_length=512)
     said = {}
-    for gpu in ("H100", "H200"):
+    for gpu in ("H100", "H200", "B200", "B300"):
         found = estimate_local(spec, ROWS, shape, target=on(gpu))
         said[gpu] = " ".join(found.assumptions)
-        assert found.smallest_gpu == "B300"
+        assert found.smallest_gpu == "H100 NVL"
+        assert (found.fits == "yes") is (gpu != "H100")  # no larger one fits less
+        assert bool(found.largest_batch) is (gpu != "H100")
     assert "bfloat16 (no memory for float32" in said["H100"]
-    assert "float32 weights, computed in bfloat16" in said["H200"]
+    assert "bfloat16 (no memory for float32" in said["B200"]
+    assert "float32 weights, computed in bfloat16" in said["B300"]
+
+
+def test_rows_at_once_are_those_of_the_weights_that_are_held() -> None:
+    """Full training of 9 billion parameters on an H200 is in bfloat16: as many rows as fit so, not
+    the one that would not fit in float32."""
+    shape = shape_of({**LLAMA_7B, "num_hidden_layers": 44})
+    spec = TrainingSpec(model="m", training_type="full", batch_size=16, max_length=512)
+    found = estimate_local(spec, ROWS, shape, target=on("H200"))
+    setup = Setup.of(spec, "gpu", shape)
+    assert found.largest_batch and found.largest_batch > 1 and found.fits == "yes"
+    assert micro_batch_rows(spec, shape, setup, 512, GPUS["H200"].usable_bytes) > 1
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:

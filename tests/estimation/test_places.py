@@ -59,7 +59,8 @@ def test_parts_of_memory_are_told_of_several_options_too(ftg: Ftg, tmp_path: Pat
     assert ftg(*asked, "--html", str(page)).returncode == 0
     for text in (words(done.stdout), words(unescape(page.read_text(encoding="utf-8")))):
         for said in ("memory by part: weights", "activations", "logits", "overhead", "optimizer",
-                     "largest batch: ", "smallest GPU: RTX 3060 (requested: H100)", "of H100",
+                     "largest batch: ", "of H100",
+                     "smallest GPU: RTX 3060 with the fewest rows at once (requested: H100)",
                      " kWh (",
                      "of the 700 W of H100 by NVIDIA's datasheet"):  # fmt: skip
             assert said in text, said

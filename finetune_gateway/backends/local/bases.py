@@ -130,7 +130,9 @@ def _without_weights(name: str, folder: Path, there: list[str]) -> SpecError:
             hint="Use the model in the layout of transformers.",
         )
     return SpecError(
-        f"{name} has no *.safetensors.", hint="Is it a model folder, and was it copied whole?"
+        f"{name} has no *.safetensors.",
+        hint="Is it a model folder, and was it copied whole? An estimate alone takes the name of a "
+        "model of the Hugging Face Hub, whose small files it fetches: --model OWNER/NAME",
     )
 
 

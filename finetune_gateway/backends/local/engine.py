@@ -42,7 +42,7 @@ from finetune_gateway.estimation.batch_plan import (
     largest_divisor,
 )
 from finetune_gateway.estimation.engine import engine_of
-from finetune_gateway.estimation.memory import Setup, micro_batch_rows
+from finetune_gateway.estimation.memory import Setup, least_rows, micro_batch_rows
 from finetune_gateway.estimation.model_shape import ModelShape, shape_of
 from finetune_gateway.spec import TrainingSpec
 
@@ -164,7 +164,8 @@ def _fit_weights(
 ) -> tuple[str, ...]:
     """Hold the weights of full fine-tuning in bf16 if the GPU has no memory for fp32; return the
     warning about it. They were read in fp32: it is less than half of a step's."""
-    reason = bf16_reason(shape, setup, rows, longest, usable_gpu_memory())
+    fewest = min(rows, least_rows(run.spec))
+    reason = bf16_reason(shape, setup, fewest, longest, usable_gpu_memory())
     if not reason or not gpu_has_bf16():
         return ()
     model.to(torch.bfloat16)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from finetune_gateway.estimation.engine import computes_in_bf16
-from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
+from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, most_memory, step_memory
 from finetune_gateway.estimation.model_shape import ModelShape, shape_of
 from finetune_gateway.spec import TrainingSpec
 
@@ -55,9 +55,10 @@ def bf16_reason(shape: ModelShape, wanted: Setup, rows: int, length: int, usable
         return ""
     needed = step_memory(shape, wanted, rows, length).total
     return (
-        f"The weights are trained in bfloat16: float32 needs about {needed / GB:.1f} GB, and "
-        f"{usable / GB:.1f} GB are free. Small updates round away; a smaller batch_size or "
-        "max_length, gradient_checkpointing or training_type=lora avoids it."
+        f"The weights are trained in bfloat16: float32 needs about {needed / GB:.1f} GB, at most "
+        f"{most_memory(needed, 'gpu') / GB:.1f}, and {usable / GB:.1f} GB are free. "
+        "Small updates round away; a smaller batch_size or max_length, gradient_checkpointing or "
+        "training_type=lora avoids it."
     )
 
 

@@ -1,0 +1,47 @@
+"""The size of models with experts, from their config.json, against their model cards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_gateway.estimation.model_shape import lora_parameters, shape_of
+
+
+def test_experts_that_every_token_uses_and_blocks_without_experts_are_counted() -> None:
+    """Published: Qwen2-57B-A14B 57.4 billion and 14.2 for a token, DeepSeek-V2-Lite 15.7 and 2.4
+    (2.7 with its embedding and head), Llama 4 Maverick 400 and 17 (their model cards)."""
+    qwen: dict[str, Any] = {
+        "model_type": "qwen2_moe", "hidden_size": 3584, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944,
+        "moe_intermediate_size": 2560, "shared_expert_intermediate_size": 20480,
+        "num_experts": 64, "num_experts_per_tok": 8, "vocab_size": 151936,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    deepseek = {
+        "model_type": "deepseek_v2", "hidden_size": 2048, "num_hidden_layers": 27,
+        "num_attention_heads": 16, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+        "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1, "vocab_size": 102400, "tie_word_embeddings": False,
+    }  # fmt: skip
+    maverick = {
+        "model_type": "llama4_text", "hidden_size": 5120, "num_hidden_layers": 48,
+        "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+        "intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_local_experts": 128,
+        "num_experts_per_tok": 1, "interleave_moe_layer_step": 2, "vocab_size": 202048,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    for config, all_of_it, used in ((qwen, 57.4, 14.2), (deepseek, 15.7, 2.7), (maverick, 400, 17)):
+        shape = shape_of(config)
+        assert shape.parameters / 1e9 == pytest.approx(all_of_it, rel=0.01)
+        active = shape.active_block_parameters + shape.embedding_parameters
+        assert active / 1e9 == pytest.approx(used, rel=0.02)
+    # The maps of shared experts, and of blocks without experts, are linear modules.
+    shape = shape_of(qwen)
+    attention = 2 * (3584 + 3584) + 2 * (3584 + 512)
+    assert lora_parameters(shape, 1) == 28 * (attention + 3 * (3584 + 20480))
+    assert lora_parameters(shape, 1, ("q_proj",)) == 28 * 2 * 3584
+    assert shape.linear_parameters == 28 * (2 * 3584 * (3584 + 512) + 3 * 3584 * 20480)
+    only = shape_of({**qwen, "mlp_only_layers": [0, 3], "decoder_sparse_step": 2})
+    assert only.dense_layers == 15  # of the odd ones 3 has none
