@@ -16,6 +16,7 @@ from support.rule_sets import rules_of
 import finetune_gateway as gateway
 from finetune_gateway import Dataset
 from finetune_gateway.cli import main
+from finetune_gateway.data import formats
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
 from finetune_gateway.validation.collector import Findings
@@ -103,13 +104,16 @@ def of_the_page() -> set[str]:
 
 
 def test_the_page_has_each_change_that_fix_makes() -> None:
-    """The table of docs/data.md has the codes in the code of --fix and in what rules say of it, and
-    no other."""
+    """The table of docs/data.md has the codes in the code of --fix, those of formats that it writes
+    otherwise, those in what rules say of it, and no other."""
     known = {*RULES, "container"}  # of the log alone
     files = (ROOT / "finetune_gateway" / "preparation").glob("fix*.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
-    assert of_the_page() == (texts & known) | {code for code in RULES if RULES[code].autofix}
+    read = {one.note for one in vars(formats).values() if isinstance(one, formats.Format)}
+    notes = read - {"", formats.TEXT.note, formats.PREFERENCE.note}  # no other form is written
+    said = {code for code in RULES if RULES[code].autofix}
+    assert of_the_page() == (texts & known) | notes | said
 
 
 def test_few_rules_have_no_example() -> None:
