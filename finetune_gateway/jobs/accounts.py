@@ -331,6 +331,8 @@ def _scope(record: JobRecord) -> str:
 
 def _key(record: JobRecord, backend: Backend) -> str:
     """Return which key is at hand: by its variable, if the environment is where it is from."""
+    if words := getattr(backend, "key_words", ""):
+        return str(words)
     if not gateway_options.options_of(backend).ambient:
         return "the key that this Gateway was given"
     variable = record.backend_options.get("api_key_env")

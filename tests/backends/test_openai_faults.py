@@ -328,7 +328,7 @@ def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("OPENAI_API_KEY", "sk-real-123456")
     with pytest.raises(AuthenticationError, match="is not sent to evil.example"):
         OpenAIBackend(base_url="https://evil.example/v1").check(SPEC)
-    OpenAIBackend(base_url="https://eu.api.openai.com/v1")._key()
+    OpenAIBackend(base_url="https://eu.api.openai.com/v1").check(SPEC)
     monkeypatch.setenv("OPENAI_BASE_URL", "https://proxy.example/v1")
     OpenAIBackend().check(SPEC)
     with pytest.raises(AuthenticationError):

@@ -216,7 +216,7 @@ class OpenAIBackend(Backend):
         AuthenticationError if there is no key for it."""
         terms.check(self, spec)
         endpoint.checked(self.base_url)  # raises if there is none
-        self._key()
+        self._permission.key(self._given_key(), self._bindings)
 
     def models(self) -> list[str]:
         """Return the bases that take new jobs today, by its profile."""
@@ -404,7 +404,8 @@ class OpenAIBackend(Backend):
         self.client_options.require_open()
         given, proxy = self._given_key(), self.client_options.proxy_for(self.base_url)
         secret = given.value if given else None
-        call = wire.Call(what, self.name, self.host, secret, proxy, doubtful, always_doubtful)
+        asked = (what, self.name, self.host, self.key_words)
+        call = wire.Call(*asked, secret, proxy, doubtful, always_doubtful)
         shared = self._connect(call, given)
         try:
             yield shared.sdk, call
@@ -432,10 +433,10 @@ class OpenAIBackend(Backend):
             self._api_key, self.client_options, self.api_key_env, self.profile_name, self._base_url
         )
 
-    def _key(self) -> str:
-        """Return the key for this host. Raises AuthenticationError if it is missing or malformed,
-        or may not be sent there."""
-        return self._permission.key(self._given_key(), self._bindings)
+    @property
+    def key_words(self) -> str:
+        """Return which key is sent: ``the key in OPENAI_API_KEY``."""
+        return self._permission.key_words
 
     @property
     def _permission(self) -> permission.Permission:

@@ -117,7 +117,7 @@ def require_sight(host: OpenAIBackend, file_id: str) -> None:
         if not exc.not_there:
             raise
         error = BackendError(
-            f"The key in {host.api_key_env} does not see the file {file_id}, of which a batch may "
+            f"T{host.key_words[1:]} does not see the file {file_id}, of which a batch may "
             "have been made.",
             hint="Use the key that has sent it.",
             backend=host.name,

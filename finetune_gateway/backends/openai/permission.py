@@ -56,6 +56,13 @@ class Permission:
     def key(self, given: Key | None, bindings: Bindings) -> str:
         """Return the key that was ``given`` if it may be sent. Raises AuthenticationError if not,
         and if it is missing or malformed."""
+        if given is None and self.call.key is not None:
+            raise AuthenticationError(
+                f"There is no key for {urlsplit(self.url).netloc}: the api_key that was given is "
+                "empty.",
+                hint=f"Give the key. Without api_key that in {self.variable} is sent.",
+                backend="openai",
+            )
         if given is None and not self.ambient:
             raise self._not_given()
         self._require(bindings, bound=given is not None and given.bound)
@@ -67,14 +74,21 @@ class Permission:
                 backend="openai",
             )
         if not all("!" <= char <= "~" for char in given.value):
-            by_name = self.ambient and self.call.key is None
-            where = f"in {self.variable}" if by_name else f"given for {urlsplit(self.url).netloc}"
             raise AuthenticationError(
-                f"The key {where} has spaces or characters no key has.",
+                f"T{self.key_words[1:]} has spaces or characters no key has.",
                 hint="Copy it again.",
                 backend="openai",
             )
         return given.value
+
+    @property
+    def key_words(self) -> str:
+        """Return which key is sent: ``the key in OPENAI_API_KEY``."""
+        if self.call.key is not None:
+            return "the key given as api_key"
+        if not self.ambient:
+            return f"the key that this Gateway was given for {urlsplit(self.url).netloc}"
+        return f"the key in {self.variable}"
 
     def _not_given(self) -> AuthenticationError:
         host = urlsplit(self.url).netloc

@@ -2,8 +2,7 @@
 
 Knows the SDK's exceptions and the JSON of the contract; sends nothing. Answers are read from their
 bytes as plain dicts, because hosts of this contract leave out fields, add states, send
-``error: {}`` with healthy jobs, and values that no model of the SDK can hold. ``read`` is the only
-way in.
+``error: {}`` with healthy jobs, and values that no model of the SDK can hold: see ``read``.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ class Call:
     what: str  # "create the job"
     backend: str
     host: str
+    key_words: str = "the key"  # which one, and where it is from
     key: str | None = None  # only to remove it from messages
     proxy: Proxy | None = None  # on the way to the host
     doubtful: bool = False  # True if it may take effect although no answer comes back
@@ -88,8 +88,8 @@ class Rule:
 
 
 RULES = {
-    401: Rule("Check the key and the account it belongs to.", authentication=True),
-    403: Rule("This key or organisation is not allowed to do that.", authentication=True),
+    401: Rule("Check {key} and the account it belongs to.", authentication=True),
+    403: Rule("Use a key that may: {key}, or its organisation, may not.", authentication=True),
     # See Other: it was taken, and something else is to be read.
     303: Rule("Set base_url to the address it redirects to.", maybe_applied=True),
     408: Rule("Try again later.", maybe_applied=True, retryable=True),
@@ -242,7 +242,7 @@ def _error(
     asks = [f"It asks to wait {duration(wait)}."] if rule.retryable and wait is not None else []
     return kind(
         redact(visible(message), call.key),
-        hint=" ".join([rule.hint, *asks]).strip(),
+        hint=" ".join([rule.hint.replace("{key}", call.key_words), *asks]).strip(),
         backend=call.backend,
         status_code=status,
         code=code and without(code, call.key),
