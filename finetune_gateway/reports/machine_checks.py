@@ -126,6 +126,8 @@ def _check_home(settings: Settings) -> Iterator[Check]:
         yield Check("home", "warning", f"{home} is on a network disk ({kind})", fix)
     else:
         yield Check("home", "ok", f"{home}{missing}")
+    for what, fix in settings.misplaced():
+        yield Check("home", "error", what, fix)
     free = shutil.disk_usage(existing).free
     warning = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
     yield Check("disk", "warning" if warning else "ok", f"{format_bytes(free)} free", warning)

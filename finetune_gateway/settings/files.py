@@ -308,7 +308,7 @@ def storing(failure: str, folder: Path) -> Iterator[None]:
 def _way_out(exc: OSError) -> str:
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "Set FTG_HOME to a folder that you may write to."
-    if exc.errno in NO_PLACE:
+    if exc.errno in (*NO_PLACE, errno.EEXIST):
         return "Look at what is there, and name another folder."
     return "Free some space there, or set FTG_HOME to a folder on another disk."
 

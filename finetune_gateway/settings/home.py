@@ -14,6 +14,7 @@ import hmac
 import json
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,11 +33,15 @@ DATABASE = "gateway.sqlite3"
 PLACE = "place.json"  # where the home lay when it was opened last; see ``jobs/copied_home.py``
 NARROWED = ".private"  # an empty file: what earlier versions left wide has been closed
 # All that we write in a home folder; beside the database lie its -wal, -shm and -create.
-OWN = frozenset(
-    (*FOLDERS, "spool", "encoded", "locks", "hosts", "fetched", "recordings", "answers",
-     "comparisons", SALT, PLACE, "key_hosts", "backend_options",
-     "config.toml", "prices.toml", "calibration.json")
-)  # fmt: skip
+_FOLDERS = (
+    *(*FOLDERS, "spool", "encoded", "locks", "hosts", "fetched", "recordings", "answers"),
+    "comparisons",
+)
+_FILES = (
+    *(SALT, PLACE, "key_hosts", "backend_options", "config.toml", "prices.toml"),
+    "calibration.json",
+)
+OWN = frozenset((*_FOLDERS, *_FILES))
 
 
 @dataclass(frozen=True)
@@ -68,18 +73,27 @@ class Settings:
             for folder in (self.home, self.files, self.runs, self.models, self.locks):
                 files.folder(folder)
         except OSError as exc:
-            path = Path(os.fsdecode(exc.filename or self.home))
-            if self.home in path.parents and os.path.lexists(path) and not path.is_dir():
-                there = "a link to nowhere" if path.is_symlink() else "a file"
-                raise StoreError(
-                    f"{path} is {there}, where a folder of this home has to be.",
-                    hint="Move it away; the folder is made again.",
-                ) from None
+            for what, way_out in self.misplaced():
+                if what.startswith(f"{os.fsdecode(exc.filename or self.home)} "):
+                    raise StoreError(f"{what}.", hint=way_out) from None
             raise StoreError(
                 f"The home folder {self.home} cannot be created: {exc.strerror or exc}.",
                 hint="Set FTG_HOME to a folder on a local disk that you may write to.",
             ) from None
         return self.mend()
+
+    def misplaced(self) -> Iterator[tuple[str, str]]:
+        """Yield what lies in the place of a folder or a file of this home, and the way out."""
+        for name in _FOLDERS:
+            path = self.home / name
+            if os.path.lexists(path) and not path.is_dir():
+                there = "a link to nowhere" if path.is_symlink() else "a file"
+                what = f"{path} is {there}, where a folder of this home has to be"
+                yield what, "Move it away; the folder is made again."
+        for name in (*_FILES, DATABASE, NARROWED):
+            if (path := self.home / name).is_dir():
+                what = f"{path} is a folder, where a file of this home has to be"
+                yield what, _MADE_AGAIN.get(name, "Move it away, and put a copy of yours back.")
 
     # -- who may read and write it -----------------------------------------------------------
 
@@ -254,6 +268,13 @@ class Settings:
     def prices(self) -> Path:
         """The user's price rows, which come before the package's."""
         return self.home / "prices.toml"
+
+
+# Which files are made again by themselves, or by a command.
+_MADE_AGAIN = {
+    **dict.fromkeys((PLACE, NARROWED), "Move it away; the file is made again."),
+    "calibration.json": "Move it away, and run: ftg doctor --calibrate",
+}
 
 
 def _is_own(name: str) -> bool:

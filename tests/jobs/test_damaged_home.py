@@ -3,12 +3,14 @@ what can be used is used."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from support.cli import Ftg
+from support.comparisons import comparison
 from support.damage import DAMAGES, copied, damages
 from support.records import record, write_down
 from support.sleepers import Home
@@ -16,6 +18,9 @@ from support.sleepers import Home
 from finetune_gateway import Gateway, JobStatus
 from finetune_gateway.backends.local import heartbeat
 from finetune_gateway.backends.local.spawning import LOCK, note_shutdown
+from finetune_gateway.cli import main
+from finetune_gateway.errors import StoreError
+from finetune_gateway.evaluation.comparison import keep
 from finetune_gateway.settings.files import try_lock, unlock
 from finetune_gateway.settings.home import Settings
 
@@ -104,6 +109,47 @@ def test_what_lies_in_place_of_a_folder_is_named(home: Path, ftg: Ftg, name: str
         assert result.returncode == 1, result
         assert f"{home / name} is {wrong}, where a folder" in result.stderr, result.stderr
         (home / name).unlink()
+
+
+PLACES = (
+    *("files", "runs", "models", "locks", "spool", "encoded", "hosts", "fetched", "recordings"),
+    *("answers", "comparisons", "gateway.sqlite3", "key.salt", "place.json", "key_hosts"),
+    *("backend_options", "config.toml", "prices.toml", "calibration.json", ".private"),
+)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_doctor_names_what_lies_in_the_place_of_a_folder_or_a_file(
+    home: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the way out, as an error: commands that need it fail, in words."""
+    Gateway(home).store.add(record())
+    path = home / name
+    is_folder = "." not in name and name not in ("key_hosts", "backend_options")
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    wrong, right = ("a file", "folder") if is_folder else ("a folder", "file")
+    (path.touch if is_folder else path.mkdir)()
+    assert main(["doctor", "--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    [found] = [one for one in checks if f"where a {right} of this home" in one["found"]]
+    assert found["state"] == "error" and f"{path} is {wrong}" in found["found"]
+    assert "Move it away" in found["fix"]
+    for words in (["list"], ["costs"], ["status", "latest"], ["models"], ["prices"]):
+        assert main(words) in (0, 1, 2)
+        said = capsys.readouterr()
+        assert "a bug" not in said.err and "Traceback" not in said.err, said.err
+
+
+def test_what_cannot_be_kept_because_a_file_is_there_is_said_so(home: Path, tmp_path: Path) -> None:
+    """Space is not what is missing."""
+    settings = Settings(home).create()
+    settings.comparisons.touch()
+    made = comparison(tmp_path, rows=1, models=1)
+    with pytest.raises(StoreError, match="File exists") as caught:
+        keep(settings, made.data, made.rows(), made.answers())
+    assert "Look at what is there" in caught.value.hint
 
 
 def _link(path: Path) -> None:
