@@ -20,10 +20,9 @@ from finetune_gateway.evaluation.subjects import Subject
 from finetune_gateway.jobs import charges, recordings
 from finetune_gateway.jobs.budget import ZERO, dollars
 from finetune_gateway.jobs.charges import Charge
-from finetune_gateway.jobs.journal import read_lines
+from finetune_gateway.jobs.journal import read_lines, writing_alone
 from finetune_gateway.jobs.requests import BATCHES, OVER, REQUESTS, State, commit
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings import files
 
 Json = dict[str, Any]
 
@@ -152,7 +151,8 @@ def writing(store: Store, recording: Recording, *, new: bool = False) -> Iterato
     """Hold the lock of a recording. ``new``: it is to be made. Raises JobNotFinished while another
     process asks for it, SpecError if its name has come to be of another one since it was read."""
     store.settings.create()
-    with files.try_locking(recordings.lock_of(store.settings, recording.about.name)) as ours:
+    lock = recordings.lock_of(store.settings, recording.about.name)
+    with writing_alone(lock, recording.folder) as ours:
         if not ours:
             raise JobNotFinished(
                 f"Another process is asking for {recording.title}.", hint="Wait until it has ended."

@@ -14,10 +14,10 @@ from finetune_gateway.errors import NotFoundError, SpecError, StoreError
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.deletion import delete, require_no_link
+from finetune_gateway.jobs.journal import is_written, writing_alone
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.requests import commit, spent_of
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 
@@ -155,7 +155,7 @@ def old(store: Store, before: float) -> list[Path]:
     return [
         folder
         for folder in (*comparison_folders(settings), *answer_folders(settings))
-        if _touched_at(folder) < before and not files.is_locked(lock_of(settings, folder.name))
+        if _touched_at(folder) < before and not is_written(lock_of(settings, folder.name), folder)
     ]
 
 
@@ -172,7 +172,7 @@ def remove(store: Store, folder: Path) -> None:
         delete(folder)
         lock.unlink(missing_ok=True)
         return
-    with files.try_locking(lock) as ours:
+    with writing_alone(lock, folder) as ours:
         if not ours:
             raise StoreError(
                 f"A process is asking for {title_of(folder)}.", hint="Wait until it has ended."
@@ -200,7 +200,7 @@ def charges_of(folder: Path) -> Iterator[str]:
 def is_asked_for(settings: Settings, charge: str) -> bool:
     """Return True while a process asks a model under this charge."""
     return any(
-        files.is_locked(lock_of(settings, folder.name)) and charge in charges_of(folder)
+        is_written(lock_of(settings, folder.name), folder) and charge in charges_of(folder)
         for folder in answer_folders(settings)
     )
 

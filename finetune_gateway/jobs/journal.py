@@ -1,17 +1,20 @@
 """Files of JSON lines that survive a kill: a line is whole, or it was never written.
 
 A line is in the file before ``write`` returns, and on the disk after ``flushed``: many that are
-written at the same time share one fsync.
+written at the same time share one fsync. One process at a time adds to those of a folder: it holds
+a lock, and locks the folder too, for somebody may remove the files of locks meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +28,43 @@ Checks = dict[str, Callable[[object], bool]]
 
 # Without the times of the file, where the system can.
 _sync = getattr(os, "fdatasync", os.fsync)
+
+
+@contextmanager
+def writing_alone(lock: Path, folder: Path) -> Iterator[bool]:
+    """Yield True while we hold the lock of a folder of journals, which is made if it is not there;
+    False if another process does. Raises StoreError."""
+    with files.try_locking(lock) as ours:
+        held = _lock_folder(folder) if ours else None
+        try:
+            yield held is not None
+        finally:
+            if held is not None:
+                with suppress(OSError):  # only an empty one goes
+                    if files.is_in_place(held, folder):
+                        folder.rmdir()
+                files.unlock(held)
+
+
+def is_written(lock: Path, folder: Path) -> bool:
+    """Return True while a process adds to a folder of journals."""
+    return files.is_locked(lock) or files.is_locked(folder)
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """Lock a folder; None if another process has."""
+    while True:
+        with files.storing(f"{folder.name} cannot be kept", folder.parent):
+            descriptor = os.open(files.folder(folder), os.O_RDONLY | os.O_CLOEXEC)
+        files.adopt(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            files.unlock(descriptor)
+            return None
+        if files.is_in_place(descriptor, folder):
+            return descriptor
+        files.unlock(descriptor)  # its last holder has removed it
 
 
 class Journal:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.jobs import charges, deletion, removal
+from finetune_gateway.jobs.journal import is_written, writing_alone
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 
 PREFIX = "recorded:"  # begins the name of a recording wherever people see it
@@ -37,14 +37,14 @@ def old(store: Store, before: float) -> list[Path]:
         for folder in folders(store.settings)
         if touched_at(folder) < before
         and f"{PREFIX}{folder.name}" not in open_
-        and not files.is_locked(lock_of(store.settings, folder.name))
+        and not is_written(lock_of(store.settings, folder.name), folder)
     ]
 
 
 def remove(store: Store, folder: Path) -> None:
     """Remove a recording: its texts for good, its name from the ledger. Raises StoreError, also
     while a process asks for it."""
-    with files.try_locking(lock_of(store.settings, folder.name)) as ours:
+    with writing_alone(lock_of(store.settings, folder.name), folder) as ours:
         if not ours:
             raise StoreError(
                 f"A process is asking for {PREFIX}{folder.name}.", hint="Wait until it has ended."

@@ -31,6 +31,7 @@ from finetune_gateway.estimation import price_table, profiles
 from finetune_gateway.estimation.engine import cores
 from finetune_gateway.jobs import charges, compared, deletion, recordings, removal, schema
 from finetune_gateway.jobs.charges import Charge
+from finetune_gateway.jobs.journal import is_written
 from finetune_gateway.jobs.pruning import DAY
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.reports.output import format_bytes, format_count
@@ -217,7 +218,7 @@ def _is_asked_for(settings: Settings, charge: Charge) -> bool:
         return True
     if charge.name.startswith(recordings.PREFIX):
         name = charge.name.removeprefix(recordings.PREFIX)
-        return files.is_locked(recordings.lock_of(settings, name))
+        return is_written(recordings.lock_of(settings, name), settings.recordings / name)
     return compared.is_asked_for(settings, charge.id)
 
 

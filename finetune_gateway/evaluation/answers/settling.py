@@ -8,8 +8,8 @@ from finetune_gateway.errors import JobNotFinished, NotFoundError
 from finetune_gateway.evaluation.limits import Limit
 from finetune_gateway.jobs import charges, compared
 from finetune_gateway.jobs.budget import ZERO
+from finetune_gateway.jobs.journal import writing_alone
 from finetune_gateway.jobs.store import Store
-from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 
 
@@ -33,7 +33,7 @@ def _settle_dead(store: Store, name: str) -> Decimal:
     left = {charge.id for charge in charges.unsettled(store, name)}
     for folder in compared.answer_folders(store.settings) if left else ():
         if left & {*compared.charges_of(folder)}:
-            with files.try_locking(compared.lock_of(store.settings, folder.name)) as ours:
+            with writing_alone(compared.lock_of(store.settings, folder.name), folder) as ours:
                 if not ours:
                     raise JobNotFinished(
                         f"A process is asking models for {name}.", hint="Wait until it has ended."

@@ -31,7 +31,7 @@ from finetune_gateway.evaluation.prompts import Prompt, fingerprint
 from finetune_gateway.jobs import compared
 from finetune_gateway.jobs.charges import Charge
 from finetune_gateway.jobs.compared import ABOUT, CHARGES
-from finetune_gateway.jobs.journal import Journal, read_lines
+from finetune_gateway.jobs.journal import Journal, read_lines, writing_alone
 from finetune_gateway.jobs.requests import (
     ANSWERS,
     ERRORS,
@@ -108,7 +108,7 @@ class KeptAnswers:
         """Hold the lock of these answers, and settle what dead processes have left. Raises
         JobNotFinished while another process asks the same model."""
         settings = self.store.settings.create()
-        with files.try_locking(compared.lock_of(settings, self.name)) as ours:
+        with writing_alone(compared.lock_of(settings, self.name), self.folder) as ours:
             if not ours:
                 raise JobNotFinished(
                     f"Another process is asking {model.title} for answers.",
