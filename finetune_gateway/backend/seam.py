@@ -73,7 +73,7 @@ def guard_calls(cls: type, contract: type, opened: Callable[[Any, Any], Any]) ->
 
 
 def _guarded(name: str, attribute: Any, opened: Callable[[Any, Any], Any]) -> Any:
-    if isinstance(attribute, property):
+    if name == "display_name":
         return property(lambda self: _call(self, name, partial(_get, attribute, self), (), {}))
 
     @wraps(getattr(attribute, "__func__", attribute))
@@ -89,8 +89,12 @@ def _guarded(name: str, attribute: Any, opened: Callable[[Any, Any], Any]) -> An
     return call
 
 
-def _get(attribute: property, backend: Any) -> Any:
-    return attribute.__get__(backend, type(backend))
+def _get(attribute: Any, backend: Any) -> Any:
+    """Return what a property gives; a class may have a text or a method in its place."""
+    found = (
+        attribute.__get__(backend, type(backend)) if hasattr(attribute, "__get__") else attribute
+    )
+    return found() if callable(found) else found
 
 
 def _poll(backend: Any, bound: Callable[..., Any], provider_id: str, cursor: str | None) -> Any:

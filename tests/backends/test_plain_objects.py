@@ -194,3 +194,13 @@ def test_a_name_that_lies_is_a_plain_one() -> None:
 def test_gateway_options_of_another_kind_are_named(given: Any) -> None:
     with pytest.raises(SpecError, match="class Odd must give .*gateway_options as a"):
         type("Odd", (Honest,), {"gateway_options": given})
+
+
+def test_a_display_name_may_be_a_text_or_a_method_of_the_class() -> None:
+    """Authors write either; it was a function that no message could hold."""
+    for given in ("Acme", property(lambda self: "Acme"), lambda self: "Acme"):
+        kind: Any = type("Named", (Honest,), {"display_name": given, "__module__": "ftg_hostile"})
+        assert kind().display_name == "Acme"
+    odd: Any = type("Odd", (Honest,), {"display_name": 7, "__module__": "ftg_hostile"})
+    with pytest.raises(BackendError, match=r"display_name\(\) of backend 'hostile' must be"):
+        print(odd().display_name)
