@@ -60,12 +60,18 @@ def is_open(text: Any) -> bool:
 
 
 def _last(text: Any) -> str | None:
+    said = texts_of(text)
+    return said[-1] if said else None
+
+
+def texts_of(text: Any) -> list[str]:
+    """Return what is said in a text that is one conversation in a template, turn by turn; empty for
+    another text."""
     template = template_of(text)
     try:
-        turns = _turns(template, text) if template else []
+        return [said for _, said in _turns(template, text)] if template else []
     except ValueError:
-        return None
-    return turns[-1][1] if turns else None
+        return []
 
 
 def in_words(text: str) -> str:

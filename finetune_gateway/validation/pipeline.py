@@ -55,6 +55,7 @@ def validate(
     if not isinstance(model, str | None):
         raise SpecError(f"model must be text, not {shown(model)}.")
     backends = limit = None
+    as_texts = method == "pretrain"
     if method is None:
         method = _method_of_rows(dataset, runner)
     else:
@@ -81,6 +82,7 @@ def validate(
         max_context=limit,
         on_progress=first,
         regions=regions,
+        as_texts=as_texts,
     )
     report = analysis.with_quality(
         report,

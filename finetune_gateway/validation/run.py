@@ -53,6 +53,7 @@ def validate(
     min_rows: int | None = None,
     on_row: Callable[[Json, int], None] | None = None,
     near_duplicates: bool = True,
+    as_texts: bool = False,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
     system_prompt: SharedSystemPrompt | None = None,
@@ -66,7 +67,8 @@ def validate(
     ``counter`` and ``on_row`` get each row without errors, ``on_row`` with its line.
     ``max_context``: tokens an example may have; needs a ``counter``.
     ``min_rows``: examples a job needs (default 10).
-    ``near_duplicates``: also find rows that differ only in case and white space. ``workers``:
+    ``near_duplicates``: also find rows that differ only in case and white space. ``as_texts``: the
+    user has said that texts are trained as they are, chat templates in them included. ``workers``:
     processes for a large file (default: one per processor, at most 4); their number does not
     change the report. ``on_progress`` is called with the bytes read and the size of the file;
     with several processes, from the progress of the first. ``system_prompt`` gets the system
@@ -82,6 +84,7 @@ def validate(
         max_context,
         limit_words=f"{model} takes" if model else "the limit is",
         near_duplicates=near_duplicates,
+        as_texts=as_texts,
         part=Range(0, 0 if is_other else sys.maxsize, gaps=dataset.is_spooled),
         regions=config.pii_regions() if regions is None else regions,
     )

@@ -50,6 +50,7 @@ from finetune_gateway.validation.json.parsing import (
 )
 from finetune_gateway.validation.rows.formats import (
     chat_as_text,
+    is_marked_text,
     not_object,
     other_format,
     row_defects,
@@ -78,6 +79,7 @@ class Task:
     limit_words: str  # the words before the limit in a finding: "gpt-4.1 takes"
     counter: TokenCounter | None = None  # an empty one, for a process of its own
     near_duplicates: bool = True
+    as_texts: bool = False  # the user has said that texts are trained as they are
     regions: Regions = ()  # whose national telephone numbers count
     first_format: str = ""  # of the first row, which is at ``first_line``; "" if that is not known
     first_line: int = 0
@@ -360,7 +362,9 @@ class Scan:
             yield from self._defects_by_format(row, row_format, sent, line.number)
         if line.flagged:
             # The marks of a template are not sent of a conversation in a text.
-            marks = "special_tokens_in_text" if row_format is formats.CHAT_TEXT else ""
+            texts = row_format is formats.TEXT and self.task.as_texts
+            is_marked = row_format is formats.CHAT_TEXT or (texts and is_marked_text(row))
+            marks = "special_tokens_in_text" if is_marked else ""
             found = text_defects(text, row, self.task.regions)
             yield from (one for one in found if one.code != marks)
         if line.leftovers and row_format is not None and searcher(*HINTS)(text):
@@ -382,7 +386,7 @@ class Scan:
     def _first_row_defects(
         self, row: Json, row_format: Format, sent: CanonicalRow
     ) -> Iterator[Defect]:
-        if row_format is formats.TEXT and (defect := chat_as_text(row)):
+        if row_format is formats.TEXT and (defect := chat_as_text(row, meant=self.task.as_texts)):
             yield defect
         elif row_format.note and all(error.code != "unknown_format" for error in sent.errors):
             yield Defect(row_format.note, detail=row_format.words)

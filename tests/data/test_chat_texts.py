@@ -187,3 +187,25 @@ def test_the_command_names_a_column_that_was_mapped(tmp_path: Path) -> None:
     report = gateway.validate(path, columns={"sample": "text"})
     (found,) = [one for one in report.findings if one.code == "chat_in_text"]
     assert f"ftg convert {path} --map sample=messages --to openai" in found.fix
+
+
+def test_texts_in_a_template_are_meant_where_the_method_is_pretrain(tmp_path: Path) -> None:
+    """By the user's word that is a note, and the marks of the template are no finding; a special
+    token in what is said is one. Without that word the way to messages is a warning."""
+    rows: list[Json] = [{"text": text} for text, _ in TEXTS.values()]
+    path = written(tmp_path / "texts.jsonl", rows)
+    report = gateway.validate(path, method="pretrain")
+    assert not report.errors
+    assert {one.code for one in report.findings if one.severity == "warning"} <= {"similar_rows"}
+    (note,) = [one for one in report.findings if one.code == "format_text"]
+    assert "template of Guanaco; all of it is trained" in note.message
+    assert "chat_in_text" in {one.code for one in gateway.validate(path).findings}
+    text = (
+        f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n{SAY}<|endoftext|><|im_end|>\n"
+    )
+    path = written(
+        tmp_path / "ended.jsonl", [{"text": text.replace(ASK, f"{n}?")} for n in range(12)]
+    )
+    report = gateway.validate(path, method="pretrain")
+    (found,) = [one for one in report.findings if one.code == "special_tokens_in_text"]
+    assert found.count == 12

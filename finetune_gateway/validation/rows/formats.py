@@ -20,6 +20,7 @@ from finetune_gateway.data.sharegpt import TRAINED
 from finetune_gateway.findings import Defect
 from finetune_gateway.text.quoting import json_type, quoted
 from finetune_gateway.text.regex import LazyPattern
+from finetune_gateway.validation import special_tokens
 from finetune_gateway.validation.rows.chat import (
     MEDIA,
     chat_defects,
@@ -272,12 +273,15 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     return Defect("unknown_format", detail=formats.no_format_text(row), fix=way_out(row))
 
 
-def chat_as_text(row: Json) -> Defect | None:
+def chat_as_text(row: Json, *, meant: bool = False) -> Defect | None:
     """Return the defect of a text row that is a conversation in a template, or a message of one, as
-    exports of chats and lists of questions and answers have it; None for another text."""
+    exports of chats and lists of questions and answers have it; None for another text. ``meant``:
+    the user has said that all of each text is trained."""
     text = row["text"]
     if not isinstance(text, str):
         return None
+    if meant and chat_texts.is_whole(text):
+        return Defect("format_text", detail=f"{chat_texts.in_words(text)}; all of it is trained")
     if chat_texts.is_whole(text):
         return Defect("chat_in_text", "text", chat_texts.in_words(text), chat_texts.way("text"))
     by = next((key for key in _BY if key in row), None)
@@ -290,6 +294,13 @@ def chat_as_text(row: Json) -> Defect | None:
     else:
         return None
     return Defect("chat_as_text", "text", what, _AS_CHATS)
+
+
+def is_marked_text(row: Json) -> bool:
+    """Return True for a text that is a conversation in a template, whose special tokens are all
+    marks of the template."""
+    said = chat_texts.texts_of(row["text"])
+    return bool(said) and not any(special_tokens.find("\n".join(said)))
 
 
 def way_out(row: Json, constant: Collection[str] = ()) -> str:
