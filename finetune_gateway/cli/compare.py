@@ -208,6 +208,8 @@ def _end(
     if markdown is not None and str(markdown) != "-":
         write_page(markdown, comparison_markdown(comparison.data), quiet=quiet)
     if comparison.data.stopped:
+        said = f"Not all was asked: {comparison.data.stopped.rstrip('.')}."
+        print_message(f"{said} The same command goes on.", quiet=quiet)
         return BudgetError.exit_code
     return 1 if _warn_of_silence(comparison.data, quiet=quiet) else 0
 

@@ -171,9 +171,11 @@ def differences(scores: Scores, clusters: Mapping[str, str]) -> list[Difference]
 # -- answers and checks ----------------------------------------------------------------------
 
 
-def answer_figures(answers: Sequence[ComparedAnswer], refused: int) -> AnswerFigures:
+def answer_figures(
+    answers: Sequence[ComparedAnswer], refused: int, stopped: str = ""
+) -> AnswerFigures:
     """Return how one model answers: lengths, seconds, money, errors. What a filter of the host has
-    held back is an error too."""
+    held back is an error too. ``stopped``: the error of what was not asked."""
     good = [one for one in answers if measures.unjudged(one) is None]
     errors = Counter(one.error or measures.FILTERED for one in answers if measures.unjudged(one))
     timed = [one for one in good if one.seconds is not None]
@@ -182,6 +184,7 @@ def answer_figures(answers: Sequence[ComparedAnswer], refused: int) -> AnswerFig
     return AnswerFigures(
         answers=len(good),
         errors=sum(errors.values()),
+        not_sent=errors[stopped] if stopped else 0,
         error_kinds=dict(alike(errors).most_common(KINDS_OF_ERROR)),
         refusals=refused,
         prompt_tokens=_mean(one.prompt_tokens for one in good),

@@ -80,16 +80,20 @@ def conclude(
     refused = {model.key: table.refusals(model.key) for model in facts}
     figures = {}
     for model in facts:
-        own = [one.answer for one in scored if one.answer.model == model.key]
-        spent = None if model.key in unpriced else found.spent.by.get(model.key)
-        figure = assessing.answer_figures(own, refused[model.key])
-        figures[model.key] = figure.model_copy(update={"spent_usd": spent})
+        # Of the rows alone: what a check asks on, such as an attack, is no request of every day.
+        own = [one for one in with_losses if one.model == model.key]
+        bought = found.spent.of(model.key)
+        spent = None if model.key in unpriced else bought.usd
+        figure = assessing.answer_figures(own, refused[model.key], found.stopped)
+        figures[model.key] = figure.model_copy(
+            update={"spent_usd": spent, "unanswered": bought.unanswered}
+        )
     measure = _deciding(table, by)
     right = _right(measure, table, questions)
     never = {found.stopped, NOT_RECORDED} - {""}  # nobody chose which rows these are
     left = {
         model.key: assessing.unanswered(
-            (one.answer for one in scored if one.answer.model == model.key), never
+            (one for one in with_losses if one.model == model.key), never
         )
         for model in facts
     }
@@ -372,14 +376,14 @@ def _judge_facts(
     judge = questions.judge
     compared = [model.title for model in questions.models]
     facts = judging.facts(found.judgements, rows, judge.title, compared)
-    spent = found.spent.by.get(judge.key)
+    spent = found.spent.of(judge.key).usd
     return facts.model_copy(update={"host": judge.host, "spent_usd": spent})
 
 
 def _notes(found: Found, facts: Sequence[ComparedFacts]) -> Iterator[str]:
     titles = {model.key: model.title for model in facts}
     if found.stopped:
-        yield f"Not all was asked: {found.stopped}."
+        yield f"Not all was asked: {found.stopped.rstrip('.')}."
     for key, error in found.ended.items():
         yield f"{titles.get(key, 'The judge')} was not asked to the end: {error.message}"
 

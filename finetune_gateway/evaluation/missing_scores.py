@@ -90,7 +90,7 @@ def untold(
     left too many answers of unjudged. ``silent``: by measure and model."""
     choosy = choosers(left)
     return [
-        one.model_copy(update={"better": ""})
+        one.model_copy(update={"better": "", "blocked": True})
         if one.better in choosy | _silent(silent.get(one.measure, {}))
         else one
         for one in pairs

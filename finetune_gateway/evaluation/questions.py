@@ -255,6 +255,8 @@ class Questions:
         answers = found.add(asking.ask(self._plan(dict.fromkeys(keys, self.prompts))))
         found.answers |= answers
         if answers and all(one.error for one in answers.values()):
+            if self.guide is not None:
+                found.outcomes |= {key: self._rounds(key, found.answers).outcomes() for key in keys}
             return
         if self.guide is not None and not found.stopped:
             self._ask_on(keys, found)

@@ -98,7 +98,8 @@ def _run(
         work.recording.finish()
     if ended is not None:
         raise _in_words(ended, work)
-    return Run(writer.asked, writer.answers, writer.errors, again, spent, limit.stopped)
+    unanswered = work.recording.spent(charge.id).unanswered
+    return Run(writer.asked, writer.answers, writer.errors, again, spent, unanswered, limit.stopped)
 
 
 async def _ask(

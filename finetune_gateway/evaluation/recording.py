@@ -154,6 +154,7 @@ class Run:
     errors: int = 0
     again: int = 0
     spent_usd: Decimal | None = None
+    unanswered: int = 0  # attempts without an answer, which count in it at their most
     stopped: str = ""
     beyond: int = 0
     under_way: bool = False

@@ -233,6 +233,7 @@ class Difference(Model):
     adjusted_p: float | None = None
     better: str = ""
     rows_needed: int | None = None
+    blocked: bool = False  # by the answers that there are one is better, and many are missing
 
 
 class AnswerFigures(Model):
@@ -242,6 +243,7 @@ class AnswerFigures(Model):
 
     answers: int = 0
     errors: int = 0
+    not_sent: int = 0  # of the errors: what was not asked, such as after a limit
     error_kinds: dict[str, int] = Field(default_factory=dict)  # what was said, and how often
     refusals: int = 0
     prompt_tokens: float | None = None  # mean of an answer
@@ -252,6 +254,7 @@ class AnswerFigures(Model):
     tokens_per_second: float | None = None
     usd_per_answer: Decimal | None = None
     spent_usd: Decimal | None = None  # on this comparison
+    unanswered: int = 0  # requests without an answer, which count in it at their most
 
 
 class Verdict(Model):

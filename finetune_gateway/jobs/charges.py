@@ -37,6 +37,7 @@ Sum = Annotated[Decimal, Field(ge=0, le=MOST_ESTIMATED)]
 Moment = Annotated[float, Field(ge=0, lt=LATEST)]  # since the epoch, that a calendar has
 _SUM: TypeAdapter[Decimal] = TypeAdapter(Sum)
 _MOMENT: TypeAdapter[float] = TypeAdapter(Moment)
+AT_MOST = "counted at their most"  # in a basis: of requests without an answer
 COMPARE = "compare:"  # begins the name of what a comparison has cost, in one round or several
 CHECK = "check:"  # and of what a check of a model has
 DEPLOYMENT = "deployment:"  # and of what a deployment of a job's model costs, until it is ended

@@ -18,7 +18,7 @@ from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import budget as budgets
-from finetune_gateway.jobs.charges import CHECK, COMPARE, DEPLOYMENT, Charge
+from finetune_gateway.jobs.charges import AT_MOST, CHECK, COMPARE, DEPLOYMENT, Charge
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.model import Model
 from finetune_gateway.renderers import Shown
@@ -183,13 +183,16 @@ def _sum(rounds: list[Charge]) -> Charge:
         for name in ("low", "expected", "high")
     )
     whole = len(costs) == len(rounds)
+    most = f", with requests without an answer, {AT_MOST}" * any(
+        AT_MOST in one.basis for one in rounds[:-1]
+    )
     return rounds[-1].model_copy(
         update={
             "created_at": rounds[0].created_at,
             "cost": Range[Decimal](low=low, expected=expected, high=high) if whole else None,
             "reserved_usd": sum((one.reserved_usd for one in rounds), budgets.ZERO),
             "spent_usd": sum(spent, budgets.ZERO) if len(spent) == len(rounds) else None,
-            "basis": f"{len(rounds)} rounds of questions, the last: {rounds[-1].basis}",
+            "basis": f"{len(rounds)} rounds of questions{most}, the last: {rounds[-1].basis}",
         }
     )
 

@@ -77,11 +77,11 @@ class RequestCost:
     unanswered: int = 0
     at_most_usd: Decimal = Decimal(0)
 
-    def plus(self, usd: Decimal, *, answered: bool) -> RequestCost:
-        """Return the same with one more attempt."""
-        more = 0 if answered or not usd else 1
+    def __add__(self, other: RequestCost) -> RequestCost:
         return RequestCost(
-            self.usd + usd, self.unanswered + more, self.at_most_usd + (usd if more else 0)
+            self.usd + other.usd,
+            self.unanswered + other.unanswered,
+            self.at_most_usd + other.at_most_usd,
         )
 
 
@@ -136,8 +136,10 @@ def spent_by_request(folder: Path, charges: Collection[str]) -> dict[str, Reques
     """Return what each request has cost under these charges, by its id."""
     costs: dict[str, RequestCost] = {}
     for (_, key, _), (usd, file) in _ends(folder, charges).items():
-        known = costs.get(key, RequestCost())
-        costs[key] = known.plus(usd or Decimal(0), answered=file == ANSWERS)
+        cost = usd or Decimal(0)
+        open_ = bool(cost) and file != ANSWERS
+        one = RequestCost(cost, int(open_), cost if open_ else Decimal(0))
+        costs[key] = costs.get(key, RequestCost()) + one
     return costs
 
 
@@ -183,7 +185,7 @@ def batch_events(folder: Path) -> dict[str, str]:
 def commit(store: Store, charge: Charge, spent: Spent) -> Decimal | None:
     """Settle a charge with what its requests have cost, and return that. Of a run that has not come
     to its end the estimate is that of the requests it has sent: the next run estimates the rest."""
-    most = f"; {spent.unanswered:,} without one counted at their most" if spent.unanswered else ""
+    most = f"; {spent.unanswered:,} without one {charges.AT_MOST}" if spent.unanswered else ""
     at = ", ".join(f"${price.usd} {price.unit} {price.dated}" for price in charge.prices[:2])
     word = "answer" if spent.answers == 1 else "answers"
     basis = f"{spent.answers:,} {word} by the host's usage{most}; {at or 'no price is known'}"

@@ -8,6 +8,7 @@ from decimal import Decimal
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.evaluation.best import number_text
 from finetune_gateway.evaluation.results import AnswerFigures, ComparisonData, TrainingFacts
+from finetune_gateway.reports.asking_text import spent_text
 from finetune_gateway.reports.output import format_count, format_duration
 from finetune_gateway.settings.money import format_usd
 
@@ -30,7 +31,7 @@ def cost_rows(data: ComparisonData) -> list[tuple[str, Cells]]:
         ("per answer", _answered(data, lambda one: usd_text(one.usd_per_answer))),
         ("per 1,000 answers", _answered(data, _per_thousand)),
         *_monthly(data),
-        ("this comparison", _answered(data, lambda one: usd_text(one.spent_usd))),
+        ("this comparison", _answered(data, _spent)),
     ]
     return [(name, tuple(cell or EMPTY for cell in cells)) for name, cells in rows if any(cells)]
 
@@ -101,6 +102,10 @@ def usd_text(amount: Decimal | None) -> str:
 
 def _per_thousand(figures: AnswerFigures) -> str:
     return "" if figures.usd_per_answer is None else format_usd(1000 * figures.usd_per_answer)
+
+
+def _spent(figures: AnswerFigures) -> str:
+    return spent_text(figures.spent_usd, figures.unanswered)
 
 
 def _monthly(data: ComparisonData) -> Iterator[tuple[str, list[str]]]:

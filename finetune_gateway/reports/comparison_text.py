@@ -99,11 +99,13 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
     left = sum(data.data.left_out.values())
     missing = sum(one.errors for one in data.answers.values())
     unrecorded = sum(one.error_kinds.get(NOT_RECORDED, 0) for one in data.answers.values())
-    failed = missing - unrecorded
+    unsent = sum(one.not_sent for one in data.answers.values())
+    failed = missing - unrecorded - unsent
     spent = f"{spent_text(data.spent_usd, data.unanswered)} spent" if data.spent_usd else ""
     said = (
         format_count(data.data.rows, "row") + (f" ({left:,} left out)" if left else ""),
         f"{format_count(failed, 'request')} failed" if failed else "",
+        f"{format_count(unsent, 'request')} not sent" if unsent else "",
         f"{format_count(unrecorded, 'answer')} not recorded" if unrecorded else "",
         spent,
     )

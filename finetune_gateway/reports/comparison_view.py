@@ -207,9 +207,12 @@ def undecided_text(data: ComparisonData, measure: str) -> str:
         rows = f"; about {least:,} rows would do"
         if len(pairs) > 1:
             rows += f" for {names[pair.first]} and {names[pair.second]}, which need the fewest"
+    missing = [f"{names[one.first]} from {names[one.second]}" for one in pairs if one.blocked]
+    rows += f"; for want of answers not {', '.join(missing)}" if missing else ""
     if len(pairs) == len(tested) > 1:
         return f"no two of them apart{rows}"
-    return ", ".join(f"{names[one.first]} from {names[one.second]}" for one in pairs) + rows
+    open_ = [f"{names[one.first]} from {names[one.second]}" for one in pairs if not one.blocked]
+    return (", ".join(open_) + rows).removeprefix("; ")
 
 
 def difference_text(measure: Measure, one: Difference) -> str:
@@ -281,10 +284,10 @@ def errors_text(model: ComparedFacts, figures: AnswerFigures) -> str:
             f"{model.title}: {figures.errors:,} of {asked:,} questions are not in the recording, "
             "and count in no figure."
         )
-    return (
-        f"{model.title}: {figures.errors:,} of {asked:,} requests got no answer, and count in no "
-        f"figure{f': {kinds}' if kinds else ''}."
-    )
+    failed, unsent = figures.errors - figures.not_sent, figures.not_sent
+    said = f"{failed:,} of {asked:,} requests got no answer" if failed else ""
+    said += f"{' and ' * bool(said)}{unsent:,} of {asked:,} were not sent" if unsent else ""
+    return f"{model.title}: {said}, and count in no figure{f': {kinds}' if kinds else ''}."
 
 
 # -- checks and the judge ------------------------------------------------------------------

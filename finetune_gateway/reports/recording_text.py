@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from finetune_gateway.evaluation.recording import Recording
 from finetune_gateway.jobs.budget import Budget
 from finetune_gateway.jobs.permits import kinds_text
-from finetune_gateway.reports.asking_text import again_text, budget_text, cost_text, limit_text
+from finetune_gateway.reports.asking_text import (
+    again_text,
+    budget_text,
+    cost_text,
+    limit_text,
+    spent_text,
+)
 from finetune_gateway.reports.output import format_count, wrap_text
 from finetune_gateway.settings.money import format_usd
 from finetune_gateway.text.cleaning import visible
@@ -131,11 +137,14 @@ def run_text(recording: Recording, document: dict[str, Any]) -> str:
 def _run_lines(recording: Recording, document: dict[str, Any]) -> Iterator[str]:
     run, about = recording.run, recording.about
     all_ = about.rows * about.samples
-    spent = run.spent_usd if run else None
-    cost = "" if spent is None else f"; this run cost {format_usd(spent)}"
+    spent = spent_text(run.spent_usd, run.unanswered) if run else ""
+    cost = f"; this run cost {spent}" if spent else ""
     calls = document["with_calls"]
     with_calls = f", {calls:,} with calls of tools" if calls else ""
     yield f"{document['answers']:,} of {all_:,} answers{with_calls}{cost}."
+    if run is not None and spent and run.unanswered:
+        without = format_count(run.unanswered, "request")
+        yield f"{without} without an answer, which a host may charge, counted at the most."
     if run is not None and run.again:
         yield again_text(run.again)
     cut = document["finish_reasons"].get("length", 0)

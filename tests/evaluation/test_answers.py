@@ -102,7 +102,8 @@ def test_a_limit_is_shared_by_all_models_and_calls(home: Path) -> None:
         assert len(first.answers) == 18 and first.asked == 18 - len(errors) > 0
         assert spent == first.spent_usd == limit.spent <= Decimal("0.0106")
         found = spending(Store(Settings.load()), RUN, first.payers)
-        assert sum(found.by.values()) == found.usd == first.spent_usd and not found.unanswered
+        assert sum(one.usd for one in found.by.values()) == found.usd == first.spent_usd
+        assert not found.unanswered
         more = answers(models[1:], prompts(400), limit)  # a round later: no error, nothing is sent
         assert (more.asked, more.stopped) == (0, first.stopped) and more.spent_usd == 0
         with pytest.raises(BudgetError, match="of which .* are spent"):
@@ -218,7 +219,7 @@ def test_two_names_of_one_model_are_asked_once(home: Path) -> None:
         found = answers([model, replace(model, key="same")], prompts(3))
         assert (found.asked, len(found.answers)) == (3, 6)
         paid = spending(Store(Settings.load()), RUN, found.payers)
-        assert paid.by == {model.key: found.spent_usd}
+        assert paid.by.keys() == {model.key} and paid.of(model.key).usd == found.spent_usd
         assert answers([other], [one for one in prompts(3)]).asked == 0  # it has a system prompt
 
 

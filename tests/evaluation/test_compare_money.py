@@ -19,6 +19,7 @@ from finetune_gateway.jobs.ledger import Line
 from finetune_gateway.reports.check_text import check_text
 from finetune_gateway.reports.comparison_markdown import comparison_markdown
 from finetune_gateway.reports.comparison_text import comparison_text
+from finetune_gateway.reports.junit import junit_xml
 
 BASES = ("base:gpt-4.1-mini-2025-04-14", "base:gpt-4o-2024-08-06")
 ROWS = [
@@ -110,3 +111,44 @@ def test_the_ledger_names_a_host_without_a_profile_as_prices_do(provider: Provid
     """``custom``, which ``ftg prices set --backend`` takes: "openai" for a server of one's own."""
     Gateway().compare(("base:gpt-4o-2024-08-06",), ROWS[:2], backends=[connect(provider)])
     assert {line.backend for line in lines()} == {"custom"}
+
+
+def test_what_checks_ask_on_is_no_request_of_every_day(provider: Provider) -> None:
+    """An answer costs what one to a row does, by the month too; what the attacks of a check have
+    cost is a part of what the comparison has."""
+    guide = Guide.loads("checks:\n- stays_in_role: true\n  must_not: secret\n")
+    bare, checked = compare(provider), compare(provider, checks=guide)
+    for model in checked.data.models:
+        one, other = checked.data.answers[model.key], bare.data.answers[model.key]
+        assert (
+            one.usd_per_answer == other.usd_per_answer and one.prompt_tokens == other.prompt_tokens
+        )
+        assert one.answers == other.answers == len(ROWS) and not one.errors
+    assert checked.data.serving and bare.data.serving
+    assert checked.data.serving.ways == bare.data.serving.ways
+    assert (checked.data.spent_usd or 0) > 0  # the rows were paid for by the one before
+
+
+def test_what_a_limit_has_kept_from_being_sent_has_not_failed(provider: Provider) -> None:
+    """The screen counts it by itself, and stderr says what stopped it."""
+    found = compare(provider, max_cost_usd="0.002")
+    unsent = sum(one.not_sent for one in found.data.answers.values())
+    assert unsent == sum(one.errors for one in found.data.answers.values()) > 0
+    shown = " ".join(comparison_text(found.data).split())
+    assert f"{unsent} requests not sent" in shown and "failed" not in shown
+    assert "were not sent, and count in no figure" in comparison_markdown(found.data)
+
+
+def test_checks_of_a_host_that_answers_nothing_are_not_judged(provider: Provider) -> None:
+    """Those of rows, and those with prompts of their own, with the error of the host: skipped reads
+    as green where a machine reads it."""
+    provider.fault("POST /chat/completions", *(Fault("status", status=500) for _ in range(200)))
+    text = "checks:\n- must: '[0-9]'\n- name: own\n  must: yes\n  prompts: [Hello]\n"
+    report = evaluation.check(
+        BASES[0], Guide.loads(text), data=ROWS[:4], at_once=2,
+        backend=connect(provider, profile="openai"),
+    )  # fmt: skip
+    assert [one.status for one in report.results] == ["not judged", "not judged"]
+    assert all("The server is overloaded" in one.note for one in report.results)
+    assert not report.ok
+    assert junit_xml(report).count("<error") == 2

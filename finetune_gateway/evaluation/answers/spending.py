@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune_gateway.jobs import charges
 from finetune_gateway.jobs.budget import ZERO
-from finetune_gateway.jobs.requests import spent_by_request
+from finetune_gateway.jobs.requests import RequestCost, spent_by_request
 from finetune_gateway.jobs.store import Store
 
 Payers = dict[tuple[Path, str], str]  # folder of answers, id of a request -> key of a model
@@ -18,13 +18,17 @@ Payers = dict[tuple[Path, str], str]  # folder of answers, id of a request -> ke
 
 @dataclass(frozen=True)
 class Spending:
-    """In USD. ``by``: the key of the model. ``unanswered``: requests without an answer, which the
-    host may have charged: they count at their most, ``at_most_usd`` of ``usd``."""
+    """In USD, in all, and ``by`` the key of the model. ``unanswered``: requests without an answer,
+    which the host may have charged: they count at their most, ``at_most_usd`` of ``usd``."""
 
     usd: Decimal = ZERO
-    by: dict[str, Decimal] = field(default_factory=dict)
+    by: dict[str, RequestCost] = field(default_factory=dict)
     unanswered: int = 0
     at_most_usd: Decimal = ZERO
+
+    def of(self, key: str) -> RequestCost:
+        """Return what one model has cost."""
+        return self.by.get(key, RequestCost())
 
 
 def spending(store: Store, name: str, payers: Mapping[tuple[Path, str], str]) -> Spending:
@@ -32,13 +36,12 @@ def spending(store: Store, name: str, payers: Mapping[tuple[Path, str], str]) ->
     limit and the ledger count. Raises StoreError for lines that were changed."""
     bought = charges.of_name(store, name)
     ids = {charge.id for charge in bought}
-    by: dict[str, Decimal] = defaultdict(Decimal)
-    unanswered, at_most = 0, ZERO
+    by: dict[str, RequestCost] = defaultdict(RequestCost)
+    every = RequestCost()
     for folder in {folder for folder, _ in payers}:
         for key, cost in spent_by_request(folder, ids).items():
-            unanswered += cost.unanswered
-            at_most += cost.at_most_usd
+            every += cost
             if (folder, key) in payers:
-                by[payers[folder, key]] += cost.usd
+                by[payers[folder, key]] += cost
     usd = sum((charge.held_usd for charge in bought), ZERO)
-    return Spending(usd, dict(by), unanswered, at_most)
+    return Spending(usd, dict(by), every.unanswered, every.at_most_usd)

@@ -111,7 +111,7 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
         rows=len(found.rows),
         created_at=began,
         seconds=time.time() - began,
-        results=results(guide, outcomes),
+        results=results(guide, outcomes, _unasked(guide, found.rows, said, model)),
         asked=said.asked,
         asked_again=said.again,
         kept=said.kept,
@@ -121,6 +121,17 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
         stopped=said.stopped,
         notes=[*plan.notes],
     )
+
+
+def _unasked(
+    guide: Guide, rows: Sequence[ComparedRow], said: Found, model: EvaluatedModel
+) -> dict[str, str]:
+    """Return for each check that had something to ask, by its name, why nothing of it was asked:
+    where it was, its outcomes count alone."""
+    ended = said.ended.get(model.key)
+    errors = (one.error for one in said.answers.values() if one.error)
+    why = said.stopped or (ended.message if ended else next(errors, "")) or "it was not asked"
+    return {case.check.name: f"no answer: {why}" for case in guide.cases(rows)}
 
 
 def _trained_with(model: EvaluatedModel) -> str:
