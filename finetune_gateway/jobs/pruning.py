@@ -44,7 +44,8 @@ SPREAD = 300.0  # seconds by which the host's clock may differ from ours
 
 class Item(Model):
     """Something that is pruned. ``name``: of a run its job, of a file or a model its id at the
-    ``host``. ``jobs``: those that it is of; of what was fetched, their ids at the host."""
+    ``host``. ``jobs``: those that it is of; of what was fetched, their ids at the host.
+    ``set_aside``: checkpoints of a run among it that were damaged."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -55,6 +56,7 @@ class Item(Model):
     jobs: tuple[str, ...] = ()
     host: str = ""
     sha256: str = ""
+    set_aside: int = 0
 
 
 class Failed(Model):
@@ -152,7 +154,13 @@ class Pruner:
             (self.before,),
         ):
             if paths := self._run_files(record):
-                yield Item(kind="run", name=record.id, bytes=_bytes(paths), jobs=(record.id,))
+                yield Item(
+                    kind="run",
+                    name=record.id,
+                    bytes=_bytes(paths),
+                    jobs=(record.id,),
+                    set_aside=sum(map(_set_aside, paths)),
+                )
 
     def _old_fetched(self) -> Iterator[Item]:
         """Yield what was fetched long ago, all of it as one."""
@@ -342,6 +350,11 @@ class Remote:
                 " AND json_extract(result, '$.model') = ?",
                 (self.record.id, name),
             )
+
+
+def _set_aside(path: Path) -> int:
+    """Return how many checkpoints below a path were set aside: see ``local/checkpoints.py``."""
+    return sum(one.is_dir() for one in path.rglob("damaged-checkpoint-*"))
 
 
 def _bytes(paths: Iterable[Path]) -> int:

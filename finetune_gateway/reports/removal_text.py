@@ -134,7 +134,9 @@ def item_text(item: Item) -> str:
     if item.kind == "leftovers":
         return f"what killed processes have left, {size}"
     if item.kind == "run":
-        return f"rows, log and checkpoints of {item.name}, {size}"
+        count = format_count(item.set_aside, "checkpoint")
+        aside = f"; {count} of it set aside as damaged" if item.set_aside else ""
+        return f"rows, log and checkpoints of {item.name}, {size}{aside}"
     if item.kind == "fetched":
         return f"what was fetched of {format_count(item.count, 'fine-tune')}, {size}"
     if item.kind == "recording":

@@ -18,6 +18,8 @@ from support.rows import chat_rows
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend, Gateway, Job, OpenAIBackend, Pruned
+from finetune_gateway.backends.local import checkpoints
+from finetune_gateway.cli import main
 from finetune_gateway.errors import BackendError, SpecError, UnsupportedError
 from finetune_gateway.jobs.pruning import DAY, Item
 from finetune_gateway.settings import config
@@ -260,6 +262,24 @@ def test_old_runs_lose_their_rows_and_keep_their_models(home: Path) -> None:
     assert not failed.exists() and (young / "data" / "train.jsonl").exists()
     assert pruned.bytes == 9 * len(CANARY)
     assert gateway.prune() == Pruned()
+
+
+def test_prune_says_which_checkpoints_were_set_aside(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the line of their run, whether it has a result or not."""
+    for model in (True, False):
+        folder = local_job(home, 31, model=model)
+        for step in (2, 4):
+            point = folder / "checkpoints" / f"checkpoint-{step}"
+            point.mkdir()
+            checkpoints.set_aside(point, "a.bin differs")
+        (folder / "data" / "damaged-checkpoint-1").write_text("a file is none")
+    plain = local_job(home, 31, model=True)
+    assert main(["prune", "--yes"]) == 0
+    lines = " ".join("".join(capsys.readouterr()).split())
+    assert lines.count("; 2 checkpoints of it set aside as damaged") == 2
+    assert f"checkpoints of {plain.name}, " in lines and lines.count("set aside") == 2
 
 
 def test_the_age_comes_from_the_call_or_the_setting(home: Path) -> None:
