@@ -102,18 +102,18 @@ class CheckReport(Model):
 
 
 def results(
-    guide: Guide, outcomes: Sequence[Outcome], unasked: Mapping[str, str] | None = None
+    guide: Guide, outcomes: Sequence[Outcome], not_asked: Mapping[str, str] | None = None
 ) -> list[CheckResult]:
-    """Return the result of each check of a guide, in its order. ``unasked``: the reason why
+    """Return the result of each check of a guide, in its order. ``not_asked``: the reason why
     nobody answered, by the names of those checks."""
     by_check: dict[str, list[Outcome]] = {check.name: [] for check in guide.checks}
     for outcome in outcomes:
         by_check[outcome.case.check.name].append(outcome)
-    why = unasked or {}
+    why = not_asked or {}
     return [_result(check, by_check[check.name], why.get(check.name, "")) for check in guide.checks]
 
 
-def _result(check: Check, outcomes: Sequence[Outcome], unasked: str) -> CheckResult:
+def _result(check: Check, outcomes: Sequence[Outcome], not_asked: str) -> CheckResult:
     failed = [one for one in outcomes if one.score.value == 0]
     unjudged = [one for one in outcomes if one.score.value is None]
     undecided = [one for one in unjudged if one.score.reason.startswith(UNDECIDED)]
@@ -131,20 +131,20 @@ def _result(check: Check, outcomes: Sequence[Outcome], unasked: str) -> CheckRes
         min_pass=about.min_pass,
         examples=tuple(_examples([*failed, *missing, *undecided])),
     )
-    status, note = _status(check, counted, unjudged, unasked)
+    status, note = _status(check, counted, unjudged, not_asked)
     shown = counted.examples if status in ("failed", "not judged") else ()
     return counted.model_copy(update={"status": status, "note": note, "examples": shown})
 
 
 def _status(
-    check: Check, counted: CheckResult, unjudged: Sequence[Outcome], unasked: str
+    check: Check, counted: CheckResult, unjudged: Sequence[Outcome], not_asked: str
 ) -> tuple[Status, str]:
     """Return what became of a check, and why if that is neither passed nor failed."""
     if isinstance(check, Skipped):
         return "skipped", check.why
     judged = counted.passed + counted.failed
     if not judged and not unjudged:
-        return ("not judged", unasked) if unasked else ("skipped", NO_ROWS)
+        return ("not judged", not_asked) if not_asked else ("skipped", NO_ROWS)
     if not judged:
         return "not judged", unjudged[0].score.reason
     enough = about_at_least(counted.passed, counted.min_pass * counted.counted)

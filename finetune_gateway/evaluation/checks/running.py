@@ -111,7 +111,7 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
         rows=len(found.rows),
         created_at=began,
         seconds=time.time() - began,
-        results=results(guide, outcomes, _unasked(guide, found.rows, said, model)),
+        results=results(guide, outcomes, _not_asked(guide, found.rows, said, model)),
         asked=said.asked,
         asked_again=said.again,
         kept=said.kept,
@@ -123,7 +123,7 @@ def check(store: Store, request: Request, how: How) -> CheckReport:
     )
 
 
-def _unasked(
+def _not_asked(
     guide: Guide, rows: Sequence[ComparedRow], said: Found, model: EvaluatedModel
 ) -> dict[str, str]:
     """Return for each check that had something to ask, by its name, why nothing of it was asked:
