@@ -208,9 +208,12 @@ class Pruner:
         were not its create and, once each, the files that are known to be sent for it."""
         contents = {file.sha256 for file in record.given}
         try:
-            scope = uploads.scope_of(record, self._load(record))
+            backend = self._load(record)
+            scope = uploads.scope_of(record, backend)
         except GatewayError:  # its plug-in is gone
             return True
+        if type(backend).upload is Backend.upload:  # its rows went with the create
+            return False
         times = [uploads.sent_at(self.store, scope, sha256) for sha256 in contents]
         sent = sum(at is not None and at >= record.created_at for at in times)
         return record.tries > 0 and (None in times or record.tries != sent + 1)

@@ -119,7 +119,7 @@ class Remover:
         left += self._of_nobody()
         count = self.store.query("SELECT count(*) FROM events WHERE job_id = ?", (record.id,))
         if record.hosted and not record.gone and (record.provider_id or record.tries):
-            left.append(f"its uploads and its model at {record.host}: ftg prune --remote")
+            left.append(f"its data and its model at {record.host}: ftg prune --remote")
         return Removed(
             job_id=record.id,
             bytes=bytes_of({*own, *kept}),

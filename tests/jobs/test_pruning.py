@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from support.cli import Ftg
 from support.hosted import data_file
+from support.hostile import Honest
 from support.provider import CREATE, Provider
 from support.records import record
 from support.rows import chat_rows
 
 import finetune_gateway as gateway
-from finetune_gateway import FakeBackend, Gateway, Job, OpenAIBackend, Pruned
+from finetune_gateway import FakeBackend, Gateway, Job, JobStatus, OpenAIBackend, Pruned
+from finetune_gateway.backend import Backend
 from finetune_gateway.backends.local import checkpoints
 from finetune_gateway.cli import main
 from finetune_gateway.errors import BackendError, SpecError, UnsupportedError
@@ -354,3 +356,16 @@ def test_doctor_says_what_is_kept_since_when(ftg: Ftg, env: dict[str, str]) -> N
     with Gateway().store.transaction() as db:
         db.execute("UPDATE jobs SET removed_at = 1")
     assert f"ftg rm {old.name}" in data()["fix"]
+
+
+def test_a_host_without_files_is_asked_for_none(home: Path, train_file: Path) -> None:
+    """A plug-in that sends its rows with the create has no uploads: nothing is said of them."""
+    calls = ("capabilities", "options", "counter", "estimate", "start", "find", "poll", "cancel")
+    methods = {name: getattr(Honest, name) for name in ("__init__", *calls, "open")}
+    backend: Any = type("Inline", (Backend,), {**methods, "name": "inline"})()
+    with Gateway(home, backends={"inline": backend}) as gateway:
+        job = gateway.submit(train_file, model="m", backend="inline")
+        assert job.wait(timeout=30).status is JobStatus.SUCCEEDED
+        gateway.remove([job])
+        pruned = gateway.prune(0, remote=True, confirm=lambda items: True)
+    assert pruned.unknown == () and "files" not in str(pruned.failed)
