@@ -304,8 +304,7 @@ def with_map(data: Path | None, columns: list[str] | None) -> Path | Dataset | N
 
 def open_job(name: str, *, quiet: bool = False) -> Job:
     """Return a job, refreshed; if its backend cannot be asked, as last seen, with a warning."""
-    # Imported here: 'ftg validate' needs these options, but no jobs.
-    from finetune_gateway.gateway import Gateway
+    from finetune_gateway.gateway import Gateway  # here: 'ftg validate' needs no jobs
 
     job = Gateway().job(name)
     refresh_or_warn(job, quiet=quiet)
@@ -313,11 +312,12 @@ def open_job(name: str, *, quiet: bool = False) -> Job:
 
 
 def refresh_or_warn(job: Job, *, quiet: bool = False) -> None:
-    """Ask the backend once; a failure is a warning, and so is a store that can only be read."""
+    """Ask the backend once; a failure is a warning, and so is a store that takes no more."""
     try:
         job.refresh()
     except (BackendError, StoreError) as exc:
-        if isinstance(exc, StoreError) and not job.store.read_only:
+        hindered = job.store.read_only or type(exc.__cause__).__name__ == "OperationalError"
+        if isinstance(exc, StoreError) and not hindered:
             raise
         print_warning(f"{job.id} is shown as last seen: {exc.message} {exc.hint}", quiet=quiet)
 

@@ -17,7 +17,7 @@ from finetune_gateway.backends.local import bases, builtin, hub, manifests
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
 from finetune_gateway.estimation import weights
 from finetune_gateway.jobs.handle import MANIFEST
-from finetune_gateway.settings import sealed
+from finetune_gateway.settings import files, sealed
 from finetune_gateway.settings.files import locking, sha256_of
 from finetune_gateway.settings.hashing import sha256_of_all
 from finetune_gateway.settings.home import Settings
@@ -48,8 +48,8 @@ def small_files(model: str, settings: Settings) -> Path:
     if model == builtin.NAME:
         folder = settings.models / builtin.folder_name()
         if not (folder / "generation_config.json").exists():  # the last of the small files
-            settings.create()
-            builtin.ensure_tokenizer(folder)
+            with files.storing(f"{model} cannot be made", settings.create().models):
+                builtin.ensure_tokenizer(folder)
         return folder
     folder = folder_of(model) or hub.fetch(model)
     if not (folder / "config.json").exists():  # say what it is, rather than what it lacks
