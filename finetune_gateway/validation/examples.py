@@ -33,7 +33,7 @@ class Example(BaseModel):
     name: str = "rows.jsonl"  # of the file
     encoding: str = "utf-8"
     also: tuple[str, ...] = ()
-    method: str = ""
+    method: str | None = None
     backend: str | None = None
     model: str | None = None
     against: str | None = None
@@ -75,10 +75,10 @@ class Example(BaseModel):
         return self.fixed is not None or self.fixed_times is not None
 
     @property
-    def row_method(self) -> str:
-        """The training method the rows are for."""
+    def row_method(self) -> str | None:
+        """The training method the rows are for; None if their format says it."""
         own: str = _table()["among"].get(self.among, {}).get("method", "sft")
-        return self.method or own
+        return (own if self.method is None else self.method) or None
 
 
 def example(code: str) -> Example:

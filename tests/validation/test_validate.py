@@ -202,7 +202,8 @@ def test_output_on_every_kind_of_file_keeps_the_schema(
     """Chats, pairs, texts, classes, and files that are none of these."""
     path, one = tmp_path / "rows.jsonl", example(code)
     path.write_bytes(one.file())
-    main(["validate", str(path), "--json", "--quality", "--method", one.row_method])
+    given = ["--method", one.row_method] if one.row_method else []
+    main(["validate", str(path), "--json", "--quality", *given])
     Draft202012Validator(closed(schema())).validate(json.loads(capsys.readouterr().out))
 
 
