@@ -63,6 +63,10 @@ _CHOICES = (
     "better_response_id", "safer_response_id", "better_response", "better", "preference", "winner",
     "choice", "chosen_id",
 )  # fmt: skip
+_WORDS = ("true", "false", "yes", "no", "0", "1", "0.0", "1.0")
+_ANSWER_KEYS = frozenset(
+    {"completion", "messages", "conversations", "conversation", "response", "output", "answer"}
+)
 _WRITE = (
     "Write the better answer as chosen and the other one as rejected; two that are equally good "
     "make no pair."
@@ -72,6 +76,19 @@ _WRITE = (
 def is_named_pair(row: Json) -> bool:
     """Return True for a better and a worse answer under names other than chosen and rejected."""
     return "chosen" not in row and bool(_sides(row))
+
+
+def is_side(row: Json) -> bool:
+    """Return False where chosen or rejected alone marks the answer beside it: true, false, a number
+    or a word for one of them."""
+    values = [row[key] for key in ("chosen", "rejected") if key in row]
+    return len(values) > 1 or not is_mark(values[0]) or _ANSWER_KEYS.isdisjoint(row)
+
+
+def is_mark(value: Any) -> bool:
+    """Return True for a value that says yes or no of an answer, or how good it is."""
+    is_word = isinstance(value, str) and value.strip().lower() in _WORDS
+    return is_word or isinstance(value, bool | int | float)
 
 
 def named_pair(reader: Reader) -> Json:

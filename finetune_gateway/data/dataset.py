@@ -402,7 +402,8 @@ def _content(path: Path) -> Content:
 def kind_of(row: dict[str, Any]) -> Kind:
     """Return the kind of example a row is, by its keys."""
     keys = row.keys()
-    if {"preferred_output", "non_preferred_output"} & keys or {"chosen", "rejected"} & keys:
+    sides = {"chosen", "rejected"} & keys  # one alone may be a mark of the answer beside it
+    if {"preferred_output", "non_preferred_output"} & keys or len(sides) > ("messages" in keys):
         return "preference"
     if "messages" in keys:
         return "unpaired_preference" if "label" in keys else "chat"

@@ -313,8 +313,8 @@ _TABLE: tuple[tuple[str, Format, Matches | None], ...] = (
     ("preferred", _NAMED_PAIR, beside.is_named_pair),
     ("accepted", _NAMED_PAIR, beside.is_named_pair),
     ("chosen", _HH, dialogues.is_hh),
-    ("chosen", TRL_PREFERENCE, None),
-    ("rejected", TRL_PREFERENCE, None),
+    ("chosen", TRL_PREFERENCE, beside.is_side),
+    ("rejected", TRL_PREFERENCE, beside.is_side),
     *((key, _CHOICE, beside.is_choice_beside) for key in beside.FIRST),
     ("messages", CHAT, _is_chat),  # most rows
     ("label", UNPAIRED, _is_labelled),

@@ -63,6 +63,10 @@ class _Counts:
     weights: int = 0
     refused: dict[str, list[int]] = field(default_factory=dict)  # the first lines of each reason
     refusals: int = 0
+    # True if the labels of the file are classes: keys like others, also where one may say good.
+    classes: bool = False
+    has_classes: bool = False  # a label that is one was seen
+    has_labels: bool = False  # so was one that says good or bad
     advice: str = ""  # what may help a row that cannot be read: --map with its columns, or the like
 
 
@@ -86,20 +90,40 @@ def convert(
     raise_if_taken(path, dataset, force)
     require_text(dataset)
     with whole_file(path) as file:
-        if to == "openai-bom":
-            file.write(BOM)
-        for line in _converted(dataset, to, dropped, counts):
-            file.write(line.encode() + b"\n")
+        _write(file, dataset, to, dropped, counts)
+        if counts.has_classes and counts.has_labels:
+            file.seek(0)
+            file.truncate()
+            counts = _Counts(classes=True)
+            _write(file, dataset, to, dropped, counts)
         _raise_refused(counts, dataset, to)
     return Conversion(path, to, counts.rows, tuple(counts.formats), tuple(_notes(counts, to)))
+
+
+def _write(
+    file: IO[bytes], dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts
+) -> None:
+    if to == "openai-bom":
+        file.write(BOM)
+    for line in _converted(dataset, to, drop, counts):
+        file.write(line.encode() + b"\n")
 
 
 def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts) -> Iterator[str]:
     for row in dataset.rows():
         data = {key: value for key, value in row.data.items() if key not in drop}
+        label = {"label": data["label"]} if "label" in data else {}
+        counts.has_classes |= bool(label) and not is_label(label["label"])
+        if counts.classes:
+            data = {key: value for key, value in data.items() if key != "label"}
         try:
             chat, left_out = converted(data)
-            yield dumped(convert_row(chat, to))
+            counts.has_labels |= _is_labelled(chat)
+            made = convert_row(chat, to)
+            if counts.classes:
+                made |= _as_class(label, to)
+                chat |= label
+            yield dumped(made)
         except ConversionError as exc:
             counts.refusals += 1
             why, advice = _refusal(data, exc, dataset)
@@ -116,9 +140,19 @@ def _converted(dataset: Dataset, to: str, drop: frozenset[str], counts: _Counts)
         for key in left_out:
             if key in counts.left_out or len(counts.left_out) < MAX_EXTRA_KEYS:
                 counts.left_out.setdefault(key, [0, row.line])[0] += 1
-        for key in chat.keys() - (_KNOWN if _is_labelled(chat) else _KNOWN - {"label"}):
+        is_known = _is_labelled(chat) and not counts.classes
+        for key in chat.keys() - (_KNOWN if is_known else _KNOWN - {"label"}):
             if key in counts.extra_keys or len(counts.extra_keys) < MAX_EXTRA_KEYS:
                 counts.extra_keys[key] = counts.extra_keys.get(key, 0) + 1
+
+
+def _as_class(label: Json, to: str) -> Json:
+    """Return a label that is a class, as a key beside the example. Raises ConversionError."""
+    if isinstance(label.get("label"), bool):
+        raise ConversionError("label", "true or false, among labels that are classes")
+    if label and to == "together":
+        raise ConversionError("label", "Together takes no key 'label' here")
+    return label
 
 
 def _refusal(row: Json, error: ConversionError, dataset: Dataset) -> tuple[str, str]:

@@ -348,3 +348,54 @@ def test_unknown_keys_are_named_in_every_format(home: Path) -> None:
         assert any(
             one.code in ("unknown_key", "not_sent") and "'mood'" in one.message for one in findings
         ), row
+
+
+def asked(n: int, **more: Any) -> Json:
+    return {"prompt": f"Is parcel {n} late?", "completion": f"No, {n} is not.", **more}
+
+
+@pytest.mark.parametrize("key", ["chosen", "rejected"])
+@pytest.mark.parametrize("mark", [True, 0, "yes"], ids=str)
+@pytest.mark.parametrize("form", ["jsonl", "csv", "messages"])
+def test_a_mark_beside_an_answer_is_no_pair(key: str, mark: Any, form: str, tmp_path: Path) -> None:
+    """True, false, a number or a word under chosen or rejected alone is a key like others; a text,
+    or one without an answer beside it, is a side of a pair."""
+    rows = [asked(n, **{key: mark}) for n in range(12)]
+    path = tmp_path / f"rows.{'csv' if form == 'csv' else 'jsonl'}"
+    if form == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        made = [{**CHAT, key: mark} for _ in rows] if form == "messages" else rows
+        path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    report = gateway.validate(path)
+    assert report.format == ("openai-chat" if form == "messages" else "prompt-completion")
+    assert not report.errors and report.tokens and report.tokens["trained"]
+    if key == "chosen" and form != "messages":
+        labelled = gateway.validate(path, columns={"chosen": "label"})
+        assert "--map chosen=label" in str([one.fix for one in report.findings])
+        assert labelled.format == "unpaired-preference"
+    said = format_of(asked(1, **{key: "It is late."})), format_of({"prompt": "?", key: "yes"})
+    assert all(one is not None and one.kind == "preference" for one in said)
+
+
+def test_labels_of_a_file_are_classes_or_none_is(tmp_path: Path) -> None:
+    """convert has one answer for all rows of a file: 0 and 1 among other numbers are kept as they
+    are, and a file of 0 and 1 alone, which may be KTO, is refused with the way out."""
+    for classes in (3, 2):
+        path, out = tmp_path / f"{classes}.jsonl", tmp_path / f"out{classes}.jsonl"
+        given = [asked(n, label=n % classes) for n in range(12)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in given))
+        dataset = gateway.Dataset.open(path)
+        if classes == 2:
+            with pytest.raises(gateway.DataError, match="no labels"):
+                dataset.convert("openai", out)
+            continue
+        done = dataset.convert("openai", out)
+        written = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [row["label"] for row in written] == [row["label"] for row in given]
+        assert done.formats == ("prompt-completion",) and "'label' of 12 rows" in done.notes[0]
+        with pytest.raises(gateway.DataError, match="no key 'label'"):
+            dataset.convert("together", tmp_path / "together.jsonl")

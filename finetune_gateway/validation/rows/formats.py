@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_gateway.data import chat_texts, formats
+from finetune_gateway.data.beside import is_mark
 from finetune_gateway.data.canonical import encoded, rows_within
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import listed
@@ -47,6 +48,14 @@ _TRUTH_OR_CLASS = (
 _CLASSES = (
     "Nothing to do to train on the texts alone. If the label is what a model is to say of them, "
     "add --map text=prompt,label=completion"
+)
+_MARKED = (
+    "Nothing to do to train on all answers. If it says which of them are good, "
+    "add --map chosen=label (KTO)"
+)
+_LABELS = (
+    "Write true or false in each row (KTO), or leave labels out: "
+    "ftg convert old.jsonl --to openai --drop label -o new.jsonl"
 )
 _WRAP = 'Wrap it: {"messages": [...]}; --fix does: ftg validate old.jsonl --fix new.jsonl'
 _NAMED = (
@@ -184,8 +193,14 @@ def other_format(
     label = row.get("label", True)
     if (row_format is formats.UNPAIRED) != (usual is formats.UNPAIRED) and type(label) is not bool:
         return Defect("label_class", "label", f"the label is {quoted(label)}")
-    detail = f"line {line} is in the format {row_format.name}, but line {first} in {usual.name}"
+    if row_format is formats.UNPAIRED and usual.kind in ("chat", "prompt_completion"):
+        return Defect("mixed_formats", detail=_both(line, row_format, usual, first), fix=_LABELS)
+    detail = _both(line, row_format, usual, first)
     return Defect("mixed_formats", detail=detail, fix=_ONE_FORMAT if joinable else "")
+
+
+def _both(line: int, row_format: Format, usual: Format, first: int | None) -> str:
+    return f"line {line} is in the format {row_format.name}, but line {first} in {usual.name}"
 
 
 def _labelled(row: Json) -> Defects:
@@ -209,8 +224,9 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     meant = {key: code for key in others if (code := meant_for(key, row.get(key)))}
     yield from (meant_defect(key, code) for key, code in meant.items())
     if not meant and _MEDIA.isdisjoint(others):
-        classes = "text" in row and "label" in others
-        yield Defect("not_sent", "", _not_sent(others), _CLASSES if classes else "")
+        classes = _CLASSES if "text" in row and "label" in others else ""
+        marked = _MARKED if "chosen" in others and is_mark(row.get("chosen")) else ""
+        yield Defect("not_sent", "", _not_sent(others), classes or marked)
         return
     beside = {key: row[key] for key in others if key in row}
     media = media_keys(beside)
