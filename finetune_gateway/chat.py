@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 from pydantic import Field
@@ -120,6 +121,26 @@ class TellsLosses(Protocol):
         """Return for each row, ``{"messages", "reference", "tools"}``, the mean negative
         log-likelihood of its reference, in nats per trained token, or the error why there is
         none."""
+        ...
+
+
+@runtime_checkable
+class Merges(Protocol):
+    """An adapter on this machine that can be merged into its base."""
+
+    def merge(
+        self,
+        folder: Path,
+        others: Sequence[tuple[Any, float]],
+        weight: float,
+        dtype: str | None,
+        document: Callable[[Path], object],
+        report: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Write the merged model to a folder, whole or not at all, and return its manifest.
+
+        ``others``: models of the same kind that are added, and how much of each. ``document``:
+        called with the folder before it is at its place."""
         ...
 
 

@@ -17,6 +17,7 @@ from finetune_gateway.chat import ChatReply, Conversation
 from finetune_gateway.chat import ChatStream as BlockingStream
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import ModelHandle as BlockingHandle
+from finetune_gateway.jobs.merges import say_nothing
 from finetune_gateway.model import exact_methods
 
 AHEAD = 1000  # pieces of an answer that are read before they are taken
@@ -124,6 +125,10 @@ class _Answer:
             self.changed.notify()
 
 
+def _is_ours(pair: tuple[Any, ...]) -> bool:
+    return bool(pair) and isinstance(pair[0], ModelHandle)
+
+
 @exact_methods
 class ModelHandle(Face[BlockingHandle]):
     """A fine-tuned model: ``finetune_gateway.ModelHandle``, awaited. All else that is known of it
@@ -205,6 +210,26 @@ class ModelHandle(Face[BlockingHandle]):
         return ModelHandle(handle, self._calls)
 
     download = awaited(BlockingHandle.download, _other, by=Calls.ask)
+
+    async def merge(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        weight: float = 1.0,
+        others: Sequence[tuple[ModelHandle, float]] = (),
+        dtype: str | None = None,
+        report: Callable[[str], None] = say_nothing,
+    ) -> ModelHandle:
+        """Merge this adapter into its base; arguments as of
+        ``finetune_gateway.ModelHandle.merge``."""
+        parts: list[Any] = [
+            (one[0].blocking, *one[1:]) if isinstance(one, tuple) and _is_ours(one) else one
+            for one in others
+        ]
+        found = await self._calls.ask(
+            self.blocking.merge, to, weight=weight, others=parts, dtype=dtype, report=report
+        )
+        return self._other(found)
 
     @classmethod
     async def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models add": ("models_add:add", "Make a fine-tune of a host a model of this home", "Models"),
     "check": ("check:check", "Does a model behave as its guide says? Its unit test", "Models"),
     "download": ("download:download", "Bring a hosted model's files here, if it has any", "Models"),
+    "merge": ("merge:merge", "Make a whole model of an adapter and its base", "Models"),
     "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (
         "migrate_list:list_fine_tunes",
@@ -102,11 +103,14 @@ MEANT = {
     "plan": "migrate plan",
     "leave": "migrate list",
 }
-_NO_EXPORT = "'ftg status JOB' says where the result is; PEFT and transformers load a folder."
+_NO_EXPORT = (
+    "'ftg status JOB' says where the result is; PEFT loads the folder of an adapter, and "
+    "'ftg merge' makes a whole model of it, which any tool loads."
+)
 # What people look for that is no command.
 ELSEWHERE = {
     **dict.fromkeys(("login", "auth", "keys"), "Keys are read from the environment: ftg doctor"),
-    **dict.fromkeys(("export", "merge", "push", "serve"), _NO_EXPORT),
+    **dict.fromkeys(("export", "push", "serve"), _NO_EXPORT),
     "init": "There is nothing to set up; a first job: ftg demo",
 }
 GROUPS = {

@@ -80,13 +80,13 @@ def download(
     files of, BackendError for a file that is not what its host says, and StoreError.
     """
     wanted = _wanted(handle, backend)
-    folder = _place_of(place)
+    folder = place_of(place)
     with files.storing("The model cannot be saved", folder.parent):
         if not _holds(folder, wanted):
             if not _is_taken(folder):
                 _fill(handle, backend, folder, wanted, base, private, report)
             elif not _holds(folder, wanted):  # nor has another process written it meanwhile
-                _require_free(folder)
+                require_free(folder)
         if base is not None and _written(folder).base_model != base:
             document = _document(handle, folder, wanted[0].kind, base)
             files.write_atomic(folder / FILE_NAME, document)
@@ -98,7 +98,7 @@ def saved_files(folder: Path) -> list[Path]:
     return sorted(one for one in folder.iterdir() if one.name not in OURS)
 
 
-def _place_of(place: str | os.PathLike[str]) -> Path:
+def place_of(place: str | os.PathLike[str]) -> Path:
     """Return the whole path of a folder that the user names. Raises SpecError for what is none."""
     try:
         path = Path(os.path.abspath(Path(place).expanduser()))
@@ -169,7 +169,7 @@ def _is_taken(folder: Path) -> bool:
     return folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def _require_free(folder: Path) -> None:
+def require_free(folder: Path) -> None:
     """Raise SpecError for a place where something of the user's is."""
     if _is_taken(folder):
         raise SpecError(
@@ -193,7 +193,7 @@ def _fill(
             _clear(part)
             shutil.rmtree(part, ignore_errors=True)
             if not _holds(folder, wanted):
-                _require_free(folder)
+                require_free(folder)
             return
         _clear(part, [one.name for one in wanted])
         _require_room(part, wanted)

@@ -34,7 +34,7 @@ from finetune_gateway.errors import (
     shown,
     validation_error_text,
 )
-from finetune_gateway.jobs import downloads
+from finetune_gateway.jobs import downloads, merges
 from finetune_gateway.model import exact_methods
 from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.arguments import as_path, require_function
@@ -310,6 +310,43 @@ class ModelHandle(Shown, HandleData):
         return self.load(
             downloads.download(trained, backend, folder, base=base, private=private, report=report)
         )
+
+    def merge(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        weight: float = 1.0,
+        others: Sequence[tuple[ModelHandle, float]] = (),
+        dtype: str | None = None,
+        report: Callable[[str], None] = merges.say_nothing,
+    ) -> Self:
+        """Merge this adapter into its base in full precision, and return the handle of the whole
+        model: any tool loads it without PEFT. The folder is there whole or not at all, after the
+        logits of what was written were compared with those of the adapter on its base.
+
+        Arguments:
+            to: A folder that is not there yet.
+            weight: How much of the adapter is added.
+            others: Adapters on the same base that are added too, and how much of each. Nobody has
+                trained their sum: compare it before you use it.
+            dtype: float32, bfloat16 or float16; by default that of the base.
+            report: Called with what is being done.
+
+        Raises UnsupportedError for what is no adapter on this machine, SpecError for adapters that
+        cannot be merged and a folder that holds something, GatewayError if the merged model answers
+        otherwise, StoreError.
+        """
+        merges.require(others, dtype, report)
+        parts: list[tuple[ModelHandle, float]] = [(self, weight), *others]
+        for one, share in parts:
+            merges.require_part(one, share)
+        settings = self._settings or Settings.load()
+        models = [(one._open(), share) for one, share in parts]
+        folder = downloads.place_of(to)
+        kept = merges.what_stays(self, parts)
+        merged = type(self)(kind="merged", model=str(folder), **kept)
+        merges.merge(models, folder, settings.create(), merged.save, dtype, report)
+        return self.load(folder)
 
     def release(self) -> None:
         """Let go of a model that is loaded; the next chat loads it again."""

@@ -83,6 +83,7 @@ CALLS = {
     "migrate run": ["migrate run ft:m:o::1 --to builtin/tiny --min exact_match=1"],
     "models add": [f"models add ft:m:o::i {NOWHERE}"],
     "download": ["download latest"],
+    "merge": ["merge latest --to merged"],
     "deploy": ["deploy latest"],
     "rm": ["rm latest --yes"],
     "prune": ["prune --older-than 0d --yes"],
@@ -95,6 +96,7 @@ ENDS = {
     "resume latest --yes": 2,
     "settle latest --not-created": 2,
     "download latest": 2,
+    "merge latest --to merged": 2,
     "deploy latest": 2,
     f"migrate list {NOWHERE}": 5,
     f"migrate fetch --all {NOWHERE}": 5,
@@ -227,6 +229,8 @@ BY_THE_UMASK = {
     "testing/deletion.py",
     "testing/models.py",
     "jobs/downloads.py",  # --to; in a home the folder is a private one
+    "jobs/merges.py",  # --to
+    "backends/local/merging.py",
     "backends/local/calibrate.py",  # invented rows in a folder for a while
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_gateway.backend import ChatReply, HandleData
@@ -65,6 +66,32 @@ class LocalChat:
 
     def reference_losses(self, rows: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:
         return self._model.reference_losses(rows)
+
+    def merge(
+        self,
+        folder: Path,
+        others: Sequence[tuple[LocalChat, float]],
+        weight: float,
+        dtype: str | None,
+        document: Callable[[Path], object],
+        report: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """See ``merging.merge``."""
+        with without_collections():
+            if self.handle.base_quantization or fourbit.installed():
+                fourbit.import_quietly()
+            # Imported here, as above.
+            from finetune_gateway.backends.local import merging
+
+        adapters = [(self.handle, weight), *((one.handle, part) for one, part in others)]
+        return merging.merge(
+            [merging.Adapter(*one) for one in adapters],
+            folder,
+            self.settings,
+            document=document,
+            dtype=dtype,
+            report=report,
+        )
 
     def scores(self, conversations: Sequence[Conversation]) -> list[float | GatewayError]:
         return self._reward_model.scores(conversations)

@@ -24,17 +24,24 @@ from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files, sealed
 
 
-def save_whole(target: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
+def save_whole(
+    target: Path,
+    write: Callable[[Path], None],
+    about: dict[str, Any],
+    finish: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Let ``write`` fill a temporary folder, check it, and rename it to ``target``.
 
-    ``about``: what the manifest says of the model. Raises GatewayError if a weight is not finite or
-    nothing was written.
+    ``about``: what the manifest says of the model. ``finish``: called with the folder once the
+    manifest is in it: what it adds is not among the files that are as they were saved. Raises
+    GatewayError if a weight is not finite or nothing was written.
     """
     temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
     for folder in target.parent.glob(f"{target.name}.tmp.*"):
         shutil.rmtree(folder)  # left by workers that died while saving
     try:
         _fill(temporary, write, about)
+        finish(temporary)
         os.rename(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # free its space on a full disk

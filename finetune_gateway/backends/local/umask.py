@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from finetune_gateway.settings.files import OTHERS
 
@@ -30,3 +32,14 @@ def by_the_users_umask() -> Iterator[None]:
         yield
     finally:
         os.umask(OTHERS)
+
+
+def open_to_users(folder: Path) -> None:
+    """Give a folder and its files the modes that the umask of this process gives new ones."""
+    probe = folder / ".mode"
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL, 0o666))
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        path.chmod(mode)
+    folder.chmod(mode | (mode & 0o444) >> 2)
