@@ -144,7 +144,8 @@ class BreakEven(Computing):
         if self.expected is None:
             return f"{self.own} is not cheaper than {self.hosted} at any volume."
         most = self.high.brief() if self.high else "never"
-        high = f" With the high estimate of its cost: {most}." if self.high != self.expected else ""
+        same = self.high is not None and most == self.expected.brief()  # in two digits
+        high = "" if same else f" With the high estimate of its cost: {most}."
         return f"{self.own} is cheaper than {self.hosted} {self.expected.words()}.{high}"
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's own way, mypy#1362
@@ -155,7 +156,7 @@ class BreakEven(Computing):
             low = self.low
             also = f"; with the low estimate of its cost {low.brief()}." if low else "."
             return f"{self.answer.removesuffix('.')}{also}"
-        if self.low == self.expected:
+        if self.low is not None and self.low.brief() == self.expected.brief():
             return self.answer
         least = self.low.brief() if self.low else "never"
         return f"{self.answer} With the low one: {least}."

@@ -265,6 +265,13 @@ def figure_text(measure: Measure, figure: MeasureFigure) -> str:
     return f"{mean}{unit} ({low.removesuffix('%')} to {high}, n {n:,}{of})"
 
 
+def points_text(share: float, digits: int) -> str:
+    """Return a share in points; of one that would read as 0, and is none, a digit that counts."""
+    points = 100 * share
+    text = f"{points:.{digits}f}"
+    return f"{points:.1g}" if points and not float(text) else text
+
+
 def difference_text(measure: Measure, pair: Difference, top: str) -> str:
     """Return ``+12 points, 4 to 20``, from the side of ``top``."""
     interval = pair.interval
@@ -278,5 +285,5 @@ def difference_text(measure: Measure, pair: Difference, top: str) -> str:
         return f"{sign}{number_text(mean)}{unit}, {number_text(low)} to {number_text(high)}"
     small = any(0 < abs(end) < SMALL for end in (mean, low, high))
     digits = 1 if small or interval.n >= MANY else 0
-    shown = [f"{100 * end:.{digits}f}" for end in (mean, low, high)]
+    shown = [points_text(end, digits) for end in (mean, low, high)]
     return f"{sign}{shown[0]} points, {shown[1]} to {shown[2]}"

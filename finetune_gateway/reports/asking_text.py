@@ -60,9 +60,9 @@ def at_most_text(unanswered: int, at_most: Decimal) -> str:
 
 
 def again_text(count: int) -> str:
-    """Return the sentence on requests that were in flight when an earlier process died."""
+    """Return the sentence on requests that were in flight when an earlier run ended."""
     were = "1 request was" if count == 1 else f"{count:,} requests were"
-    return f"{were} in flight when an earlier process died: asked again, perhaps paid twice."
+    return f"{were} in flight when an earlier run ended: asked again, perhaps paid twice."
 
 
 def sending_lines(

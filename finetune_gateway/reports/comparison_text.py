@@ -102,6 +102,8 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
     unsent = sum(one.not_sent for one in data.answers.values())
     failed = missing - unrecorded - unsent
     spent = f"{spent_text(data.spent_usd, data.unanswered)} spent" if data.spent_usd else ""
+    if data.spent_usd is None and any(one.kind == "hosted" for one in data.models):
+        spent = "at a cost that is not known"
     said = (
         format_count(data.data.rows, "row") + (f" ({left:,} left out)" if left else ""),
         f"{format_count(failed, 'request')} failed" if failed else "",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from string import ascii_uppercase
 
-from finetune_gateway.evaluation.best import number_text, share_text
+from finetune_gateway.evaluation.best import number_text, points_text, share_text
 from finetune_gateway.evaluation.results import (
     NOT_RECORDED,
     PAIRS,
@@ -229,7 +229,11 @@ def difference_text(measure: Measure, one: Difference) -> str:
 def _signed(measure: Measure, value: float) -> str:
     sign = "+" if value > 0 else "-" if value < 0 else ""
     size = abs(value)
-    return f"{sign}{size:.1f}" if measure.share else f"{sign}{value_text(measure, size)}"
+    return (
+        f"{sign}{points_text(size / 100, 1)}"
+        if measure.share
+        else f"{sign}{value_text(measure, size)}"
+    )
 
 
 # -- what is said above the figures --------------------------------------------------------

@@ -181,6 +181,14 @@ def test_rows_that_would_do_are_of_a_pair_that_is_named() -> None:
     assert said.endswith(" Cost: a $2.00 per 1,000 answers; b $0.10 per 1,000 answers.")
 
 
+def test_an_end_that_is_not_0_does_not_read_as_0() -> None:
+    """+5.1 points, 0.04 to 12.5, is better; 0.0 would say that it may be none."""
+    interval = Interval(mean=0.051, low=0.00044, high=0.125, n=79, clusters=79)
+    pair = Difference(measure="match", first="a", second="b", better="a", interval=interval)
+    said = best.verdict(MATCH, MODELS, figures(a=0.5, b=0.4), [pair], {}, {}).text
+    assert "(+5.1 points, 0.04 to 12.5)" in said
+
+
 def test_another_measure_that_tells_some_of_them_apart_is_named() -> None:
     """Where what decides is 100 % for all: two are better than the third by what is right. And
     figures of different rows say of how many."""
