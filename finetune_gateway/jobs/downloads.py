@@ -83,10 +83,10 @@ def download(
     folder = place_of(place)
     with files.storing("The model cannot be saved", folder.parent):
         if not _holds(folder, wanted):
-            if not _is_taken(folder):
+            if not is_taken(folder):
                 _fill(handle, backend, folder, wanted, base, private, report)
             elif not _holds(folder, wanted):  # nor has another process written it meanwhile
-                require_free(folder)
+                _require_free(folder)
         if base is not None and _written(folder).base_model != base:
             document = _document(handle, folder, wanted[0].kind, base)
             files.write_atomic(folder / FILE_NAME, document)
@@ -165,13 +165,14 @@ def _holds(folder: Path, wanted: Sequence[Artifact]) -> bool:
         return False
 
 
-def _is_taken(folder: Path) -> bool:
+def is_taken(folder: Path) -> bool:
+    """Return True for a place where something is."""
     return folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def require_free(folder: Path) -> None:
+def _require_free(folder: Path) -> None:
     """Raise SpecError for a place where something of the user's is."""
-    if _is_taken(folder):
+    if is_taken(folder):
         raise SpecError(
             f"{visible(str(folder))} is there, and not this model, whole: nothing was written.",
             hint="Name a folder that is not there yet: --to FOLDER",
@@ -193,7 +194,7 @@ def _fill(
             _clear(part)
             shutil.rmtree(part, ignore_errors=True)
             if not _holds(folder, wanted):
-                require_free(folder)
+                _require_free(folder)
             return
         _clear(part, [one.name for one in wanted])
         _require_room(part, wanted)

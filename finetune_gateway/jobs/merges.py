@@ -95,7 +95,11 @@ def merge(
                 f"Another process is writing {visible(str(folder))}.",
                 hint="Wait until it has ended.",
             )
-        downloads.require_free(folder)
+        if downloads.is_taken(folder):
+            raise SpecError(
+                f"{visible(str(folder))} is there already: nothing was written.",
+                hint="Name a folder that is not there yet: --to FOLDER",
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.is_dir():
             folder.rmdir()  # it is empty
