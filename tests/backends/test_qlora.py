@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def test_the_time_of_qlora_counts_what_it_does_beside_training() -> None:
     assert 1.05 < qlora.units[1] / lora.units[1] < 1.11
     assert (lora.quantised, qlora.quantised) == (0, shape.linear_parameters)
     given: dict[str, Any] = {
-        "machine": "m", "torch": "t", "measured_on": "2026-11-21", "threads": 1,
+        "machine": "m", "torch": "t", "measured_on": date(2026, 11, 21), "threads": 1,
         "rates": (0,) * len(WORK), "stretch": 1, "speedups": (), "start_cpu": 0, "save_cpu": 0,
         "save_byte_cpu": 0, "imported_bytes": 1, "errors": (), "largest": 1, "load_average": 0,
         "engine": ENGINE,
