@@ -191,11 +191,13 @@ def _smallest(shape: ModelShape | None, spec: TrainingSpec, plan: BatchPlan) -> 
 def _least_memory(
     shape: ModelShape, spec: TrainingSpec, plan: BatchPlan, *, gpu_has_bf16: bool
 ) -> int:
-    """Return the bytes with which a step of the fewest rows fits a GPU for certain."""
+    """Return the bytes with which a step fits a GPU for certain, of the fewest rows or, where that
+    is less, of the whole batch: gradients are then held after the activations alone."""
     setup = Setup.of(spec, "gpu", shape, gpu_has_bf16=gpu_has_bf16)
-    rows, longest = least_rows(spec), max(1, plan.longest)
-    setup = float32_or_bfloat16(shape, setup, rows, longest, 0)  # the least that there can be
-    return most_memory(step_memory(shape, setup, rows, longest).total, "gpu")
+    fewest, longest = least_rows(spec), max(1, plan.longest)
+    setup = float32_or_bfloat16(shape, setup, fewest, longest, 0)  # the least that there can be
+    counts = {fewest, setup.batch} if spec.micro_batch_size == "auto" else {fewest}
+    return min(most_memory(step_memory(shape, setup, n, longest).total, "gpu") for n in counts)
 
 
 def _seconds(

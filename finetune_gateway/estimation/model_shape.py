@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from finetune_gateway.errors import SpecError
+from finetune_gateway.text.cleaning import visible
 
 # Families whose MLP has two matrices; others gate it with a third.
 _UNGATED = frozenset(
@@ -19,6 +20,15 @@ QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text"
 
 
 MOST = 10**8  # of any size in a config.json: far beyond all models
+# What families call their experts: how many there are, for one token, and for every token.
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+ACTIVE = (
+    *("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k"),
+    "top_k_experts",
+)
+SHARED = (
+    *("n_shared_experts", "moe_num_shared_experts", "num_shared_experts", "num_shared_expert"),
+)
 MOST_LISTED = 10_000  # blocks that are counted one by one
 
 
@@ -156,7 +166,9 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
     flat = {**config, **text} if isinstance(text, dict) else config
     hidden = _number(flat, "hidden_size", "n_embd", "d_model")
     heads = _number(flat, "num_attention_heads", "n_head")
-    experts = _number(flat, "num_local_experts", "num_experts", "n_routed_experts", default=1)
+    experts = _number(flat, *EXPERTS, default=1)
+    if experts == 1:
+        _require_no_experts(flat)
     inner = _number(flat, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
     layers = _number(flat, "num_hidden_layers", "n_layer")
     expert = _number(flat, "moe_intermediate_size", default=inner) if experts > 1 else inner
@@ -175,7 +187,7 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
         vocab_size=_number(flat, "vocab_size"),
         tied=bool(flat.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
         experts=experts,
-        active_experts=min(experts, _number(flat, "num_experts_per_tok", default=1)),
+        active_experts=min(experts, _number(flat, *ACTIVE, default=1)),
         stored_bytes=2 if str(flat.get("dtype", flat.get("torch_dtype"))) in _HALF else 4,
     )
 
@@ -187,8 +199,7 @@ def _shared_size(config: dict[str, Any], expert: int) -> int:
     if size := _number(config, *own, default=0):
         return size
     one = 1 if str(config.get("model_type", "")).startswith("llama4") else 0
-    names = ("n_shared_experts", "moe_num_shared_experts", "num_shared_experts")
-    return expert * min(MOST, _number(config, *names, default=one))
+    return expert * _number(config, *SHARED, default=one)
 
 
 def _dense_layers(config: dict[str, Any], layers: int) -> int:
@@ -196,6 +207,7 @@ def _dense_layers(config: dict[str, Any], layers: int) -> int:
     listed, or all but each n-th."""
     step = _number(config, "decoder_sparse_step", "interleave_moe_layer_step", default=1)
     first = _number(config, "first_k_dense_replace", "moe_layer_start_index", default=0)
+    step = _number(config, "moe_layer_interval", default=step)
     listed = config.get("mlp_only_layers")
     named = {one for one in listed if type(one) is int} if isinstance(listed, list) else set()
     if layers > MOST_LISTED:
@@ -204,9 +216,24 @@ def _dense_layers(config: dict[str, Any], layers: int) -> int:
     return layers - sum(1 for _ in sparse)
 
 
+def _require_no_experts(config: dict[str, Any]) -> None:
+    """Raise SpecError for a model with experts under a name that is not read here: counted as one
+    without, it would be many times too small."""
+    for name, value in config.items():
+        several = type(value) is int and value > 1 or isinstance(value, list)
+        if "expert" in name and "per_tok" not in name and "shared" not in name and several:
+            raise SpecError(
+                f"The model's config.json has {visible(name)}: experts under a name that is not "
+                "read here, so that its size is not known.",
+                hint="Memory and time can be estimated for the families of docs/families.md.",
+            )
+
+
 def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
     for name in names:
         value = config.get(name)
+        if isinstance(value, list):  # one for each block: as in the last, which is no dense one
+            value = value[-1] if value else None
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             if value > MOST:
                 raise SpecError(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,16 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             hint=_AGAIN,
         )
     return tensors
+
+
+def parameters_of(folder: Path) -> int | None:
+    """Return how many numbers the weights of a folder have, by the headers of their files; None if
+    they are not all here."""
+    try:
+        tensors = read_weights(folder)
+    except (SpecError, OSError):
+        return None
+    return sum(prod(tensor.shape) for tensor in tensors.values())
 
 
 def read_header(path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from finetune_gateway.evaluation.assessing import CHECKS
-from finetune_gateway.evaluation.missing_scores import Unjudged, choosers
+from finetune_gateway.evaluation.missing_scores import UNANSWERED, Unjudged, choosers
 from finetune_gateway.evaluation.results import (
     ComparedFacts,
     Difference,
@@ -44,10 +44,9 @@ def verdict(
     titles = {model.key: model.title for model in models}
     ranked = _ranked(measure, found)
     if not ranked:
-        return Verdict(
-            text=f"Can't tell: no model has a figure for {measure.title.lower()}.",
-            measure=measure.name,
-        )
+        none = f"Can't tell: no model has a figure for {measure.title.lower()}"
+        reasons = dict.fromkeys(one.empty.rstrip(".") for one in found.values() if one.empty)
+        return Verdict(text=f"{'; '.join([none, *reasons])}.", measure=measure.name)
     choosy = choosers(left)
     worse = {_other(pair) for pair in pairs if pair.better}
     unbeaten = [key for key in ranked if key not in worse] or ranked
@@ -225,7 +224,8 @@ def _left_out(left: Mapping[str, tuple[int, int]], titles: Mapping[str, str]) ->
         having[counts].append(titles[key])
     return [
         f"Of {none:,} of {asked:,} requests to {' and as many to '.join(names)} there is no "
-        "answer, and the figures are of the others alone."
+        f"answer, and the figures are of the others alone: from {UNANSWERED:.0%} on no model is "
+        "called better for them."
         for (none, asked), names in having.items()
     ]
 

@@ -172,7 +172,7 @@ def figures(
     """Return what a judge says of the models. Raises MissingDependency without scipy."""
     judged = Judged()
     keys = [model.key for model in models]
-    if pairs := pairs_of(judgements):
+    if pairs := _worth_counting(pairs_of(judgements)):
         _add(judged, WINS, *_wins(pairs), keys, rows)
         alike = [pair for pair in pairs if pair.judged and pair.of_like_length]
         _add(judged, LIKE, *_wins(alike), keys, rows)
@@ -180,6 +180,13 @@ def figures(
         given = [one for one in judgements if one.rubric == name]
         _add(judged, _rubric_measure(given[0]), *_scores(given), keys, rows)
     return judged
+
+
+def _worth_counting(pairs: list[Pair]) -> list[Pair]:
+    """Return the pairs; where nothing that was asked has a verdict, without those that are equal
+    and so were not asked: half of each would read as a judge's figure."""
+    asked = [pair for pair in pairs if pair.asked]
+    return asked if asked and not any(pair.judged for pair in asked) else pairs
 
 
 Values = dict[str, dict[tuple[str, ...], float]]  # model -> row, and what else tells it apart

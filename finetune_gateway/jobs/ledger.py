@@ -76,6 +76,7 @@ class Totals(Model):
     estimated_usd: Decimal
     estimated_high_usd: Decimal
     actual_usd: Decimal
+    at_most: bool = False  # requests without an answer are in it, at the most that they can cost
     counted_usd: Decimal
 
 
@@ -246,6 +247,7 @@ def _totals(jobs: tuple[Line, ...], charges: tuple[Line, ...], damaged: int) -> 
         estimated_usd=total("estimated_usd"),
         estimated_high_usd=total("estimated_high_usd"),
         actual_usd=total("actual_usd"),
+        at_most=any(AT_MOST in line.basis for line in charges),
         counted_usd=total("counted_usd"),
     )
 

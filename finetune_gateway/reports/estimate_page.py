@@ -18,6 +18,7 @@ from finetune_gateway.reports.estimate_figures import (
     retires_on_text,
     rows_text,
     time_text,
+    usd_text,
 )
 from finetune_gateway.reports.estimate_notes import (
     Ranking,
@@ -111,7 +112,8 @@ def _answer(ranking: Ranking) -> str:
 
 def _cost_row(number: int, option: Option, top: float) -> CostRow:
     """Return the row of an option; ``top``: the highest cost of all, in USD."""
-    cost = _estimate(option).cost_usd
+    estimate = _estimate(option)
+    cost = estimate.cost_usd
     if cost is None:
         return CostRow(number, option.backend, option.model, "not known", "", None)
     low, expected, high = float(cost.low), float(cost.expected), float(cost.high)
@@ -119,8 +121,8 @@ def _cost_row(number: int, option: Option, top: float) -> CostRow:
         number,
         option.backend,
         option.model,
-        format_usd(cost.expected),
-        "" if low == high else f"{format_usd(cost.low)} to {format_usd(cost.high)}",
+        usd_text(estimate, cost.expected),
+        "" if low == high else f"{usd_text(estimate, cost.low)} to {usd_text(estimate, cost.high)}",
         range_bar(low, expected, high, top) if top else None,
     )
 

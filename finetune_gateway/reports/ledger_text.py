@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from finetune_gateway.jobs.charges import DEPLOYMENT
+from finetune_gateway.jobs.charges import AT_MOST, DEPLOYMENT
 from finetune_gateway.jobs.ledger import Ledger, Line, Totals
 from finetune_gateway.reports.output import format_count, format_duration, wrap_text
 from finetune_gateway.settings.money import format_usd
@@ -30,7 +30,7 @@ def totals_text(totals: Totals) -> str:
         f"{count}, {totals.open} not finished" if totals.open else count,
         f"estimated  {format_usd(totals.estimated_usd)} ({low} to {high})"
         + f", {totals.without_estimate} without a price" * bool(totals.without_estimate),
-        f"actual     {format_usd(totals.actual_usd)}"
+        f"actual     {'at most ' * totals.at_most}{format_usd(totals.actual_usd)}"
         + f", {totals.without_actual} not known" * bool(totals.without_actual),
         f"budget     {format_usd(totals.counted_usd)} counted"
         " (the actual cost, else the high estimate)",
@@ -43,6 +43,7 @@ def _line_text(line: Line) -> str:
     indent = " " * 12
     head = f"{line.date}  {line.job_id}  {line.status:<9}  {line.backend} / {line.model}"
     actual = _usd(line.actual_usd) if line.status.final else "not yet known"
+    actual = f"at most {actual}" if AT_MOST in line.basis else actual
     if line.kind == "charge" and not line.status.final:
         actual = f"not yet known, {format_usd(line.counted_usd)} reserved"
     costs = f"actual {actual}, estimated {_estimate(line)}"

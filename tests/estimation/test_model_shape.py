@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_gateway.errors import SpecError
 from finetune_gateway.estimation.model_shape import lora_parameters, shape_of
 
 
@@ -32,11 +33,20 @@ def test_experts_that_every_token_uses_and_blocks_without_experts_are_counted() 
         "num_experts_per_tok": 1, "interleave_moe_layer_step": 2, "vocab_size": 202048,
         "tie_word_embeddings": False,
     }  # fmt: skip
+    llama = {name: value for name, value in maverick.items() if "expert" not in name}
     for config, all_of_it, used in ((qwen, 57.4, 14.2), (deepseek, 15.7, 2.7), (maverick, 400, 17)):
         shape = shape_of(config)
         assert shape.parameters / 1e9 == pytest.approx(all_of_it, rel=0.01)
         active = shape.active_block_parameters + shape.embedding_parameters
         assert active / 1e9 == pytest.approx(used, rel=0.02)
+    ernie = {**deepseek, "model_type": "ernie4_5_moe", "moe_num_experts": 64, "moe_k": 6}
+    del ernie["n_routed_experts"], ernie["num_experts_per_tok"]
+    assert shape_of(ernie).parameters == shape_of(deepseek).parameters
+    lists = {**deepseek, "num_experts": 64, "moe_topk": [6] * 27, "num_shared_expert": [2] * 27}
+    del lists["n_routed_experts"], lists["num_experts_per_tok"], lists["n_shared_experts"]
+    assert shape_of(lists) == shape_of(deepseek)
+    with pytest.raises(SpecError, match="mlp_expert_count: experts under a name"):
+        shape_of({**llama, "mlp_expert_count": 16})
     # The maps of shared experts, and of blocks without experts, are linear modules.
     shape = shape_of(qwen)
     attention = 2 * (3584 + 3584) + 2 * (3584 + 512)

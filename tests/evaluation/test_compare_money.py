@@ -20,6 +20,7 @@ from finetune_gateway.reports.check_text import check_text
 from finetune_gateway.reports.comparison_markdown import comparison_markdown
 from finetune_gateway.reports.comparison_text import comparison_text
 from finetune_gateway.reports.junit import junit_xml
+from finetune_gateway.reports.ledger_text import ledger_text
 
 BASES = ("base:gpt-4.1-mini-2025-04-14", "base:gpt-4o-2024-08-06")
 ROWS = [
@@ -152,3 +153,17 @@ def test_checks_of_a_host_that_answers_nothing_are_not_judged(provider: Provider
     assert all("The server is overloaded" in one.note for one in report.results)
     assert not report.ok
     assert junit_xml(report).count("<error") == 2
+
+
+def test_a_judge_that_answers_nothing_prefers_none(provider: Provider) -> None:
+    """Pairs that are equal need no judge: without a verdict on the others their halves are no
+    figure of it. What it may have cost is "at most" in the ledger, of the line and of the sum."""
+    compare(provider)
+    provider.fault("POST /chat/completions", *(Fault("error_after") for _ in range(400)))
+    found = compare(provider, judge="base:gpt-4.1-nano-2025-04-14")
+    wins = found.data.figures["judge:wins"]
+    assert all(one.interval is None for one in wins.values())
+    assert not found.verdict.best and "no verdict" in found.verdict.text, found.verdict.text
+    shown = ledger_text(Gateway().costs())
+    assert shown.count("actual at most $") == 1 and "actual     at most $" in shown
+    assert Gateway().costs().totals.at_most

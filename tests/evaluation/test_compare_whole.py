@@ -98,7 +98,7 @@ class Longer:
 
     def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
         shown = re.findall(r"(?s)<answer [12] \w+>\n(.*?)\n</answer", messages[-1]["content"])
-        better = "second" if len(shown[-1]) > 2 * len(shown[-2]) else "first"
+        better = "2" if len(shown[-1]) > 2 * len(shown[-2]) else "1"
         return ChatReply(text=json.dumps({"better": better, "reason": "so"}))
 
 

@@ -239,7 +239,8 @@ class LocalBackend(Backend):
                 "otherwise, or be gone. Ours is not: leave engine out."
             )
         sent = trackers.leaving(spec.report_to, os.environ)
-        estimate.warnings.extend(text for text in (self.which_gpu, sent) if text)
+        said = models.other_size(folder, shape), self.which_gpu, sent
+        estimate.warnings.extend(filter(None, said))
         if spec.continue_from is not None:
             estimate.assumptions.append(origin.in_words(spec, self.settings.runs))
         if spec.model == builtin.NAME and not builtin.is_built(folder):
@@ -410,8 +411,7 @@ class LocalBackend(Backend):
         return checkpoints.result_of(self.queue.folder(provider_id), Path(point.model))
 
     def base(self, model: str, report: Callable[[str], None] = lambda text: None) -> ModelHandle:
-        """Return a handle on a base model, to chat with before training. Missing weights are built
-        or downloaded now; ``report`` is called with what is being done."""
+        """Return a handle on a base model. Missing weights are built or downloaded now."""
         return ModelHandle(
             kind="merged",
             model=str(models.with_weights(models.resolve(model), self.settings, report)),

@@ -14,14 +14,17 @@ from typing import Any
 
 from finetune_gateway.backend import HandleData
 from finetune_gateway.backends.local import bases, builtin, hub, manifests
+from finetune_gateway.backends.local.quantization import stored_method
 from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
 from finetune_gateway.estimation import weights
+from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files, sealed
 from finetune_gateway.settings.files import locking, sha256_of
 from finetune_gateway.settings.hashing import sha256_of_all
 from finetune_gateway.settings.home import Settings
 
+OFF = 0.05  # share by which the size of a model may be off, before a person hears of it
 MAX_MANIFEST = 1 << 26  # bytes
 CACHE = "weights.json"  # in the folder of models: hashes of weights, by their paths
 # Files beside the weights that decide what a model is shown and makes of it.
@@ -282,3 +285,17 @@ def folder_of(model: str) -> Path | None:
             f"Was it moved? Make a link: ln -s NEW {model}. A job knows its base by its weights.",
         )
     return None
+
+
+def other_size(folder: Path, shape: ModelShape) -> str:
+    """Return a sentence on a base whose weights are not of the size that its config.json gives, as
+    it is read here: with blocks that are no attention, or other towers. Empty for all others."""
+    stored = weights.parameters_of(folder)
+    if stored is None or stored_method(config_of(folder)) is not None:
+        return ""
+    if abs(stored - shape.parameters) <= OFF * shape.parameters:
+        return ""
+    return (
+        f"Its weights have {stored / 1e9:.3g} billion parameters, and by its config.json "
+        f"{shape.parameters / 1e9:.3g} billion are counted: memory and time are off by as much."
+    )
