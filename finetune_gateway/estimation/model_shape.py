@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from finetune_gateway.errors import SpecError
-from finetune_gateway.text.cleaning import visible
+from finetune_gateway.errors import SpecError, shown
 
 # Families whose MLP has two matrices; others gate it with a third.
 _UNGATED = frozenset(
@@ -29,6 +29,9 @@ ACTIVE = (
 SHARED = (
     *("n_shared_experts", "moe_num_shared_experts", "num_shared_experts", "num_shared_expert"),
 )
+OF_BLOCKS = (*EXPERTS, *ACTIVE, *SHARED, "moe_intermediate_size")  # of which there may be lists
+# Names of a number of experts, whatever a family calls it.
+COUNT = re.compile(r"num_\w*experts?|n_\w*experts|\w+_num_experts|\w*expert_count")
 MOST_LISTED = 10_000  # blocks that are counted one by one
 
 
@@ -217,23 +220,23 @@ def _dense_layers(config: dict[str, Any], layers: int) -> int:
 
 
 def _require_no_experts(config: dict[str, Any]) -> None:
-    """Raise SpecError for a model with experts under a name that is not read here: counted as one
-    without, it would be many times too small."""
+    """Raise SpecError for a model with a number of experts under a name that is not read here:
+    counted as one without, it would be many times too small."""
     for name, value in config.items():
-        several = type(value) is int and value > 1 or isinstance(value, list)
-        if "expert" in name and "per_tok" not in name and "shared" not in name and several:
+        read = name in (*ACTIVE, *SHARED, *EXPERTS) or not COUNT.fullmatch(name)
+        if not read and type(value) is int and value > 1:
             raise SpecError(
-                f"The model's config.json has {visible(name)}: experts under a name that is not "
+                f"The model's config.json has {shown(name)}: experts under a name that is not "
                 "read here, so that its size is not known.",
-                hint="Memory and time can be estimated for the families of docs/families.md.",
+                hint="Its memory and time cannot be estimated.",
             )
 
 
 def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
     for name in names:
         value = config.get(name)
-        if isinstance(value, list):  # one for each block: as in the last, which is no dense one
-            value = value[-1] if value else None
+        if isinstance(value, list) and name in OF_BLOCKS:  # one for each block, the same in all
+            value = value[0] if value and value == value[:1] * len(value) else None
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             if value > MOST:
                 raise SpecError(

@@ -117,14 +117,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def parameters_of(folder: Path) -> int | None:
+def parameters_of(folder: Path, *, tied: bool) -> int | None:
     """Return how many numbers the weights of a folder have, by the headers of their files; None if
-    they are not all here."""
+    they are not all here. ``tied``: a head that is stored beside the embedding is none of them."""
     try:
         tensors = read_weights(folder)
     except (SpecError, OSError):
         return None
-    return sum(prod(tensor.shape) for tensor in tensors.values())
+    left_out = {"lm_head.weight"} if tied else set()
+    return sum(prod(one.shape) for name, one in tensors.items() if name not in left_out)
 
 
 def read_header(path: Path) -> dict[str, Tensor]:

@@ -224,8 +224,8 @@ def _left_out(left: Mapping[str, tuple[int, int]], titles: Mapping[str, str]) ->
         having[counts].append(titles[key])
     return [
         f"Of {none:,} of {asked:,} requests to {' and as many to '.join(names)} there is no "
-        f"answer, and the figures are of the others alone: from {UNANSWERED:.0%} on no model is "
-        "called better for them."
+        "answer, and the figures are of the others alone: a model with more than "
+        f"{UNANSWERED:.0%} missing is not called better."
         for (none, asked), names in having.items()
     ]
 

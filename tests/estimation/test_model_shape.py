@@ -45,8 +45,10 @@ def test_experts_that_every_token_uses_and_blocks_without_experts_are_counted() 
     lists = {**deepseek, "num_experts": 64, "moe_topk": [6] * 27, "num_shared_expert": [2] * 27}
     del lists["n_routed_experts"], lists["num_experts_per_tok"], lists["n_shared_experts"]
     assert shape_of(lists) == shape_of(deepseek)
-    with pytest.raises(SpecError, match="mlp_expert_count: experts under a name"):
+    with pytest.raises(SpecError, match="'mlp_expert_count': experts under a name"):
         shape_of({**llama, "mlp_expert_count": 16})
+    dense = {**llama, "num_experts": 1, "expert_layer_period": 2, "n_expert_groups": 4}
+    assert shape_of(dense) == shape_of(llama)
     # The maps of shared experts, and of blocks without experts, are linear modules.
     shape = shape_of(qwen)
     attention = 2 * (3584 + 3584) + 2 * (3584 + 512)

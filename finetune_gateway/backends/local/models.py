@@ -290,7 +290,7 @@ def folder_of(model: str) -> Path | None:
 def other_size(folder: Path, shape: ModelShape) -> str:
     """Return a sentence on a base whose weights are not of the size that its config.json gives, as
     it is read here: with blocks that are no attention, or other towers. Empty for all others."""
-    stored = weights.parameters_of(folder)
+    stored = weights.parameters_of(folder, tied=shape.tied)
     if stored is None or stored_method(config_of(folder)) is not None:
         return ""
     if abs(stored - shape.parameters) <= OFF * shape.parameters:
