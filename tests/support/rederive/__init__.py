@@ -228,7 +228,11 @@ class Answers:
 
     def check_answers(self) -> None:
         for key, shown in self.data["answers"].items():
-            answers = [answer for answer, _ in self.lines if answer["model"] == key]
+            answers = [  # to the rows: what a check asks on is no request of every day
+                answer
+                for answer, _ in self.lines
+                if answer["model"] == key and not self.rows[answer["row"]].get("check")
+            ]
             self.totals[key] = self._derived(key, answers)
             for name, value in self.totals[key].items():
                 self.found.same("answers", f"{name} of {key}", shown[name], value)
