@@ -233,15 +233,14 @@ def micro_batch_rows(
     certain (``most_memory``), with the weights of ``float32_or_bfloat16``, and all of a batch if
     those are not known; TRL's engine takes a batch on a CPU.
     """
-    if spec.micro_batch_size != "auto":
-        return spec.micro_batch_size
-    if needs_whole_batch(spec):
-        return batch_of(spec)
+    fewest = least_rows(spec)
+    if spec.micro_batch_size != "auto" or needs_whole_batch(spec):
+        return fewest
     if setup.device == "cpu":
         return 1 if setup.engine == "fast" else batch_rows(spec)
     if shape is None or usable is None:
         return batch_rows(spec)
-    setup = float32_or_bfloat16(shape, setup, least_rows(spec), length, usable)
+    setup = float32_or_bfloat16(shape, setup, fewest, length, usable)
     found = (rows for rows in range(batch_rows(spec), 1, -1) if not setup.batch % rows)
     fits = (
         rows

@@ -235,8 +235,14 @@ def _require_no_experts(config: dict[str, Any]) -> None:
 def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
     for name in names:
         value = config.get(name)
-        if isinstance(value, list) and name in OF_BLOCKS:  # one for each block, the same in all
-            value = value[0] if value and value == value[:1] * len(value) else None
+        if isinstance(value, list) and value and name in OF_BLOCKS:  # one for each block
+            if value != value[:1] * len(value):
+                raise SpecError(
+                    f"The model's config.json has several values of {name}: blocks, or kinds of "
+                    "experts, of different sizes are not counted here.",
+                    hint="Its memory and time cannot be estimated.",
+                )
+            value = value[0]
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             if value > MOST:
                 raise SpecError(

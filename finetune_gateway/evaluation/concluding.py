@@ -376,8 +376,10 @@ def _judge_facts(
     judge = questions.judge
     compared = [model.title for model in questions.models]
     facts = judging.facts(found.judgements, rows, judge.title, compared)
-    spent = found.spent.of(judge.key).usd
-    return facts.model_copy(update={"host": judge.host, "spent_usd": spent})
+    bought = found.spent.of(judge.key)
+    return facts.model_copy(
+        update={"host": judge.host, "spent_usd": bought.usd, "unanswered": bought.unanswered}
+    )
 
 
 def _notes(found: Found, facts: Sequence[ComparedFacts]) -> Iterator[str]:

@@ -317,6 +317,7 @@ class JudgeFacts(Model):
     longer: Interval | None = None
     unread: int = 0  # verdicts that could not be read
     spent_usd: Decimal | None = None
+    unanswered: int = 0  # requests without an answer, which count in it at their most
     warnings: tuple[str, ...] = ()
 
 

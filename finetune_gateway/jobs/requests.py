@@ -12,7 +12,7 @@ A request without an answer or an error was in flight when its process died.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -121,13 +121,14 @@ def state_of(folder: Path, run: str | None = None) -> State:
 def spent_of(folder: Path, charge: str) -> Spent:
     """Return what was spent under a charge, from the requests that were written down: each that
     has no answer and no refusal may have been answered, and counts at its most."""
-    ends = _ends(folder, {charge})
+    sent = [*_sent(folder, {charge})]
+    ends = _ends(folder, sent)
     costs = [usd for usd, _ in ends.values()]
     known = [usd for usd in costs if usd is not None]
     usd = sum(known, Decimal(0)) if len(known) == len(costs) else None
     answers = sum(file == ANSWERS for _, file in ends.values())
     unanswered = sum(file != ANSWERS and usd != 0 for usd, file in ends.values())
-    most = {line["id"]: _usd(line) for line in _sent(folder, {charge})}
+    most = {line["id"]: _usd(line) for line in sent}
     asked = sum(filter(None, most.values()), Decimal(0))
     return Spent(usd, len(ends), answers, unanswered, asked)
 
@@ -135,7 +136,7 @@ def spent_of(folder: Path, charge: str) -> Spent:
 def spent_by_request(folder: Path, charges: Collection[str]) -> dict[str, RequestCost]:
     """Return what each request has cost under these charges, by its id."""
     costs: dict[str, RequestCost] = {}
-    for (_, key, _), (usd, file) in _ends(folder, charges).items():
+    for (_, key, _), (usd, file) in _ends(folder, _sent(folder, charges)).items():
         cost = usd or Decimal(0)
         open_ = bool(cost) and file != ANSWERS
         one = RequestCost(cost, int(open_), cost if open_ else Decimal(0))
@@ -154,12 +155,12 @@ def _sent(folder: Path, charges: Collection[str]) -> Iterator[Json]:
 
 
 def _ends(
-    folder: Path, charges: Collection[str]
+    folder: Path, sent: Iterable[Json]
 ) -> dict[tuple[str, str, int], tuple[Decimal | None, str]]:
-    """Return what each attempt under these charges costs, and the file that says how it ended: that
-    of the requests for one that has not."""
+    """Return what each of these attempts costs, and the file that says how it ended: that of the
+    requests for one that has not."""
     ends: dict[tuple[str, str, int], tuple[Decimal | None, str]] = {
-        _attempt(line): (_usd(line), REQUESTS) for line in _sent(folder, charges)
+        _attempt(line): (_usd(line), REQUESTS) for line in sent
     }
     for file in (ANSWERS, ERRORS):
         for line in read_lines(folder / file):

@@ -110,12 +110,24 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
         f"{format_count(unsent, 'request')} not sent" if unsent else "",
         f"{format_count(unrecorded, 'answer')} not recorded" if unrecorded else "",
         spent,
+        "no verdict of the judge" if _judge_is_silent(data) else "",
     )
     if whole:
         return f"{', '.join(filter(None, said))}."
     warnings = sum(1 for _ in view.warnings(data))
     told = format_count(warnings, "warning") if warnings else "All figures"
     return f"{', '.join(filter(None, said))}. {told}: --explain"
+
+
+def _judge_is_silent(data: ComparisonData) -> bool:
+    """Return True if there is a judge, and no figure of it."""
+    figures = (
+        figure
+        for name, of in data.figures.items()
+        if name.startswith("judge:")
+        for figure in of.values()
+    )
+    return data.judge is not None and not any(one.interval for one in figures)
 
 
 # -- what it rests on ----------------------------------------------------------------------

@@ -28,7 +28,6 @@ from finetune_gateway.reports.comparison_costs import (
     Cells,
     seconds_text,
     training_text,
-    usd_text,
 )
 from finetune_gateway.reports.loss_chart import overfitting_note
 from finetune_gateway.reports.output import elide, format_count, format_duration
@@ -323,7 +322,7 @@ def judge_rows(judge: JudgeFacts) -> list[tuple[str, str]]:
             else f"{longer.mean:.0%} ({100 * longer.low:.0f} to {longer.high:.0%})",
         ),
         ("verdicts that could not be read", f"{judge.unread:,}"),
-        ("cost", usd_text(judge.spent_usd)),
+        ("cost", spent_text(judge.spent_usd, judge.unanswered)),
     ]
     return [(name, text) for name, text in rows if text]
 

@@ -47,6 +47,8 @@ def test_experts_that_every_token_uses_and_blocks_without_experts_are_counted() 
     assert shape_of(lists) == shape_of(deepseek)
     with pytest.raises(SpecError, match="'mlp_expert_count': experts under a name"):
         shape_of({**llama, "mlp_expert_count": 16})
+    with pytest.raises(SpecError, match="several values of moe_num_experts"):
+        shape_of({**ernie, "moe_num_experts": [64, 32]})
     dense = {**llama, "num_experts": 1, "expert_layer_period": 2, "n_expert_groups": 4}
     assert shape_of(dense) == shape_of(llama)
     # The maps of shared experts, and of blocks without experts, are linear modules.

@@ -164,6 +164,8 @@ def test_a_judge_that_answers_nothing_prefers_none(provider: Provider) -> None:
     wins = found.data.figures["judge:wins"]
     assert all(one.interval is None for one in wins.values())
     assert not found.verdict.best and "no verdict" in found.verdict.text, found.verdict.text
+    assert "no verdict of the judge" in " ".join(comparison_text(found.data).split())
+    assert "cost: at most $" in comparison_text(found.data, explain=True)
     shown = ledger_text(Gateway().costs())
     assert shown.count("actual at most $") == 1 and "actual     at most $" in shown
     assert Gateway().costs().totals.at_most

@@ -22,10 +22,11 @@ from transformers import PreTrainedModel
 
 from finetune_gateway.backend import HandleData
 from finetune_gateway.backends.local import models, umask
-from finetune_gateway.backends.local.loading import free_memory, load_model
-from finetune_gateway.backends.local.quantization import LOADED_BY, stored_method
+from finetune_gateway.backends.local.loading import free_memory, load_model, unmap_weights
+from finetune_gateway.backends.local.quantization import MXFP4, stored_method
 from finetune_gateway.backends.local.saving import keep_stops, save_whole
 from finetune_gateway.errors import GatewayError, SpecError
+from finetune_gateway.jobs import merges
 from finetune_gateway.settings import files
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import ChatTemplate
@@ -37,7 +38,7 @@ PROBES, LENGTH = 4, 24  # rows of tokens on which the logits are compared
 # How far logits may move, by the largest of them. PEFT's own sum and the merged weights differ by
 # rounding: 1.4e-6 in float32, 1.1e-2 in bfloat16 were measured; merged into 4 bits it was 1.65.
 CLOSE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in merges.DTYPES}
 DEFAULT, SUM = "default", "sum"  # names of adapters
 # Files of a base that are no weights and are not written by transformers' save_pretrained.
 BESIDE = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
@@ -163,17 +164,13 @@ def _base_of(adapters: Sequence[Adapter], settings: Settings, report: Report) ->
 
 def _require_full_precision(handle: HandleData, config: dict[str, Any]) -> None:
     method = stored_method(config)
-    if method is not None and (method in LOADED_BY or not _is_unpacked(method)):
+    if method not in (None, MXFP4):  # that of gpt-oss is unpacked when it is loaded
         raise SpecError(
             f"The base {handle.base_model} is stored quantised ({method}): merged into it, the "
             "adapter would be rounded away.",
-            hint="Merge it into the full-precision model that the base was made from: copy the "
-            "adapter's folder, and name that base in its adapter_config.json and handle.",
+            hint="Serve the adapter on that base, or train it on the full-precision model (QLoRA, "
+            "if memory is short) and merge that.",
         )
-
-
-def _is_unpacked(method: str) -> bool:
-    return method == "mxfp4"  # of gpt-oss: it is unpacked when it is loaded
 
 
 def _stored_dtype(config: dict[str, Any]) -> torch.dtype:
@@ -196,6 +193,7 @@ def _adapted(base: Path, adapters: Sequence[Adapter], dtype: torch.dtype) -> Any
         # peft 0.21 reads a property that transformers 5.23 has renamed.
         warnings.simplefilter("ignore", FutureWarning)
         bare = load_model(base, dtype=dtype)
+        unmap_weights(bare)  # else the files stay in memory beside what is merged
         first = adapters[0]
         adapted: Any = PeftModel.from_pretrained(bare, str(first.folder), use_safetensors=True)
         names = [DEFAULT]
