@@ -41,8 +41,10 @@ def comparison_text(data: ComparisonData, *, explain: bool = False) -> str:
 def _answer(data: ComparisonData, *, whole: bool) -> Iterator[str]:
     verdict = _verdict(data.verdict, whole=whole)
     yield apply_style("\n".join(verdict), "bold")
-    yield from _figures(data, max(1, _room(LINES - 1) - len(verdict)))
-    yield wrap_text(_beside(data, whole=whole), "  ", "")
+    below = wrap_text(_beside(data, whole=whole), "  ", "")
+    over = max(0, below.count("\n") + 1 - _room(1))
+    yield from _figures(data, max(1, _room(LINES - 1) - over - len(verdict)))
+    yield below
 
 
 def _verdict(verdict: Verdict, *, whole: bool) -> list[str]:
@@ -120,14 +122,14 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
 
 
 def _judge_is_silent(data: ComparisonData) -> bool:
-    """Return True if there is a judge, and no figure of it."""
-    figures = (
+    """Return True if a judge was asked, and there is no figure of it."""
+    figures = [
         figure
         for name, of in data.figures.items()
         if name.startswith("judge:")
         for figure in of.values()
-    )
-    return data.judge is not None and not any(one.interval for one in figures)
+    ]
+    return bool(figures) and not any(one.interval for one in figures)
 
 
 # -- what it rests on ----------------------------------------------------------------------
