@@ -45,6 +45,7 @@ from finetune_gateway.tokens.model_folder import has_template, has_tokenizer
 
 FILE_NAME, MANIFEST = downloads.FILE_NAME, downloads.MANIFEST
 PROBE_TOKENS = 32  # of a first answer
+ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx")  # what files of rows end in
 
 Found = TypeVar("Found")
 
@@ -422,7 +423,12 @@ class ModelHandle(Shown, HandleData):
             wrong = isinstance(exc, ValidationError) and validation_error_text(exc)
             raise SpecError(
                 f"{source} is not a model handle: {wrong or 'it is not UTF-8 text'}.",
-                hint="Was it written by ftg?",
+                hint=(
+                    "It looks like rows. A model stands here; rows are named where a command asks "
+                    "for data, such as --data FILE."
+                    if source.suffix.lower() in ROWS
+                    else "Was it written by ftg?"
+                ),
             ) from None
         # The folder may have been moved, or copied to another machine.
         if handle.kind != "hosted" and (source.parent / MANIFEST).exists():

@@ -193,6 +193,6 @@ def _not_there(model: str, host: OpenAIBackend, models: Models | None) -> NotFou
     near = get_close_matches(model, tuned, 2, 0.6)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
     return NotFoundError(
-        f"{host.host} has no model {model!r} for the key in {host.api_key_env}.",
+        f"{host.host} has no model {model!r} for {host.key_words}.",
         hint=f"{meant}One of another project needs a key of that project (--api-key-env).",
     )

@@ -46,7 +46,8 @@ def speed_rows(data: ComparisonData) -> list[tuple[str, Cells]]:
         ("tokens per second", _answered(data, lambda one: _number(one.tokens_per_second))),
         ("answers that were timed", _answered(data, lambda one: f"{one.timed:,}")),
         ("answers", _answered(data, lambda one: f"{one.answers:,}")),
-        ("no answer", _answered(data, lambda one: f"{one.errors:,}")),
+        ("no answer", _answered(data, lambda one: f"{one.errors - one.not_sent:,}")),
+        ("not sent", _answered(data, lambda one: f"{one.not_sent:,}" if one.not_sent else "")),
         ("refused", _answered(data, lambda one: f"{one.refusals:,}")),
     ]
     return [(name, tuple(cell or EMPTY for cell in cells)) for name, cells in rows if any(cells)]

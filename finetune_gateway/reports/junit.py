@@ -63,6 +63,9 @@ def _facts(report: CheckReport) -> Iterator[tuple[str, str]]:
     yield "requests", str(report.asked)
     if report.spent_usd is not None:
         yield "usd", f"{report.spent_usd:f}"
+    if report.unanswered:  # these count in usd at their most
+        yield "unanswered", str(report.unanswered)
+        yield "usd_at_most", f"{report.at_most_usd:f}"
 
 
 def _add(suite: ET.Element, result: CheckResult, model: str) -> None:

@@ -103,6 +103,7 @@ def test_a_wrong_line_is_answered_with_what_is_taken(line: str, said: str, ftg: 
             "as_of must be a date like 2026-11-21, not 'soon'",
         ),
         ("chat README hi", 2, "is not a model handle: it is not valid JSON"),
+        ("chat DATA hi", 2, "It looks like rows."),
     ],
 )
 def test_wrong_names_and_values_have_their_code(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -137,7 +139,9 @@ def test_what_a_limit_has_kept_from_being_sent_has_not_failed(provider: Provider
     assert unsent == sum(one.errors for one in found.data.answers.values()) > 0
     shown = " ".join(comparison_text(found.data).split())
     assert f"{unsent} requests not sent" in shown and "failed" not in shown
-    assert "were not sent, and count in no figure" in comparison_markdown(found.data)
+    markdown = comparison_markdown(found.data)
+    assert "were not sent, and count in no figure" in markdown
+    assert "| not sent |" in markdown and re.search(r"no answer \| 0 \|", markdown)
 
 
 def test_checks_of_a_host_that_answers_nothing_are_not_judged(provider: Provider) -> None:
@@ -153,6 +157,22 @@ def test_checks_of_a_host_that_answers_nothing_are_not_judged(provider: Provider
     assert all("The server is overloaded" in one.note for one in report.results)
     assert not report.ok
     assert junit_xml(report).count("<error") == 2
+
+
+def test_junit_says_what_of_the_cost_is_the_most_that_it_can_be(provider: Provider) -> None:
+    """A request without an answer may have been charged: it is in ``usd`` at its most."""
+    provider.fault("POST /chat/completions", *(Fault("error_after") for _ in range(3)))
+    report = evaluation.check(
+        BASES[0], Guide.loads("checks:\n- must: '[0-9]'\n"), data=ROWS[:4], at_once=2,
+        backend=connect(provider, profile="openai"),
+    )  # fmt: skip
+    assert report.unanswered and 0 < report.at_most_usd < (report.spent_usd or 0)
+    said = {
+        one.get("name"): one.get("value")
+        for one in ET.fromstring(junit_xml(report)).iter("property")
+    }
+    assert said["unanswered"] == str(report.unanswered)
+    assert said["usd_at_most"] == f"{report.at_most_usd:f}"
 
 
 def test_a_judge_that_answers_nothing_prefers_none(provider: Provider) -> None:

@@ -99,9 +99,12 @@ def test_one_that_is_not_there_is_refused(provider: Provider, tune: dict[str, An
     with pytest.raises(NotFoundError) as caught:
         migration.add_model(f"{model[:-1]}!", host(provider))
     assert f"Did you mean {model}?" in caught.value.hint and chats(provider) == 2
-    with pytest.raises(NotFoundError):
-        provider.world.deleted.add(model)
+    provider.world.deleted.add(model)
+    with pytest.raises(NotFoundError, match="for the key in MAIN_PASS"):
         migration.add_model(model, host(provider))
+    with pytest.raises(NotFoundError, match="for the key given as api_key"):
+        given = OpenAIBackend(base_url=provider.url, api_key=provider.api_key)
+        migration.add_model(model, given)
 
 
 def test_of_several_keys_the_one_that_has_it_is_kept(
