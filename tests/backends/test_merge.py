@@ -3,9 +3,15 @@ is there."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.chaos import until
 from support.cli import Ftg
 from support.training import handle_of
 
@@ -180,3 +187,51 @@ def test_what_cannot_be_merged_says_why(
     assert not target.exists()
     handle.merge(target)
     assert not [*tmp_path.glob("whole.tmp.*")]
+
+
+def begin(run: Run, target: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "finetune_gateway", "merge", str(run.model), "--to", str(target)]
+    return subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_after_a_kill_nothing_is_at_its_place_and_the_same_call_writes_it(
+    train: Train, env: dict[str, str], tmp_path: Path
+) -> None:
+    run, target = train(8, **LARGE), tmp_path / "whole"
+    handle_of(run).save(run.model)
+    with begin(run, target, env) as process:
+        until(lambda: any(tmp_path.glob("whole.tmp.*/*")) or process.poll() is not None)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not target.exists()
+    ModelHandle.load(run.model).merge(target)
+    assert [*tmp_path.glob("whole*")] == [target] and ModelHandle.load(target).kind == "merged"
+
+
+@pytest.mark.chaos
+def test_kills_at_any_moment_leave_a_whole_model_or_none(
+    train: Train, env: dict[str, str], tmp_path: Path
+) -> None:
+    """Twenty, over the whole time that a merge takes: after each there is no folder, or that of an
+    unbroken run, and the next run clears up and writes it."""
+    run, seed = train(8, **LARGE), random.randrange(10**6)
+    print(f"seed {seed}")
+    handle_of(run).save(run.model)
+    began = time.monotonic()
+    assert begin(run, tmp_path / "unbroken", env).wait() == 0
+    takes, draw = time.monotonic() - began, random.Random(seed)
+    expected = load_file(tmp_path / "unbroken" / "model.safetensors")
+    whole = 0
+    for number in range(20):
+        target = tmp_path / "killed"
+        with begin(run, target, env) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(takes * (0.5 + 0.6 * draw.random()))
+            process.kill()
+        if target.exists():
+            found, whole = load_file(target / "model.safetensors"), whole + 1
+            assert all(torch.equal(found[name], expected[name]) for name in expected), number
+            assert ModelHandle.load(target).kind == "merged"
+            shutil.rmtree(target)
+    assert begin(run, target, env).wait() == 0
+    print(f"{whole} of 20 were done before the kill")
+    assert {path.name for path in tmp_path.glob("*illed*")} == {"killed"}
