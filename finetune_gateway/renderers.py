@@ -19,6 +19,7 @@ RENDERERS = {
     "Comparison.to_html": "finetune_gateway.reports.comparison_page:write",
     "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Job.to_dict": "finetune_gateway.reports.job_text:job_document",
+    "ModelHandle.card": "finetune_gateway.reports.model_card:card",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
     "Advice": "finetune_gateway.reports.notebook:advice",

@@ -32,6 +32,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 THEIRS = re.compile(
     r"\baz (account|group|cognitiveservices)|get-access-token|nvidia-smi|tensorboard --"
     r"|systemctl|trackio show|mlflow ui|inspect view|--tool-call-parser|-completion"
+    r"|vllm|--max-lora-rank|--lora-modules|hf download|convert_hf_to_gguf|llama-server"
 )
 EVERYWHERE = {"--home", "--no-color", "--debug", "--json", "--help", "--version"}
 

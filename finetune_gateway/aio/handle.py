@@ -205,6 +205,7 @@ class ModelHandle(Face[BlockingHandle]):
     connect = awaited(BlockingHandle.connect, by=Calls.ask)
     release = awaited(BlockingHandle.release, by=Calls.ask)
     save = awaited(BlockingHandle.save, by=Calls.read)
+    card = awaited(BlockingHandle.card, by=Calls.read)
 
     def _other(self, handle: BlockingHandle) -> ModelHandle:
         return ModelHandle(handle, self._calls)

@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": ("check:check", "Does a model behave as its guide says? Its unit test", "Models"),
     "download": ("download:download", "Bring a hosted model's files here, if it has any", "Models"),
     "merge": ("merge:merge", "Make a whole model of an adapter and its base", "Models"),
+    "card": ("card:card", "A model card: base, data, settings, figures, how to load", "Models"),
     "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (
         "migrate_list:list_fine_tunes",

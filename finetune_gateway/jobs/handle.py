@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from pydantic import PrivateAttr, ValidationError
 
 from finetune_gateway import registry
-from finetune_gateway.backend import BY_FTG, Backend, ChatModel, ChatReply, ChatStream, HandleData
+from finetune_gateway.backend import BY_FTG, Backend, ChatModel, ChatReply, ChatStream
 from finetune_gateway.backend.stored_options import require_given
 from finetune_gateway.chat import (
     Completes,
@@ -35,8 +35,8 @@ from finetune_gateway.errors import (
     validation_error_text,
 )
 from finetune_gateway.jobs import downloads, merges
+from finetune_gateway.jobs.publishing import Published
 from finetune_gateway.model import exact_methods
-from finetune_gateway.renderers import Shown
 from finetune_gateway.settings.arguments import as_path, require_function
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
@@ -51,12 +51,11 @@ Found = TypeVar("Found")
 
 
 @exact_methods
-class ModelHandle(Shown, HandleData):
+class ModelHandle(Published):
     """A fine-tuned model: where it is, what it was made from, and how to chat with it."""
 
     _model: ChatModel | None = PrivateAttr(default=None)
     _backend: Backend | None = PrivateAttr(default=None)
-    _settings: Settings | None = PrivateAttr(default=None)  # of the home that it is of
     # Raises for a key of another account than that of its job.
     _require_account: Callable[[], None] | None = PrivateAttr(default=None)
 

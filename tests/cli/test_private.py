@@ -84,6 +84,7 @@ CALLS = {
     "models add": [f"models add ft:m:o::i {NOWHERE}"],
     "download": ["download latest"],
     "merge": ["merge latest --to merged"],
+    "card": ["card latest -o card.md"],
     "deploy": ["deploy latest"],
     "rm": ["rm latest --yes"],
     "prune": ["prune --older-than 0d --yes"],

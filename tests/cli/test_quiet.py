@@ -80,6 +80,7 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "report": [(("report", "JOB", "--out", "OUT/r.html"), r"OUT/r\.html")],
     "costs": [(("costs",), r"(.*\n)*.*JOB.*(\n.*)*"),
                (("costs", "--since", "2026-01-01", "--until", "2026-01-02"), "")],
+    "card": [(("card", "JOB"), r"---\n(.*\n)*.*"), (("card", "JOB", "-o", "OUT/card.md"), "")],
     "prune": [(("prune", "--yes"), "")],
     "rm": [(("rm", "JOB", "--yes"), "JOB removed")],
 }  # fmt: skip

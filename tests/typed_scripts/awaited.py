@@ -80,6 +80,7 @@ async def ask(model: aio.ModelHandle) -> None:
     assert_type(await model.save("handle.json", private=True), Path)
     assert_type(await aio.ModelHandle.load("handle.json"), aio.ModelHandle)
     assert_type(await model.download(to="adapter"), aio.ModelHandle)
+    assert_type(await model.card(repo="acme/support"), str)
     assert_type(await model.merge("whole", others=[(model, 0.5)]), aio.ModelHandle)
     await model.connect(allow_changed_base=True)
     await model.release()

@@ -289,6 +289,7 @@ def deploy(g: Gateway, job: Job, handle: gateway.ModelHandle) -> None:
     assert_type(g.deploy(job, "support", max_usd_per_hour="4.50"), gateway.ModelHandle)
     assert_type(g.end_deployment(job.id), bool)
     assert_type(handle.download(to="adapter"), gateway.ModelHandle)
+    assert_type(handle.card(checks="behaviour.yaml", repo="acme/support"), str)
     assert_type(
         handle.merge("whole", weight=0.5, others=[(handle, 0.5)], dtype="float32", report=print),
         gateway.ModelHandle,
