@@ -141,7 +141,7 @@ def _llama_cpp(facts: CardFacts) -> str:
 def _llama_cpp_adapter(facts: CardFacts) -> str:
     return _as_gguf(
         "Ollama loads adapters for few architectures, so merge it into its base first. ",
-        f"ftg pull {_repo(facts)} --to ./adapter",
+        f"hf download {_repo(facts)} --local-dir adapter",
         "ftg merge ./adapter --to ./model",
     )
 
@@ -166,6 +166,6 @@ def _gateway(facts: CardFacts) -> str:
     ask = "< FILE.jsonl" if facts.kind == "reward" else '"Hello"'
     return "### finetune-gateway\n\n" + _code(
         "sh",
-        f"ftg pull {_repo(facts)} --to ./model",
+        f"hf download {_repo(facts)} --local-dir model",
         f"ftg chat ./model {ask}",
     )

@@ -68,7 +68,7 @@ def test_a_card_has_what_is_known_of_a_model(
         'PeftModel.from_pretrained(base, "acme/lamps")',
         f"vllm serve {BASE} --revision {REVISION} --enable-lora --max-lora-rank 8",
         "ollama create",
-        "ftg pull acme/lamps",
+        "hf download acme/lamps --local-dir model",
     ):
         assert said in text, said
     assert not [one for one in published.secrets() if one in text.encode()]
