@@ -218,7 +218,7 @@ def test_a_stopped_dispatcher_is_replaced(
         [second] = until(lambda: dispatchers(home), 20)
         assert second != first and not lives(first)
         assert f"process {first}, was silent" in (locks / "dispatcher.log").read_text()
-        assert until(lambda: heartbeat.read(locks), 20).pid == second
+        until(lambda: (beat := heartbeat.read(locks)) and beat.pid == second, 20)
     job.cancel()
 
 
