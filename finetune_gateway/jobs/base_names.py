@@ -22,11 +22,6 @@ class HubBase(NamedTuple):
     name: str
     revision: str | None = None
 
-    @property
-    def pinned(self) -> str:
-        """Return ``owner/name``, with the commit where that is known."""
-        return f"{self.name}@{self.revision}" if self.revision else self.name
-
 
 def hub_base(handle: HandleData) -> HubBase | None:
     """Return the base of a model as the Hub knows it; None for a folder of this machine, for the

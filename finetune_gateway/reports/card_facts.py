@@ -3,6 +3,7 @@ behaviour guide. No text of a row, and no path of this machine."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from finetune_gateway.evaluation.comparison import PREFIX, Comparison
 from finetune_gateway.evaluation.results import ComparedFacts, ComparisonData
 from finetune_gateway.events import Metric
 from finetune_gateway.jobs import compared, history
-from finetune_gateway.jobs.base_names import HubBase, hub_base
+from finetune_gateway.jobs.base_names import BUILTIN, HubBase, hub_base, is_hub_name
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
 from finetune_gateway.settings.home import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
+OWN = "a model of the trainer's own"  # in the place of a path
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All that a card says something of. ``repo``: where the model will be, on the Hub;
-    ``merged``: it is the whole model that is published, though the handle is of its adapter."""
+    """All that a card says something of. ``repo``: where the model will be, on the Hub."""
 
     handle: HandleData
     base: HubBase | None
@@ -50,12 +51,11 @@ class CardFacts:
     evaluation: Evaluation | None = None
     guide: Guide | None = None
     repo: str | None = None
-    merged: bool = False
 
     @property
     def kind(self) -> str:
-        """Return hosted, adapter, merged or reward: what is published."""
-        return "merged" if self.merged else self.handle.kind
+        """Return hosted, adapter, merged or reward."""
+        return self.handle.kind
 
     @property
     def method(self) -> str | None:
@@ -66,8 +66,13 @@ class CardFacts:
         """Return how the base is called: never by a path."""
         if self.base is not None:
             return self.base.name
-        name = self.handle.base_model
-        return "a model of the trainer's own" if Path(name).is_absolute() else name
+        return public_name(self.handle.base_model)
+
+
+def public_name(name: str) -> str:
+    """Return the name of a model or a job; of a folder, however it is written, that it is one."""
+    is_path = re.search(r"[\\/]", name.removeprefix(BUILTIN)) and not is_hub_name(name)
+    return OWN if is_path or name.startswith((".", "~")) else name
 
 
 def facts_of(
@@ -76,15 +81,12 @@ def facts_of(
     *,
     guide: Guide | None = None,
     repo: str | None = None,
-    base: HubBase | None = None,
-    merged: bool = False,
 ) -> CardFacts:
-    """Return what is known of a model in this home folder. ``base``: on the Hub, where the handle
-    does not say it."""
+    """Return what is known of a model in this home folder."""
     record, metrics, evaluation = _of_job(handle, settings)
     return CardFacts(
         handle=handle,
-        base=base or hub_base(handle),
+        base=hub_base(handle),
         licence={} if handle.kind == "hosted" else licence_of(handle, settings),
         record=record,
         metrics=metrics,
@@ -92,7 +94,6 @@ def facts_of(
         evaluation=evaluation,
         guide=guide,
         repo=repo,
-        merged=merged,
     )
 
 

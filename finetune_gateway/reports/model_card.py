@@ -16,10 +16,9 @@ import yaml
 from finetune_gateway.backend import HandleData
 from finetune_gateway.evaluation.checks import Guide
 from finetune_gateway.evaluation.results import Measure
-from finetune_gateway.jobs.base_names import HubBase
 from finetune_gateway.jobs.records import StoredFile
 from finetune_gateway.reports import comparison_view as view
-from finetune_gateway.reports.card_facts import CardFacts, Evaluation, facts_of
+from finetune_gateway.reports.card_facts import CardFacts, Evaluation, facts_of, public_name
 from finetune_gateway.reports.card_loading import loading
 from finetune_gateway.reports.html_text import masked
 from finetune_gateway.reports.loss_chart import lowest_text, overfitting_note, series, span_text
@@ -49,18 +48,12 @@ def card(
     *,
     checks: str | os.PathLike[str] | None = None,
     repo: str | None = None,
-    base: HubBase | None = None,
-    merged: bool = False,
-    licence: dict[str, str] | None = None,
 ) -> str:
     """Return the card of a model, with its head in YAML. ``checks``: a behaviour guide, whose words
-    are in it; ``repo``: where the model will be, on the Hub; ``base``, ``licence``: its base there,
-    and the licence of that, where nothing here says them; ``merged``: of the whole model that is
-    made of an adapter. Raises SpecError, NotFoundError for a guide."""
+    are in it; ``repo``: where the model will be, on the Hub. Raises SpecError, NotFoundError for a
+    guide."""
     guide = None if checks is None else Guide.load(checks)
-    facts = facts_of(handle, settings, guide=guide, repo=repo, base=base, merged=merged)
-    if licence and not facts.licence:
-        facts.licence.update(licence)
+    facts = facts_of(handle, settings, guide=guide, repo=repo)
     return "\n\n".join([_head(facts), *_sections(facts)]) + "\n"
 
 
@@ -134,7 +127,7 @@ def _base(facts: CardFacts) -> Iterator[str]:
     if switches:
         yield f"Switches of the chat template: {_plain(switches)}"
     for earlier in handle.continued_from[1:]:
-        yield f"Trained before: {_plain(earlier)}"
+        yield f"Trained before: {_plain(public_name(earlier))}"
     yield f"Licence: {_licence(facts.licence)}"
 
 

@@ -93,6 +93,17 @@ def test_the_licence_is_that_of_the_base_as_it_says_itself(
         "---\nlicense: other\nlicense_name: acme-1\nlicense_link: https://acme.example/l\n---\n# Hi"
     )
     assert head(published.handle.card())["license_name"] == "acme-1"
+    for path in (
+        ".",
+        "../secret-project",
+        "~/secret-project/x",
+        "C:\\secret-project",
+        "a/secret-project/x",
+    ):
+        elsewhere = published.handle.model_copy(
+            update={"base_model": path, "continued_from": [path, f"{path}/secret-project"]}
+        )
+        assert "secret-project" not in elsewhere.card()
     (base / "README.md").write_text("---\nlicense: 'x\n\n# <script>'\n---\n")
     assert head(published.handle.card())["license"] == "mit"
 
