@@ -43,7 +43,8 @@ from _rows import method_rows, write
 from finetune_gateway.estimation.assumptions import START_SECONDS
 from finetune_gateway.estimation.gpus import GPUS, gpus_named
 from finetune_gateway.estimation.memory import Setup, trained_parameters
-from finetune_gateway.estimation.model_shape import ModelShape, shape_of
+from finetune_gateway.estimation.model_config import shape_of
+from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.spec import TrainingSpec
 
 SIDE = Path(__file__).with_name("_gpu_side.py")

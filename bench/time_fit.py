@@ -31,7 +31,7 @@ from finetune_gateway.estimation.batch_plan import plan_batches
 from finetune_gateway.estimation.calibration import FILE, Calibration, read
 from finetune_gateway.estimation.local import checkpoints, training_load
 from finetune_gateway.estimation.memory import Setup, micro_batch_rows
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 
 BOUND = 0.20
 

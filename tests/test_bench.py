@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.browser import NAMES
 
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 KEYS = ["bench", "metric", "ours", "baseline", "ratio", "unit", "runs", "versions"]

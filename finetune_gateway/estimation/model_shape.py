@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from finetune_gateway.errors import SpecError, shown
-
 # Families whose MLP has two matrices; others gate it with a third.
 _UNGATED = frozenset(
-    ("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt")
-    + ("phi", "starcoder2")
+    ("apertus", "arcee", "biogpt", "bloom", "codegen", "falcon", "fuyu", "gpt2", "gpt_bigcode")
+    + ("gpt_neo", "gpt_neox", "gpt_neox_japanese", "gptj", "jais2", "mpt", "nanochat", "nemotron")
+    + ("openai-gpt", "opt", "persimmon", "phi", "starcoder2")
 )
-_HALF = frozenset({"bfloat16", "float16"})  # types of stored weights in config.json
 QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text", "olmo2"})
-
-
-MOST = 10**8  # of any size in a config.json: far beyond all models
-# What families call their experts: how many there are, for one token, and for every token.
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-ACTIVE = (
-    *("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k"),
-    "top_k_experts",
-)
-SHARED = (
-    *("n_shared_experts", "moe_num_shared_experts", "num_shared_experts", "num_shared_expert"),
-)
-OF_BLOCKS = (*EXPERTS, *ACTIVE, *SHARED, "moe_intermediate_size")  # of which there may be lists
-# Names of a number of experts, whatever a family calls it.
-COUNT = re.compile(r"num_\w*experts?|n_\w*experts|\w+_num_experts|\w*expert_count")
-MOST_LISTED = 10_000  # blocks that are counted one by one
 
 
 class ModelShape(BaseModel):
@@ -55,19 +35,43 @@ class ModelShape(BaseModel):
     experts: int = 1
     active_experts: int = 1
     stored_bytes: int = 4  # per weight in the model's file
+    # Keys and values of all heads made from one vector of kv_rank numbers (multi-head latent
+    # attention, DeepSeek-V2, arXiv 2405.04434), beside which rope_dim numbers carry the position;
+    # then head_dim is of queries and keys. Queries come from q_rank numbers, if it is not 0.
+    kv_rank: int = 0
+    q_rank: int = 0
+    rope_dim: int = 0
+    value_dim: int = 0
+    uncached_layers: int = 0  # blocks whose state does not grow with the text, as of Mamba
+    # Parameters of the file beyond those that are counted here, below 0 where it has fewer.
+    other_parameters: int = 0
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """Return inputs and outputs of each linear map in one block, with one expert."""
         hidden, inner = self.hidden_size, self.intermediate_size
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = {
-            "q_proj": (hidden, queries),
-            "k_proj": (hidden, keys),
-            "v_proj": (hidden, keys),
-            "o_proj": (queries, hidden),
+        return self._attention | {name: (hidden, inner) for name in self.mlp_names}
+
+    @property
+    def _attention(self) -> dict[str, tuple[int, int]]:
+        hidden, rank, heads = self.hidden_size, self.kv_rank, self.heads
+        queries, keys = heads * self.head_dim, self.kv_heads * self.head_dim
+        if not rank:
+            return {
+                "q_proj": (hidden, queries),
+                "k_proj": (hidden, keys),
+                "v_proj": (hidden, keys),
+                "o_proj": (queries, hidden),
+            }
+        without_position = self.head_dim - self.rope_dim
+        to_queries = {"q_proj": (hidden, queries)}
+        if self.q_rank:
+            to_queries = {"q_a_proj": (hidden, self.q_rank), "q_b_proj": (self.q_rank, queries)}
+        return to_queries | {
+            "kv_a_proj_with_mqa": (hidden, rank + self.rope_dim),
+            "kv_b_proj": (rank, heads * (without_position + self.value_dim)),
+            "o_proj": (heads * self.value_dim, hidden),
         }
-        return attention | {name: (hidden, inner) for name in self.mlp_names}
 
     @property
     def gated(self) -> bool:
@@ -101,23 +105,25 @@ class ModelShape(BaseModel):
     @property
     def cache_bytes(self) -> int:
         """Return the bytes that keys and values of one token take in 16 bits."""
-        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
+        numbers = self.kv_rank + self.rope_dim or 2 * self.kv_heads * self.head_dim
+        return 2 * (self.layers - self.uncached_layers) * numbers
 
     @property
     def block_parameters(self) -> int:
         """Return the parameters of all blocks, with every expert and the norms."""
-        return self._blocks(self.experts)
+        return max(self._blocks(self.experts) + min(0, self.other_parameters), 0)
 
     @property
     def expert_parameters(self) -> int:
         """Return the parameters of all experts; 0 if there is one MLP for all tokens."""
         each = len(self.mlp_names) * self.hidden_size * self.intermediate_size
-        return self.sparse_layers * self.experts * each if self.experts > 1 else 0
+        counted = self.sparse_layers * self.experts * each if self.experts > 1 else 0
+        return min(counted, self.block_parameters)
 
     @property
     def active_block_parameters(self) -> int:
         """Return the parameters of the blocks that one token uses."""
-        return self._blocks(self.active_experts)
+        return min(self._blocks(self.active_experts), self.block_parameters)
 
     def _blocks(self, experts: int) -> int:
         mlp = len(self.mlp_names) * self.hidden_size * self.intermediate_size
@@ -148,7 +154,8 @@ class ModelShape(BaseModel):
             if self.experts == 1 or name not in self.mlp_names
         )
         beside = len(self.mlp_names) * self.hidden_size * self._beside
-        return self.layers * sum(dense) + beside
+        counted = self.layers * sum(dense) + beside
+        return counted if self.other_parameters >= 0 else min(counted, self.block_parameters)
 
     @property
     def embedding_parameters(self) -> int:
@@ -159,104 +166,8 @@ class ModelShape(BaseModel):
     def parameters(self) -> int:
         """Return all parameters but biases, which are below 0.1 % in the families that have
         them."""
-        return self.block_parameters + self.embedding_parameters + self.hidden_size
-
-
-def shape_of(config: dict[str, Any]) -> ModelShape:
-    """Return the shape in a Hugging Face ``config.json``. Raises SpecError if a number is
-    missing."""
-    text = config.get("text_config")
-    flat = {**config, **text} if isinstance(text, dict) else config
-    hidden = _number(flat, "hidden_size", "n_embd", "d_model")
-    heads = _number(flat, "num_attention_heads", "n_head")
-    experts = _number(flat, *EXPERTS, default=1)
-    if experts == 1:
-        _require_no_experts(flat)
-    inner = _number(flat, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
-    layers = _number(flat, "num_hidden_layers", "n_layer")
-    expert = _number(flat, "moe_intermediate_size", default=inner) if experts > 1 else inner
-    dense = _dense_layers(flat, layers) if experts > 1 else 0
-    return ModelShape(
-        model_type=str(flat.get("model_type", "")),
-        hidden_size=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=_number(flat, "num_key_value_heads", default=heads),
-        head_dim=_number(flat, "head_dim", default=hidden // heads),
-        intermediate_size=expert,
-        shared_size=_shared_size(flat, expert) if experts > 1 else 0,
-        dense_layers=dense,
-        dense_size=_number(flat, "intermediate_size_mlp", default=inner) if dense else 0,
-        vocab_size=_number(flat, "vocab_size"),
-        tied=bool(flat.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
-        experts=experts,
-        active_experts=min(experts, _number(flat, *ACTIVE, default=1)),
-        stored_bytes=2 if str(flat.get("dtype", flat.get("torch_dtype"))) in _HALF else 4,
-    )
-
-
-def _shared_size(config: dict[str, Any], expert: int) -> int:
-    """Return the inner size of the experts that every token uses: by itself, or as a number of
-    experts like the others. Llama 4 has one, which its config does not name."""
-    own = ("shared_expert_intermediate_size", "shared_intermediate_size")
-    if size := _number(config, *own, default=0):
-        return size
-    one = 1 if str(config.get("model_type", "")).startswith("llama4") else 0
-    return expert * _number(config, *SHARED, default=one)
-
-
-def _dense_layers(config: dict[str, Any], layers: int) -> int:
-    """Return how many blocks have one MLP in the place of experts: the first ones, those that are
-    listed, or all but each n-th."""
-    step = _number(config, "decoder_sparse_step", "interleave_moe_layer_step", default=1)
-    first = _number(config, "first_k_dense_replace", "moe_layer_start_index", default=0)
-    step = _number(config, "moe_layer_interval", default=step)
-    listed = config.get("mlp_only_layers")
-    named = {one for one in listed if type(one) is int} if isinstance(listed, list) else set()
-    if layers > MOST_LISTED:
-        return min(first, layers)
-    sparse = (at for at in range(first, layers) if (at + 1) % step == 0 and at not in named)
-    return layers - sum(1 for _ in sparse)
-
-
-def _require_no_experts(config: dict[str, Any]) -> None:
-    """Raise SpecError for a model with a number of experts under a name that is not read here:
-    counted as one without, it would be many times too small."""
-    for name, value in config.items():
-        read = name in (*ACTIVE, *SHARED, *EXPERTS) or not COUNT.fullmatch(name)
-        if not read and type(value) is int and value > 1:
-            raise SpecError(
-                f"The model's config.json has {shown(name)}: experts under a name that is not "
-                "read here, so that its size is not known.",
-                hint="Its memory and time cannot be estimated.",
-            )
-
-
-def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, list) and value and name in OF_BLOCKS:  # one for each block
-            if value != value[:1] * len(value):
-                raise SpecError(
-                    f"The model's config.json has several values of {name}: blocks, or kinds of "
-                    "experts, of different sizes are not counted here.",
-                    hint="Its memory and time cannot be estimated.",
-                )
-            value = value[0]
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            if value > MOST:
-                raise SpecError(
-                    f"The model's config.json has a {name} above {MOST:,}: no model is that large.",
-                    hint="Compare it with the file of the original model.",
-                )
-            return value
-    if default is not None:
-        return default
-    raise SpecError(
-        f"The model's config.json has no usable {names[0]!r} "
-        f"(model_type {config.get('model_type')!r}).",
-        hint="Memory and time can be estimated for decoder-only language models.",
-    )
+        counted = self.block_parameters + self.embedding_parameters + self.hidden_size
+        return counted + max(0, self.other_parameters)
 
 
 def lora_parameters(

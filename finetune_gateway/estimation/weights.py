@@ -128,6 +128,26 @@ def parameters_of(folder: Path, *, tied: bool) -> int | None:
     return sum(prod(one.shape) for name, one in tensors.items() if name not in left_out)
 
 
+def declared_parameters(folder: Path, stored_bytes: int) -> list[int]:
+    """Return how many numbers the weights of a folder have by their index, which is here before
+    they are: as many as it says, or as its bytes make in the config's type (of ``stored_bytes``)
+    and in another. Empty without an index that says so."""
+    try:
+        about = read_json(folder / INDEX, MAX_INDEX)["metadata"]
+        known = {name: about.get(name) for name in ("total_parameters", "total_size")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    numbers = {name: one for name, one in known.items() if _is_size(one)}
+    if "total_parameters" in numbers:
+        return [numbers["total_parameters"]]
+    widths = sorted((2, 4), key=lambda width: width != stored_bytes)
+    return [numbers["total_size"] // width for width in widths] if numbers else []
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MAX_SIDE
+
+
 def read_header(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file. Raises SpecError if it is cut off or damaged: its
     tensors must fill it to the last byte."""

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from statistics import fmean
 
-from finetune_gateway.backends.local.models import config_of, small_files
+from finetune_gateway.backends.local.models import shape_in, small_files
 from finetune_gateway.errors import GatewayError
-from finetune_gateway.estimation.model_shape import shape_of
 from finetune_gateway.estimation.price_table import Price
 from finetune_gateway.estimation.profiles import profile_names
 from finetune_gateway.estimation.serving import ServingCosts, serving_costs
@@ -128,7 +127,7 @@ def _served(models: Sequence[EvaluatedModel], settings: Settings) -> ServedModel
     here = [model for model in models if model.kind == "local" and model.recording is None]
     for model in sorted(here, key=lambda one: one.variant != "tuned"):
         try:
-            shape = shape_of(config_of(small_files(model.base_model, settings)))
+            shape = shape_in(small_files(model.base_model, settings))
         except GatewayError:  # it has answered, and is gone since
             continue
         return served_as(shape, PurePath(model.base_model).name)

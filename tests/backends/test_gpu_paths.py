@@ -20,7 +20,7 @@ from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.gpus import NO_BFLOAT16, smallest
 from finetune_gateway.estimation.local import estimate_local
 from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, step_memory
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats
 
@@ -46,8 +46,8 @@ def test_emulated_bfloat16_is_none(
     assert torch.cuda.is_bf16_supported()
     assert precision.gpu_has_bf16() is wanted
     spec = TrainingSpec(model="m")
-    assert precision.bf16_of(spec, SHAPE) is wanted
-    assert precision.bf16_of(spec.model_copy(update={"bf16": False}), SHAPE) is False
+    assert precision.bf16_of(spec, 10**9) is wanted
+    assert precision.bf16_of(spec.model_copy(update={"bf16": False}), 10**9) is False
 
 
 def test_estimates_of_gpus_without_bfloat16_are_in_float32() -> None:

@@ -22,7 +22,7 @@ from finetune_gateway.backends.local.worker import train_within_memory, why_it_d
 from finetune_gateway.estimation.engine import engine_of
 from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.memory import Setup, micro_batch_rows, step_memory
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.methods import METHODS
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec

@@ -29,7 +29,7 @@ from finetune_gateway.estimation.calibration import (
 from finetune_gateway.estimation.engine import BITSANDBYTES
 from finetune_gateway.estimation.local import evaluations
 from finetune_gateway.estimation.memory import NF4_BYTES, Setup, step_memory
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.spec import TrainingSpec
 
 SMALL: dict[str, Any] = {"lora_r": 4, "batch_size": 4, "seed": 3, "learning_rate": 5e-3}

@@ -33,7 +33,7 @@ from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.worker import in_one_line
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.memory import Setup
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.chat_template import ChatTemplate

@@ -28,7 +28,8 @@ from finetune_gateway.estimation.memory import (
     saved_bytes,
     step_memory,
 )
-from finetune_gateway.estimation.model_shape import ModelShape, lora_parameters, shape_of
+from finetune_gateway.estimation.model_config import shape_of
+from finetune_gateway.estimation.model_shape import ModelShape, lora_parameters
 from finetune_gateway.estimation.price_table import gpu_prices
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.stats import TokenStats

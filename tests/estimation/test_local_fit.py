@@ -35,7 +35,7 @@ from finetune_gateway.estimation.calibration import (
 from finetune_gateway.estimation.engine import SMALL_MODEL, cores
 from finetune_gateway.estimation.estimate import auto_eval_steps
 from finetune_gateway.estimation.memory import Setup
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.settings import clock
 from finetune_gateway.spec import TrainingSpec, TrainingType
 from finetune_gateway.tokens.stats import TokenStats

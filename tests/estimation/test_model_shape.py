@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_gateway.errors import SpecError
-from finetune_gateway.estimation.model_shape import lora_parameters, shape_of
+from finetune_gateway.estimation.model_config import shape_of
+from finetune_gateway.estimation.model_shape import lora_parameters
 
 
 def test_experts_that_every_token_uses_and_blocks_without_experts_are_counted() -> None:
@@ -59,3 +60,56 @@ def test_experts_that_every_token_uses_and_blocks_without_experts_are_counted() 
     assert shape.linear_parameters == 28 * (2 * 3584 * (3584 + 512) + 3 * 3584 * 20480)
     only = shape_of({**qwen, "mlp_only_layers": [0, 3], "decoder_sparse_step": 2})
     assert only.dense_layers == 15  # of the odd ones 3 has none
+
+
+def test_keys_and_values_of_one_vector_are_counted_as_that() -> None:
+    """DeepSeek-V3 has 671 billion parameters, 37 for a token, and keeps 576 numbers of a token in
+    each of 61 blocks (arXiv 2412.19437): 70 kB, where 128 heads would have 1,750."""
+    deepseek: dict[str, Any] = {
+        "model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432,
+        "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128,
+        "vocab_size": 129280, "n_routed_experts": 256, "n_shared_experts": 1,
+        "num_experts_per_tok": 8, "first_k_dense_replace": 3, "kv_lora_rank": 512,
+        "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    shape = shape_of(deepseek)
+    assert shape.parameters / 1e9 == pytest.approx(671.0, rel=0.001)
+    active = shape.active_block_parameters + shape.embedding_parameters
+    assert active / 1e9 == pytest.approx(37, rel=0.02)
+    assert shape.cache_bytes == 61 * 576 * 2
+    assert shape.linears["kv_a_proj_with_mqa"] == (7168, 576)
+    assert lora_parameters(shape, 1, ("q_a_proj",)) == 61 * (7168 + 1536)
+    lite = shape_of({**deepseek, "q_lora_rank": None})
+    assert lite.linears["q_proj"] == (7168, 128 * 192)
+    with pytest.raises(SpecError, match="no usable 'qk_rope_head_dim'"):
+        shape_of({**deepseek, "qk_rope_head_dim": None})
+
+
+def test_blocks_without_attention_keep_nothing_of_a_token() -> None:
+    plain: dict[str, Any] = {
+        "model_type": "x", "hidden_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4,
+        "vocab_size": 100,
+    }  # fmt: skip
+    whole = shape_of(plain).cache_bytes
+    for said, share in (
+        ({"layer_types": ["linear_attention", "full_attention"] * 4}, 2),
+        ({"layer_types": ["mamba"] * 6 + ["attention"] * 2}, 4),
+        ({"layer_types": ["sliding_attention"] * 8}, 1),
+        ({"layer_types": [["mamba"], None] * 4}, 1),
+        ({"layers_block_type": ["conv", "full_attention"]}, 2),
+        ({"full_attention_interval": 4}, 4),
+        ({"attn_layer_period": 8}, 8),
+        ({"attn_layer_indices": [1, 5]}, 4),
+    ):
+        assert shape_of({**plain, **said}).cache_bytes * share == whole, said
+
+
+def test_experts_in_a_part_of_the_config_are_not_left_out() -> None:
+    """So has DBRX its own, and is refused rather than counted as 25 of 132 billion."""
+    dbrx = {
+        "model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40, "vocab_size": 100352,
+        "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+    }  # fmt: skip
+    with pytest.raises(SpecError, match="'moe_num_experts'"):
+        shape_of(dbrx)

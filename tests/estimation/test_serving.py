@@ -24,7 +24,7 @@ from finetune_gateway.estimation.break_even import BreakEvenRange, Curve, find_b
 from finetune_gateway.estimation.estimate import Range
 from finetune_gateway.estimation.gpus import GPUS
 from finetune_gateway.estimation.local import estimate_local
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.estimation.price_table import new_price, prices, write_price
 from finetune_gateway.estimation.serving import ServingCosts, ServingOption, serving_costs
 from finetune_gateway.estimation.throughput import ServedModel

@@ -54,7 +54,7 @@ from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.gpus import GIB, gpu_name, gpu_notes, which_gpu
 from finetune_gateway.estimation.local import estimate_local
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.events import Checkpoint, JobStatus, Result, Snapshot, going_on
 from finetune_gateway.jobs.handle import MANIFEST, ModelHandle
 from finetune_gateway.methods import METHODS, TRAINERS
@@ -210,7 +210,7 @@ class LocalBackend(Backend):
         require_other_rows(spec, tokens, validation)
         on_cpu = self.gpu is None and slots() == ["cpu"]
         folder = self._require_trainable(spec, on_gpu=not on_cpu)
-        shape = shape_of(models.config_of(folder))
+        shape = models.shape_in(folder)
         context = models.context_of(folder)
         target = TargetDevice(
             device="cpu" if on_cpu else "gpu",

@@ -36,7 +36,7 @@ from finetune_gateway.estimation.calibration import (
 )
 from finetune_gateway.estimation.engine import BITSANDBYTES, TRL, cpu_has_bf16
 from finetune_gateway.estimation.memory import Setup
-from finetune_gateway.estimation.model_shape import shape_of
+from finetune_gateway.estimation.model_config import shape_of
 from finetune_gateway.settings import clock
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.spec import TrainingSpec

@@ -43,7 +43,7 @@ from finetune_gateway.estimation.batch_plan import (
 )
 from finetune_gateway.estimation.engine import engine_of
 from finetune_gateway.estimation.memory import Setup, least_rows, micro_batch_rows
-from finetune_gateway.estimation.model_shape import ModelShape, shape_of
+from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.spec import TrainingSpec
 
 CHECKED_TOKENS = 256  # of the row with which our head is compared with the model's
@@ -114,7 +114,7 @@ def choose(run: Run, base: Base, model: Any, rows: RowTable) -> Engine:
             f"This model cannot be trained with engine=fast: {why}.",
             hint="Leave engine out, or set it to trl.",
         )
-    shape = shape_of(models.config_of(base.folder))
+    shape = models.shape_in(base.folder)
     setup = replace(Setup.of(spec, "gpu" if on_gpu else "cpu", shape), engine=name, bf16=base.bf16)
     longest = _longest(run, base, rows) if on_gpu else 1
     micro_batch = _micro_batch(run, setup, shape, longest)

@@ -104,7 +104,7 @@ def load_base(run: Run) -> Base:
     tokenizer = load_tokenizer(folder, source, run.chat_template)
     # QLoRA: the base is frozen in 4 bits; the adapter is as with LoRA.
     quantization = fourbit.NF4 if spec.training_type == "qlora" else None
-    bf16 = bf16_of(spec, models.config_of(folder))
+    bf16 = bf16_of(spec, models.shape_in(folder).parameters)
     dtype = weights_dtype(spec.training_type or "lora", bf16=bf16)
     if spec.method == "reward":
         set_seed(seed_of(spec))  # a new head is drawn by lot

@@ -15,8 +15,16 @@ from typing import Any
 from finetune_gateway.backend import HandleData
 from finetune_gateway.backends.local import bases, builtin, hub, manifests
 from finetune_gateway.backends.local.quantization import stored_method
-from finetune_gateway.errors import BackendError, GatewayError, NotFoundError, SpecError, StoreError
+from finetune_gateway.errors import (
+    BackendError,
+    GatewayError,
+    NotFoundError,
+    SpecError,
+    StoreError,
+    shown,
+)
 from finetune_gateway.estimation import weights
+from finetune_gateway.estimation.model_config import OFF, is_counted, shape_of
 from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.jobs.handle import MANIFEST
 from finetune_gateway.settings import files, sealed
@@ -24,7 +32,6 @@ from finetune_gateway.settings.files import locking, sha256_of
 from finetune_gateway.settings.hashing import sha256_of_all
 from finetune_gateway.settings.home import Settings
 
-OFF = 0.05  # share by which the size of a model may be off, before a person hears of it
 MAX_MANIFEST = 1 << 26  # bytes
 CACHE = "weights.json"  # in the folder of models: hashes of weights, by their paths
 # Files beside the weights that decide what a model is shown and makes of it.
@@ -287,15 +294,46 @@ def folder_of(model: str) -> Path | None:
     return None
 
 
+def shape_in(folder: Path) -> ModelShape:
+    """Return the shape of a base by its config.json, of the size that its weights have where they,
+    or an index of them, are here. Raises SpecError."""
+    config = config_of(folder)
+    shape = shape_of(config)
+    stored = None if stored_method(config) is not None else _stored_parameters(folder, shape)
+    if stored is None or abs(stored - shape.parameters) <= OFF * shape.parameters:
+        return shape
+    beyond = stored - shape.parameters
+    return shape.model_copy(update={"other_parameters": shape.other_parameters + beyond})
+
+
 def other_size(folder: Path, shape: ModelShape) -> str:
-    """Return a sentence on a base whose weights are not of the size that its config.json gives, as
-    it is read here: with blocks that are no attention, or other towers. Empty for all others."""
-    stored = weights.parameters_of(folder, tied=shape.tied)
-    if stored is None or stored_method(config_of(folder)) is not None:
+    """Return a sentence on a base whose size was not counted right by its config.json: with blocks
+    that are no attention, or other towers. Empty for all others."""
+    config = config_of(folder)
+    counted = shape_of(config)
+    if shape.parameters != counted.parameters:
+        return (
+            f"Its weights have {shape.parameters / 1e9:.3g} billion parameters, and by its "
+            f"config.json {counted.parameters / 1e9:.3g} billion are counted: parts of it are not "
+            "known here. Its memory is that of all its weights; its time may be off by as much."
+        )
+    if is_counted(config) or stored_method(config) is not None:
         return ""
-    if abs(stored - shape.parameters) <= OFF * shape.parameters:
+    if _stored_parameters(folder, shape) is not None:
         return ""
     return (
-        f"Its weights have {stored / 1e9:.3g} billion parameters, and by its config.json "
-        f"{shape.parameters / 1e9:.3g} billion are counted: memory and time are off by as much."
+        f"{shape.parameters / 1e9:.3g} billion parameters are counted from its config.json, as for "
+        f"a model of the Llama kind; models of the type {shown(shape.model_type)} are not known "
+        "here, so its memory and time may be far off. Compare the size with its model card."
     )
+
+
+def _stored_parameters(folder: Path, shape: ModelShape) -> int | None:
+    """Return the parameters of a folder's weights; None if neither they nor an index says."""
+    stored = weights.parameters_of(folder, tied=shape.tied)
+    if stored is not None:
+        return stored
+    declared = weights.declared_parameters(folder, shape.stored_bytes)
+    # A config may name another type than that of the file: then the counted size decides.
+    near = [n for n in declared if abs(n - shape.parameters) <= OFF * shape.parameters]
+    return next(iter([*near, *declared]), None)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from finetune_gateway.estimation.engine import computes_in_bf16
 from finetune_gateway.estimation.memory import Setup, float32_or_bfloat16, most_memory, step_memory
-from finetune_gateway.estimation.model_shape import ModelShape, shape_of
+from finetune_gateway.estimation.model_shape import ModelShape
 from finetune_gateway.spec import TrainingSpec
 
 GB = 1e9
 
 
-def bf16_of(spec: TrainingSpec, config: dict[str, Any]) -> bool:
-    """Return whether a run computes in bf16 on this machine (``estimation.engine``)."""
+def bf16_of(spec: TrainingSpec, parameters: int) -> bool:
+    """Return whether a run on a base of so many ``parameters`` computes in bf16 on this machine
+    (``estimation.engine``)."""
     return computes_in_bf16(
         spec,
         "gpu" if torch.cuda.is_available() else "cpu",
-        shape_of(config).parameters,
+        parameters,
         gpu_has_bf16=gpu_has_bf16(),
     )
 
