@@ -293,19 +293,18 @@ def settle(call: Future[Returned], run: Callable[[], Returned]) -> None:
     """Call a function, and let a future have what comes of it."""
     try:
         call.set_result(run())
-    except SystemExit as exc:
-        call.set_exception(_Ended(f"sys.exit({exc.code!r})"))
-    except BaseException as exc:  # raised again in the caller's thread
+    except Exception as exc:  # raised again in the caller's thread
         call.set_exception(exc)
+    except BaseException as exc:  # its own: Ctrl-C, and a cancelled task, come to no thread of ours
+        did = f"sys.exit({exc.code!r})" if isinstance(exc, SystemExit) else type(exc).__name__
+        ended = _Ended(did)
+        ended.__cause__ = exc
+        call.set_exception(ended)
 
 
 def _answer(call: Future[Returned], seconds: float, what: str = "answer") -> Returned:
     if not wait([call], seconds).done:
         raise TooSlow(f"no {what} within {seconds:.3g} s")
-    reason = call.exception()
-    if reason is not None and not isinstance(reason, Exception | KeyboardInterrupt):
-        # A cancelled task of nobody here: it would end all that its caller waits for.
-        raise _Ended(type(reason).__name__) from reason
     return call.result()
 
 

@@ -111,17 +111,19 @@ def test_a_plugin_that_is_cancelled_cancels_no_wait(
     asyncio.run(main())
 
 
-def test_a_create_that_raises_keyboardinterrupt_ends_no_loop(home: Path, train_file: Path) -> None:
-    """It was raised in a thread: nobody has pressed Ctrl-C."""
+def test_a_keyboardinterrupt_of_others_ends_no_loop(home: Path, train_file: Path) -> None:
+    """A callback and a plug-in raised it in a thread: nobody has pressed Ctrl-C."""
 
-    def interrupted(backend: Any, honest: Any) -> Any:
+    def interrupted(*args: Any) -> Any:
         raise KeyboardInterrupt
 
     async def main() -> None:
         async with aio.Gateway(home) as gateway:
             given: Any = {"model": "m", "backend": breaking({"start": interrupted})}
             with pytest.raises(BackendError, match="KeyboardInterrupt in a thread"):
-                await gateway.submit(train_file, **given)
+                await gateway.submit(train_file, **given, confirm=interrupted)
+            job = await gateway.submit(train_file, **given)
+            assert "broke: KeyboardInterrupt" in job.phase
 
     asyncio.run(main())
 

@@ -56,7 +56,7 @@ def test_an_estimate_of_several_has_a_figure_for_the_good_ones(
 
 
 @pytest.mark.usefixtures("broken")
-@pytest.mark.parametrize("name", ["hangs", "quits", "good"])
+@pytest.mark.parametrize("name", ["hangs", "quits", "interrupts", "good"])
 def test_doctor_says_what_is_wrong_with_one(ftg: Ftg, name: str) -> None:
     """The checks of the machine are there too."""
     done = ftg("doctor", "--backend", name, "--json")

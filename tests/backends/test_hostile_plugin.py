@@ -117,6 +117,7 @@ STARTS: dict[str, Misbehaviour] = {
     "RecursionError": then_raises(RecursionError("deep")),
     "MemoryError": then_raises(MemoryError()),
     "StopIteration": then_raises(StopIteration()),
+    "KeyboardInterrupt": then_raises(KeyboardInterrupt()),
     "cannot be shown": then_raises(Unspeakable()),
     "one of ours": then_raises(SpecError("start() of backend 'hostile' does not like it.")),
 }
@@ -153,7 +154,10 @@ OTHERS: dict[str, dict[str, Misbehaviour]] = {
     "place": {"others each time": other_each_time},
     "account": {"a number": returns(7)},
     "resolve": {"None": returns(None)},
-    "check": {"ValueError": raises(ValueError("no"))},
+    "check": {
+        "ValueError": raises(ValueError("no")),
+        "KeyboardInterrupt": raises(KeyboardInterrupt()),
+    },
     "connect": {"OSError": raises(OSError("no route"))},
     "counter": {"None": returns(None), "ImportError": raises(ImportError("acme_tokens"))},
     "estimate": {

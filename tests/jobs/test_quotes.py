@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.acme import Acme
 from support.cli import Ftg
+from support.interrupts import press_ctrl_c
 from support.plugins import installed
 
 from finetune_gateway import BackendError, BudgetError, Gateway, JobStatus
@@ -137,7 +138,7 @@ def test_the_limit_is_kept_for_whoever_goes_on(home: Path, train_file: Path) -> 
 
         def quote(self, *args: Any) -> Decimal | None:
             if not self.alive:
-                raise KeyboardInterrupt
+                press_ctrl_c()
             return super().quote(*args)
 
     backend: Any = Dies()

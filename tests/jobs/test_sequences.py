@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from support.chaos import MODEL
+from support.interrupts import press_ctrl_c
 from support.provider import CREATE, Fault, Provider
 from typer.testing import CliRunner
 
@@ -78,11 +78,6 @@ class Interrupting(Provider):
             now = self.interrupt_at == 0
         if now:
             press_ctrl_c()
-
-
-def press_ctrl_c() -> None:
-    """Send this process a SIGINT, which ends what its main thread waits for."""
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 class Sequence:

@@ -38,6 +38,13 @@ class Quits(Honest):
         sys.exit("no licence")
 
 
+class Interrupts(Honest):
+    name = "interrupts"
+
+    def capabilities(self, model=None):
+        raise KeyboardInterrupt
+
+
 class Nothing(Honest):
     name = "nothing"
 
@@ -64,7 +71,10 @@ def function():
     return Honest()
 """
 POINTS = {
-    **{name.lower(): name for name in ("Good", "Hangs", "Sleeps", "Quits", "Nothing", "Raises")},
+    **{
+        name.lower(): name
+        for name in ("Good", "Hangs", "Sleeps", "Quits", "Interrupts", "Nothing", "Raises")
+    },
     "odd": "function",
     "keyless": "Keyless",
 }
@@ -72,6 +82,7 @@ SAID = {
     "hangs": "gave no answer within",
     "sleeps": "gave no answer within",
     "quits": "sys.exit('no licence')",
+    "interrupts": "broke: KeyboardInterrupt",
     "nothing": "must return a Capabilities, not None",
     "raises": "broke: LookupError: no such region",
     "odd": "no class of a Backend",
