@@ -18,6 +18,7 @@ from finetune_gateway.evaluation.results import (
 MANY = 1000  # scores from which a tenth of a percent says something
 SMALL = 0.01  # difference of shares of which tenths of a point are said
 FORM = ("json_valid", "json_schema")  # measures that say nothing of what stands in an answer
+OF_MODELS = "judge:"  # begins the measures of a judge, which may be wrong
 NAMED = 3  # models with their figures, where one cannot tell which is best
 
 
@@ -59,10 +60,14 @@ def verdict(
     unknown = [] if top in chosen else [pair.rows_needed or 0 for pair in rivals]
     needed = max(unknown, default=0) or None  # more rows do not help one that leaves them out
     headline, short = _headline(measure, top, best, titles, found, decided=decided)
+    opposite = _opposite(measure, top, pairs, others, titles, headline if decided else "")
+    headline, short = (opposite, opposite) if opposite else (headline, short)
+    subject = "It" if len(best) == 1 and not opposite else titles[top]
     sentences = [
-        *_elsewhere(best, others, titles),  # first: a short screen keeps what stands first
+        # First: a short screen keeps what stands first.
+        *([] if opposite else _elsewhere(best, others, titles)),
         *_right(measure, best, titles, right, matches or {}),
-        *_against(measure, top, ranked, pairs, titles, "It" if len(best) == 1 else titles[top]),
+        *_against(measure, top, ranked, pairs, titles, subject),
         *(f"But of the judge: {doubt}." for doubt in doubts),
         *([_rows_text(needed, rivals, titles)] if needed else []),
         *_without(found, titles),
@@ -78,6 +83,34 @@ def verdict(
         decided=decided,
         rows_needed=None if decided else needed,
     )
+
+
+def with_opposites(
+    pairs: Sequence[Difference],
+    measure: Measure,
+    others: Sequence[tuple[Measure, Sequence[Difference]]],
+    *,
+    named: bool,
+) -> list[Difference]:
+    """Return the pairs; those of which another measure of the right answers says the opposite name
+    it. A judge alone then calls neither better, unless the user has ``named`` its measure."""
+    said = {
+        (one.first, one.second, one.better): other.name
+        for other, found in reversed(others)  # the first one stays
+        if other.better == measure.better == "higher" and other.name not in FORM
+        for one in found
+        if one.better
+    }
+    said |= {(second, first, better): name for (first, second, better), name in said.items()}
+    by_judge = measure.name.startswith(OF_MODELS) and not named
+    marked = []
+    for pair in pairs:
+        by = said.get((pair.first, pair.second, _other(pair)), "") if pair.better else ""
+        if pair.measure == measure.name and by:
+            better = "" if by_judge else pair.better
+            pair = pair.model_copy(update={"opposite_by": by, "better": better})
+        marked.append(pair)
+    return marked
 
 
 def _ranked(measure: Measure, found: Mapping[str, MeasureFigure]) -> list[str]:
@@ -114,6 +147,35 @@ def _headline(
     which = "better" if sum(one.interval is not None for one in found.values()) == 2 else "best"
     text = f"Can't tell which is {which} {by}{lower}"
     return f"{text}: {', '.join(named)}.", f"{text}."
+
+
+def _opposite(
+    measure: Measure,
+    top: str,
+    pairs: Sequence[Difference],
+    others: Sequence[tuple[Measure, Sequence[Difference]]],
+    titles: Mapping[str, str],
+    headline: str,
+) -> str:
+    """Return the headline where another measure calls a model better than the top one, which is
+    worse than it by this one: both in one sentence, so that no screen has only half of it."""
+    pair = next((one for one in pairs if one.opposite_by and top in (one.first, one.second)), None)
+    if pair is None:
+        return ""
+    other, found = next(one for one in others if one[0].name == pair.opposite_by)
+    theirs = next(one for one in found if {one.first, one.second} == {pair.first, pair.second})
+    winner, loser = _other(theirs), theirs.better  # by the measure that decides
+    difference = difference_text(other, theirs, loser)
+    if headline:
+        than = " than it" if len(titles) > 2 else ""
+        better = f"{titles[loser]} is better{than} ({difference})"
+        return f"{headline[:-1]}; but by {other.words} the opposite holds: {better}."
+    return (
+        f"Can't tell which is {'better' if len(titles) == 2 else 'best'}: by {measure.words} "
+        f"{titles[winner]} is better than {titles[loser]} "
+        f"({difference_text(measure, pair, winner)}), by {other.words} the opposite holds "
+        f"({difference}). --by {measure.name} or --by {other.name} chooses between them."
+    )
 
 
 def _right(

@@ -100,6 +100,9 @@ def conclude(
     judge_stopped = [f"{judging.NO_VERDICT}: {found.stopped}"] if found.stopped else []
     silent = table.unjudged((*NOT_ANSWERED, *judge_stopped))
     table.differences = missing_scores.untold(table.differences, left, silent)
+    table.differences = best.with_opposites(
+        table.differences, measure, [*_others(measure, table)], named=by is not None
+    )
     judge = _judge_facts(questions, found, rows)
     money = costs.money_clauses(figures, {model.key: model.training for model in facts})
     data = about.model_copy(

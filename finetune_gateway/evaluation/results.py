@@ -221,7 +221,8 @@ class MeasureFigure(Model):
 class Difference(Model):
     """Two models on the same rows: first minus second, with its interval. ``p``: by the test;
     ``adjusted_p``: corrected for all differences of this measure. ``better``: the key of the
-    better model; empty if one can't tell, and then about ``rows_needed`` would do."""
+    better model; empty if one can't tell, and then about ``rows_needed`` would do.
+    ``opposite_by``: a measure that calls the other one better."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -234,6 +235,7 @@ class Difference(Model):
     better: str = ""
     rows_needed: int | None = None
     blocked: bool = False  # by the answers that there are one is better, and many are missing
+    opposite_by: str = ""
 
 
 class AnswerFigures(Model):

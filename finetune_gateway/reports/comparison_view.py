@@ -208,9 +208,14 @@ def undecided_text(data: ComparisonData, measure: str) -> str:
             rows += f" for {names[pair.first]} and {names[pair.second]}, which need the fewest"
     missing = [f"{names[one.first]} from {names[one.second]}" for one in pairs if one.blocked]
     rows += f"; for want of answers not {', '.join(missing)}" if missing else ""
+    for one in pairs:
+        if one.opposite_by and (other := measure_of(data, one.opposite_by)) is not None:
+            both = f"{names[one.first]} from {names[one.second]}"
+            rows += f"; {both}, since by {other.words} the opposite holds"
     if len(pairs) == len(tested) > 1:
         return f"no two of them apart{rows}"
-    open_ = [f"{names[one.first]} from {names[one.second]}" for one in pairs if not one.blocked]
+    plain = (one for one in pairs if not one.blocked and not one.opposite_by)
+    open_ = [f"{names[one.first]} from {names[one.second]}" for one in plain]
     return (", ".join(open_) + rows).removeprefix("; ")
 
 

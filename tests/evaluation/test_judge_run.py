@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import stat
@@ -15,6 +16,9 @@ from support.hosted import connect
 from support.provider import Provider
 
 from finetune_gateway import BudgetError, ChatReply, Comparison, Gateway
+from finetune_gateway.reports.comparison_markdown import comparison_markdown
+from finetune_gateway.reports.comparison_page import page
+from finetune_gateway.reports.comparison_text import comparison_text
 
 Json = dict[str, Any]
 JUDGE = "gpt-4o-2024-08-06"
@@ -31,6 +35,13 @@ class Says:
 
     def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
         return ChatReply(text=f"{self.text} ({messages[-1]['content']})", finish_reason="stop")
+
+
+class Echoes(Says):
+    """A model that gives the same answer to all."""
+
+    def chat(self, messages: list[Json], **sampling: Any) -> ChatReply:
+        return ChatReply(text=self.text, finish_reason="stop")
 
 
 MODELS = [Says("It is in Kraków and comes on Tuesday"), Says("No idea")]
@@ -156,6 +167,45 @@ def test_a_judge_that_is_mostly_silent_decides_nothing(provider: Provider) -> No
     assert [one.better for one in wins] == [""] and wins[0].p is not None and wins[0].p < 0.05
     silent.remove("parcel 11?")
     assert compare(provider, seed=1).verdict.decided
+
+
+def test_a_judge_that_right_answers_contradict_decides_nothing_until_it_is_named(
+    provider: Provider,
+) -> None:
+    """It prefers wrong answers: both figures are in one sentence, on the screen, the page and in
+    JSON, and no table calls a model better by the judge."""
+    provider.world.answer_with = verdict(lambda first, second: "Here" not in first)
+    models = [Echoes("Here."), Says("No idea")]
+    backends = [connect(provider, profile="openai")]
+
+    def compared(**options: Any) -> Comparison:
+        return Gateway().compare(models, ROWS, judge=JUDGE, backends=backends, **options)
+
+    found = compared()
+    right, wrong = (model.title for model in found.data.models)
+    assert not found.verdict.decided and len(found.verdict.best) == 2
+    assert found.verdict.measure == "judge:wins" and found.verdict.short in found.verdict.text
+    said = f"by what the judge prefers {wrong} is better than {right} (+100 points, "
+    assert found.verdict.text.startswith(f"Can't tell which is better: {said}")
+    opposite = "by normalized match the opposite holds (+100 points, "
+    for text in (
+        found.verdict.text,
+        " ".join(comparison_text(found.data).split()),
+        comparison_markdown(found.data),
+        html.unescape(page(found)),
+    ):
+        assert opposite in text
+    [wins] = [one for one in found.data.differences if one.measure == "judge:wins"]
+    assert (wins.better, wins.opposite_by, wins.rows_needed) == ("", "normalized_match", None)
+    told = " ".join(comparison_text(found.data, explain=True).split())
+    assert "can't tell: A from B, since by normalized match the opposite holds" in told
+
+    named = compared(by="judge:wins").verdict
+    assert named.decided and named.text.startswith(f"{wrong} is the best: 100%")
+    assert f"; but by normalized match the opposite holds: {right} is better (+100" in named.short
+    other = compared(by="normalized_match").verdict
+    assert other.decided and other.text.startswith(f"{right} is the best: 100%")
+    assert f"; but by what the judge prefers the opposite holds: {wrong} is better" in other.short
 
 
 def test_rows_go_to_a_judge_by_the_rules_of_any_host(provider: Provider) -> None:
