@@ -57,10 +57,18 @@ def is_fence(line: bytes) -> bool:
 
 
 def is_fenced(path: Path) -> bool:
-    """Return True for a file with blocks of code in Markdown, all of them closed."""
+    """Return True for a file with blocks of code in Markdown, all of them closed, one of which
+    begins as rows do."""
+    in_block = begins = has_rows = False
     with path.open("rb") as file:
-        marks = sum(1 for line in file if line.lstrip()[:3] in (b"```", b"~~~") and is_fence(line))
-    return marks > 0 and marks % 2 == 0
+        for line in file:
+            start = line.lstrip()[:3]
+            if start in (b"```", b"~~~") and is_fence(line):
+                in_block = begins = not in_block
+            elif start:
+                has_rows |= begins and start[:1] in b"{["
+                begins = False
+    return has_rows and not in_block
 
 
 def _in_cell(text: str) -> str:

@@ -32,9 +32,9 @@ _ANY_LISTS = (*_LISTS, *_OLDER)
 LONG = 1 << 20  # characters; folding a longer text would take 30 bytes for each word
 
 
-def same_digest(row: Json) -> bytes:
-    """Return 16 bytes that are equal for rows that are the same."""
-    return _digest(content(row))
+def same_digest(row: Json, sent: CanonicalRow | None = None) -> bytes:
+    """Return 16 bytes that are equal for rows that are the same. ``sent``: as for ``content``."""
+    return _digest(content(row, sent))
 
 
 def near_digest(row: Json) -> bytes:
@@ -46,6 +46,14 @@ def both_digests(row: Json) -> tuple[bytes, bytes]:
     """Return the digest by which rows are the same, and that by which they nearly are."""
     held = content(row)
     return _digest(held), _digest(_with_texts(held, folded_text))
+
+
+def is_example(row: Json, sent: CanonicalRow | None = None) -> bool:
+    """Return True for a row that can be learned from by itself; False for one of no known format,
+    which may be a piece of something larger: a message of a chat, a part of a streamed answer.
+    ``sent``: as for ``content``."""
+    sent = sent or _read(row)
+    return sent is not None and all(error.code != "unknown_format" for error in sent.errors)
 
 
 def content(row: Json, sent: CanonicalRow | None = None) -> Json:

@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_gateway.data.around_rows import is_fence, is_fenced
+from finetune_gateway.data.canonical import read
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.column_names import with_path
 from finetune_gateway.data.columns import Renaming
 from finetune_gateway.data.compression import decompressed
 from finetune_gateway.data.dataset import BOM, Dataset, Line
+from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.json_files import array_rows
 from finetune_gateway.data.python_literals import read_literal
 from finetune_gateway.data.reading import Observation, Reading
 from finetune_gateway.data.row_access import dumped
-from finetune_gateway.data.row_content import same_digest
+from finetune_gateway.data.row_content import is_example, same_digest
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Report
 from finetune_gateway.preparation.convert import raise_if_taken, whole_file
@@ -46,6 +48,7 @@ from finetune_gateway.text.quoting import hidden, shortened
 from finetune_gateway.validation import run as validation_run
 from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
+from finetune_gateway.validation.rows.formats import is_message
 from finetune_gateway.validation.run import MIN_ROWS
 from finetune_gateway.validation.text_only import not_text
 
@@ -91,7 +94,7 @@ def fix(
     with whole_file(path) as rows, whole_file(log) as changes:
         fixer = _Fixer(rows, changes, renaming)
         fixer.read(held)
-        while fixer.formats.is_wrong or fixer.is_too_short:
+        while fixer.formats.is_wrong or fixer.lacks_repeats:
             fixer = fixer.anew(renaming and Renaming(dataset.reading.columns, held))
             fixer.read(held)
         if fixer.renaming:
@@ -131,12 +134,15 @@ class _Fixer:
     is_fenced: bool = False  # blocks of code in Markdown hold the rows
     in_block: bool = False  # the line is in one
     keeps_repeats: bool = False  # rows that repeat an earlier one are left
+    has_pieces: bool = False  # lines are pieces of something larger, and "Yes." may come twice
 
     @property
-    def is_too_short(self) -> bool:
-        """True if a job has enough rows only with those that repeat an earlier one: hosts refuse a
-        shorter file, and only warn of repeats."""
-        return len(self.origin) < MIN_ROWS <= len(self.origin) + self.counts.get("duplicates", 0)
+    def lacks_repeats(self) -> bool:
+        """True if rows that repeat an earlier one were needed. Of a file with pieces each is; and
+        where a job has enough rows only with them: hosts refuse a shorter file, and only warn of
+        repeats."""
+        rows, repeats = len(self.origin), self.counts.get("duplicates", 0)
+        return repeats > 0 and (self.has_pieces or rows < MIN_ROWS <= rows + repeats)
 
     def anew(self, renaming: Renaming | None) -> _Fixer:
         """Return a pass from the start that leaves rows in their format, labels as they are, or
@@ -145,7 +151,7 @@ class _Fixer:
             file.seek(0)
             file.truncate()
         formats = self.formats.corrected()
-        repeats = self.keeps_repeats or self.is_too_short
+        repeats = self.keeps_repeats or self.lacks_repeats
         return _Fixer(self.rows, self.log, renaming, formats=formats, keeps_repeats=repeats)
 
     def read(self, dataset: Dataset) -> None:
@@ -153,6 +159,7 @@ class _Fixer:
         if dataset.container not in ("jsonl", "rows"):
             self.note(1, Change("container", "", dataset.container, "jsonl"))
         self._note_reading(dataset.reading)
+        self.has_pieces |= dataset.container == "text"
         with dataset.path.open("rb") as file:
             head = file.read(HEAD)
         self.is_fenced = is_fenced(dataset.path)
@@ -378,11 +385,14 @@ class _Fixer:
             for pair in pairs:
                 self._fix_row(pair, dumped(pair).encode(), line)
             return
+        self.has_pieces |= not self.formats.names and is_message(value)
         fixed, changes = fix_row(value, self.formats)
         for change in changes:
             self.note(line, change)
         written = dumped(fixed).encode() if changes else raw.strip()
-        self._keep_unless_repeated(written, same_digest(fixed), line)
+        sent = read(fixed) if format_of(fixed) else None
+        self.has_pieces |= sent is None or not is_example(fixed, sent)
+        self._keep_unless_repeated(written, same_digest(fixed, sent), line)
 
     def _keep_unless_repeated(self, raw: bytes, digest: bytes, line: int) -> None:
         earlier = self.tables[digest[8]].add(int.from_bytes(digest[:8], "little") or 1, line)

@@ -210,7 +210,7 @@ def sample_text(quality: Figures) -> str:
 
 
 def _quality_figures(report: Report, figures: Figures) -> Fields:
-    yield "duplicates", _duplicates(report, figures)
+    yield from _duplicates(report, figures)
     if systems := _system_prompts(figures.get("system_prompts") or {}):
         yield "system prompts", systems
     if characters := figures.get("characters"):
@@ -250,8 +250,10 @@ def not_analyzed_text(report: Report) -> str:
     return f"{', '.join(missing)}; --quality looks" if missing else ""
 
 
-def _duplicates(report: Report, figures: Figures) -> str:
-    """Return how many rows repeat an earlier one; similar ones only if they were searched for."""
+def _duplicates(report: Report, figures: Figures) -> Fields:
+    """Yield how many rows repeat an earlier one; similar ones only if they were searched for."""
+    if any(one.code == "chat_as_text" for one in report.findings):
+        return  # messages were not compared
     words = {"duplicates": "equal", "near_duplicates": "equal except for case and spaces"}
     counts = {code: report.ignored.get(code, 0) for code in words}
     for finding in report.findings:
@@ -261,9 +263,8 @@ def _duplicates(report: Report, figures: Figures) -> str:
     similar = figures.get("similar_rows")
     if similar:
         parts.append(f"{similar:,} similar")
-    if parts:
-        return ", ".join(parts)
-    return "none" if similar is None else "none, and no similar rows"
+    none = "none" if similar is None else "none, and no similar rows"
+    yield "duplicates", ", ".join(parts) or none
 
 
 def _system_prompts(systems: Figures) -> str:

@@ -15,7 +15,13 @@ from typing import NamedTuple
 from zlib import crc32
 
 from finetune_gateway.data.dataset import Dataset
-from finetune_gateway.data.row_content import both_digests, folded_text, outline, same_digest
+from finetune_gateway.data.row_content import (
+    both_digests,
+    folded_text,
+    is_example,
+    outline,
+    same_digest,
+)
 from finetune_gateway.text.regex import searcher
 from finetune_gateway.validation.dataset.row_text import parse_leniently
 from finetune_gateway.validation.file_bytes import read_line
@@ -184,10 +190,10 @@ def _first_like(
 
 
 def same_lines(dataset: Dataset) -> Iterator[Duplicate]:
-    """Yield every row of a file that is the same as an earlier one, or nearly, in no order."""
+    """Yield every example of a file that is the same as an earlier one, or nearly, in no order."""
     finder = DuplicateFinder()
     for line in dataset.lines():
-        if not line.cut and (row := parse_leniently(line.raw)):
+        if not line.cut and (row := parse_leniently(line.raw)) and is_example(row):
             finder.add([outline(row)], [line.number], [line.offset])
     with dataset.path.open("rb") as file:
         yield from finder.iter_duplicates(lambda offset: read_line(file.fileno(), offset))

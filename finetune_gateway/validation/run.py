@@ -38,6 +38,8 @@ _PARALLEL_BYTES = 20_000_000  # for smaller files another process costs more tha
 _PARALLEL_BYTES_LOCAL = 1_000_000  # the same with a local template, which takes 30 times as long
 _SAMPLED = 400  # lines of which the columns are looked at
 _ROWS_A_VALUE = 20  # a column with fewer values than a row in so many is no answer
+_REPEATS = ("duplicates", "near_duplicates")
+_LINES_LEFT = "Nothing to do in a running text. Keep one of each if each line is a text by itself."
 _FIRST_LINES = 10  # of which one tells the format
 _FIRST_BYTES = 1 << 17  # searched before a process forks
 
@@ -107,6 +109,8 @@ def validate(
     findings = of_users_columns(report.findings, dataset.reading.columns)
     report = report.model_copy(update={"findings": findings})
     report = _with_reading(report, dataset, backends)
+    if dataset.container == "text":
+        report = _with_lines_left(report)
     return report.model_copy(update={"findings": with_path(report.findings, dataset)})
 
 
@@ -147,6 +151,16 @@ def _with_reading(
             findings.add(defect, count=one.count - len(one.lines))
     report = report.model_copy(update={"findings": kept})
     return report.with_quality(findings.listed(), report.quality)
+
+
+def _with_lines_left(report: Report) -> Report:
+    """Return the report on a plain text with other advice on lines that repeat an earlier one: what
+    stands between them may need them."""
+    findings = [
+        one.model_copy(update={"fix": _LINES_LEFT}) if one.code in _REPEATS else one
+        for one in report.findings
+    ]
+    return report.model_copy(update={"findings": findings})
 
 
 def _without_constants(findings: list[Finding], dataset: Dataset) -> list[Finding]:

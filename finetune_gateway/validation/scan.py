@@ -19,7 +19,7 @@ from finetune_gateway.data.canonical import read_as
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.dataset import Line, SharedSystemPrompt, kind_of, system_prompt_of
 from finetune_gateway.data.formats import Format
-from finetune_gateway.data.row_content import outline
+from finetune_gateway.data.row_content import is_example, outline
 from finetune_gateway.errors import DataError
 from finetune_gateway.findings import Defect, Report
 from finetune_gateway.methods import in_words
@@ -209,8 +209,7 @@ class Scan:
     def _note_taken(self, raws: Sequence[bytes]) -> None:
         if not raws:
             return
-        if self.blank_count:
-            self._report_blanks_before_row()
+        self._report_blanks_before_row()
         for last in set(map(_last_byte, raws)):
             self.ends.add(b"\r\n" if last == _CR else b"\n")
         self.rows += len(raws)
@@ -250,10 +249,9 @@ class Scan:
             self.blanks.append(number)
 
     def _report_blanks_before_row(self) -> None:
-        if self.blank_count and self.rows + self.rows_before:
-            self._report_blanks("blank_line")
-        elif self.blank_count:
-            self._report_blanks("blank_line", "blank lines before the first row")
+        if self.blank_count:
+            first = not self.rows + self.rows_before
+            self._report_blanks("blank_line", "blank lines before the first row" if first else "")
 
     def _report_blanks(self, code: str, detail: str = "") -> None:
         for number in self.blanks:
@@ -312,7 +310,8 @@ class Scan:
             self._report_blanks("trailing_blank_line")
         if {b"\n", b"\r\n"} <= self.ends:
             self.findings.add(Defect("mixed_line_endings"))
-        self._report_duplicates()
+        if "chat_as_text" not in self.findings.met:  # each row is a message: "Yes." may come twice
+            self._report_duplicates()
 
     def _report_duplicates(self) -> None:
         with self.task.path.open("rb") as file:
@@ -341,7 +340,8 @@ class Scan:
         unchanged = own or formats.is_unchanged(value, row_format)
         sent = CanonicalRow(value) if unchanged else read_as(value, row_format)
         offset = source.offset + len(source.raw) - len(raw)
-        self.duplicates.add([outline(value, sent if row_format else None)], [line], [offset])
+        if row_format is not None and is_example(value, sent):
+            self.duplicates.add([outline(value, sent)], [line], [offset])
         failed = False
         for defect in self._defects(value, row_format, sent, text, source):
             # That the method is another is no fault of the row.

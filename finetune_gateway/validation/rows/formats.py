@@ -312,6 +312,12 @@ def chat_as_text(row: Json, *, meant: bool = False) -> Defect | None:
     return Defect("chat_as_text", "text", what, _AS_CHATS)
 
 
+def is_message(row: Json) -> bool:
+    """Return True for a text row that is a message of a conversation, as ``chat_as_text`` says."""
+    found = chat_as_text(row) if formats.format_of(row) is formats.TEXT else None
+    return found is not None and found.code == "chat_as_text"
+
+
 def is_marked_text(row: Json) -> bool:
     """Return True for a text that is a conversation in a template, whose special tokens are all
     marks of the template."""
