@@ -194,7 +194,7 @@ def _least_memory(
     """Return the bytes with which a step fits a GPU for certain, of the fewest rows or, where that
     is less, of the whole batch: gradients are then held after the activations alone."""
     setup = Setup.of(spec, "gpu", shape, gpu_has_bf16=gpu_has_bf16)
-    fewest, longest = least_rows(spec), max(1, plan.longest)
+    fewest, longest = min(plan.rows, least_rows(spec)), max(1, plan.longest)
     setup = float32_or_bfloat16(shape, setup, fewest, longest, 0)  # the least that there can be
     counts = {fewest, setup.batch} if spec.micro_batch_size == "auto" else {fewest}
     return min(most_memory(step_memory(shape, setup, n, longest).total, "gpu") for n in counts)

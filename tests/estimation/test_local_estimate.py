@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal
@@ -303,6 +304,19 @@ def test_the_smallest_gpu_is_told_and_it_is_the_smallest() -> None:
     for one in ("T4", "RTX 4090", "L4"):
         assert one in smaller
         assert estimate_local(spec, ROWS, shape, target=on(one)).fits != "yes"
+
+
+def test_the_smallest_gpu_holds_the_packs_that_there_are() -> None:
+    """Of 400 short rows there are few, however many are to pass through the model at once."""
+    rows = TokenStats(encoding="x", exact=True, rows=400, total=25_600, trained=12_800, max=64,
+                      median=64, lengths={64: 400})  # fmt: skip
+    shape = shape_of(LLAMA_8B)
+    spec = TrainingSpec(model="m", packing=True, batch_size=8, micro_batch_size=8)
+    found = estimate_local(spec, rows, shape, target=replace(on("H200"), row_limit=50_000))
+    assert found.fits == "yes" and found.smallest_gpu is not None
+    smallest = replace(on(found.smallest_gpu), row_limit=50_000)
+    assert estimate_local(spec, rows, shape, target=smallest).fits == "yes"
+    assert smallest.usable_bytes is not None and smallest.usable_bytes < 80e9
 
 
 def test_a_priced_gpu_costs_hours_times_its_rows() -> None:
