@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
+from weakref import WeakSet, ref
 
 from finetune_gateway.backend import seam
 from finetune_gateway.errors import BackendError, GatewayError
@@ -28,7 +29,7 @@ from finetune_gateway.text import logs
 MOST_AT_ONCE = 8  # jobs that a process sends at the same time
 PATIENCE_SECONDS = 2.0  # without one that has been sent, after which the next begins all the same
 
-_is_sending: ContextVar[bool] = ContextVar("is sending a job", default=False)
+_held: ContextVar[ref[threading.Event] | None] = ContextVar("the turn of a sender", default=None)
 
 
 class SendingLimit:
@@ -36,6 +37,9 @@ class SendingLimit:
 
     It saves descriptors and blocks nobody for good: while nothing is sent, because a host hangs or
     what is sent waits for a thread that waits here, one more begins every PATIENCE_SECONDS.
+
+    A turn is an event that the frame of its sender keeps alive, and nothing else: wherever Ctrl-C
+    takes a thread out of here, it leaves no turn behind.
     """
 
     def __init__(self) -> None:
@@ -45,25 +49,24 @@ class SendingLimit:
     def forget(self) -> None:
         """Begin anew: the threads that send are those of another process."""
         self._lock = threading.Lock()
-        self._begun: set[threading.Event] = set()
+        self._begun: WeakSet[threading.Event] = WeakSet()
         self._waiting: deque[threading.Event] = deque()
         self._changed_at = 0.0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for our turn. What is submitted by a call that is sending a job has its turn."""
-        if _is_sending.get():
+        held = _held.get()
+        if held is not None and held() is not None:
             yield
             return
         mine = threading.Event()
         try:
             self._wait(mine)
-            token = _is_sending.set(True)
-            try:
-                yield
-            finally:
-                _is_sending.reset(token)
+            _held.set(ref(mine))
+            yield
         finally:
+            _held.set(None)
             self._leave(mine)
 
     def _wait(self, mine: threading.Event) -> None:
@@ -84,11 +87,12 @@ class SendingLimit:
 
     def _let_in(self, beyond: int = 0) -> None:
         """Let those begin for which there is room; the caller holds the lock."""
-        room = max(MOST_AT_ONCE - len(self._begun), beyond)
-        for _ in range(min(room, len(self._waiting))):
-            following = self._waiting.popleft()
+        while self._waiting and (len(self._begun) < MOST_AT_ONCE or beyond > 0):
+            beyond -= 1
+            following = self._waiting[0]
             self._begun.add(following)
             following.set()
+            self._waiting.popleft()  # last: with Ctrl-C before, it would wait for ever
             self._changed_at = time.monotonic()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.chaos import ctrl_c_at_line
 from support.forks import fork
 
 from finetune_gateway import FakeBackend, Gateway, TrainingSpec
@@ -122,3 +125,19 @@ def test_a_fork_waits_for_no_turn_of_its_parent(
         finish.set()
         sender.result(60)
     assert len(gateway.jobs()) == 2
+
+
+def test_ctrl_c_at_any_line_of_a_turn_keeps_no_turn() -> None:
+    """Also as it ends, and for what its thread sends next: with as many turns that nobody has as
+    there are, each submit waited until the patience ended."""
+    limit = sending.SendingLimit()
+    ended = False
+    for number in itertools.count(1):
+        with suppress(KeyboardInterrupt), ctrl_c_at_line(number):
+            with limit.turn():
+                assert len(limit._begun) == 1
+            ended = True
+        assert not limit._begun and not limit._waiting, number
+        if ended:
+            break
+    assert number > 15  # lines

@@ -6,8 +6,10 @@ A child is a ``python -c`` of one of the scripts below, or ``python -m finetune_
 
 from __future__ import annotations
 
+import dis
 import fcntl
 import json
+import linecache
 import os
 import random
 import signal
@@ -164,12 +166,20 @@ JOBS = ("/finetune_gateway/jobs/",)  # the files whose lines are counted
 
 
 def ctrl_c_at_line(number: int) -> AbstractContextManager[object]:
-    """Ctrl-C when the block comes to its n-th line in jobs/."""
+    """Ctrl-C when the block comes to its n-th line in jobs/, but where a ``with`` ends: Python
+    looks for signals after the exit of its lock, and a trace comes before."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    return at_line(number, interrupt)
+    return at_line(number, interrupt, leave_out=_ends_a_with)
+
+
+def _ends_a_with(frame: FrameType) -> bool:
+    """Return True where a trace has come back to the line of a ``with``."""
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    operation = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+    return line.lstrip().startswith("with ") and operation in ("LOAD_CONST", "PUSH_EXC_INFO")
 
 
 def killed_at_line(number: int, files: Sequence[str] = JOBS) -> AbstractContextManager[object]:
@@ -198,7 +208,10 @@ def lines_of(work: Callable[[], object], files: Sequence[str] = JOBS) -> int:
 
 @contextmanager
 def at_line(
-    number: int, act: Callable[[], object], files: Sequence[str] = JOBS
+    number: int,
+    act: Callable[[], object],
+    files: Sequence[str] = JOBS,
+    leave_out: Callable[[FrameType], bool] = lambda frame: False,
 ) -> Iterator[Callable[[], int]]:
     """Do this when the block comes to its n-th line in these files; yield what counts them."""
     lines = 0
@@ -207,10 +220,11 @@ def at_line(
         nonlocal lines
         if not any(name in frame.f_code.co_filename for name in files):
             return None
-        lines += event == "line"
-        if lines == number and event == "line":
-            sys.settrace(None)
-            act()
+        if event == "line" and not leave_out(frame):
+            lines += 1
+            if lines == number:
+                sys.settrace(None)
+                act()
         return line
 
     sys.settrace(line)
