@@ -303,9 +303,18 @@ def write_price(path: Path, row: Price) -> bool:
 def write_prices(path: Path, rows: Sequence[Price]) -> set[Key]:
     """Put rows into the user's file at once, and return the keys of those that were replaced.
 
-    Comments and other rows stay as they are. Raises SpecError if the file is not a price table,
-    StoreError if it cannot be written.
+    Comments and other rows stay as they are, also those that another process puts in meanwhile.
+    Raises SpecError if the file is not a price table, StoreError if it cannot be written.
     """
+    try:
+        with files.locking(files.folder(path.parent / "locks") / "prices"):
+            return _put(path, rows)
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be written: {exc.strerror or exc}.") from None
+
+
+def _put(path: Path, rows: Sequence[Price]) -> set[Key]:
+    """Read the file, put rows into it, and replace it. Raises OSError."""
     # Imported here: only this writes.
     import tomlkit
 
@@ -323,11 +332,7 @@ def write_prices(path: Path, rows: Sequence[Price]) -> set[Key]:
         tables.append(table)
     text = tomlkit.dumps(document)
     list(_parse_rows(tomllib.loads(text)))  # never replace a valid file by an invalid one
-    try:
-        files.folder(path.parent)
-        files.write_atomic(path, text, private=True)
-    except OSError as exc:
-        raise StoreError(f"{path} cannot be written: {exc.strerror or exc}.") from None
+    files.write_atomic(path, text, private=True)
     return replaced
 
 

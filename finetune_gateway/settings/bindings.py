@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from finetune_gateway.errors import StoreError
 from finetune_gateway.settings import config
-from finetune_gateway.settings.files import open_private, write_atomic
+from finetune_gateway.settings.files import locking, open_private, write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.network import matches, origin
 
@@ -51,16 +52,18 @@ class Bindings:
     def keep(self, variable: str, url: str) -> None:
         """Keep a pair that the user has given. Raises StoreError."""
         if (variable, origin(url)) not in self.kept():
-            _add(self._settings.create().key_hosts, f"{variable} {origin(url)}")
+            with self._alone():
+                _add(self._settings.key_hosts, f"{variable} {origin(url)}")
 
     def forget(self, variable: str) -> bool:
         """Forget all pairs of a variable; False if there were none."""
-        kept = self.kept()
-        left = [pair for pair in kept if pair[0] != variable]
-        if left != kept:
+        if all(name != variable for name, _ in self.kept()):
+            return False
+        with self._alone():
+            left = [pair for pair in self.kept() if pair[0] != variable]
             lines = "".join(f"{name} {place}\n" for name, place in left)
             write_atomic(self._settings.key_hosts, lines)
-        return left != kept
+        return True
 
     # -- plug-ins ----------------------------------------------------------------------------
 
@@ -77,16 +80,25 @@ class Bindings:
     def keep_options(self, backend: str, options: Mapping[str, Any]) -> None:
         """Keep the options that the user has built a plug-in with. Raises StoreError."""
         if options and not self.allow_options(backend, options):
-            _add(self._settings.create().backend_options, _line(backend, options))
+            with self._alone():
+                _add(self._settings.backend_options, _line(backend, options))
 
     def forget_options(self, backend: str) -> bool:
         """Forget all options of a plug-in; False if there were none."""
-        kept = self.kept_options()
-        left = [pair for pair in kept if pair[0] != backend]
-        if left != kept:
+        if all(name != backend for name, _ in self.kept_options()):
+            return False
+        with self._alone():
+            left = [pair for pair in self.kept_options() if pair[0] != backend]
             lines = "".join(f"{name} {options}\n" for name, options in left)
             write_atomic(self._settings.backend_options, lines, private=True)
-        return left != kept
+        return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time change the files: a line that is added while another process
+        replaces the file would be lost."""
+        with locking(self._settings.create().locks / "bindings"):
+            yield
 
 
 def _line(backend: str, options: Mapping[str, Any]) -> str:
@@ -106,7 +118,6 @@ def _lines(path: Path) -> list[str]:
 def _add(path: Path, line: str) -> None:
     """Add a line to a file. Raises StoreError."""
     try:
-        # Appended: of two processes, both lines are there.
         with os.fdopen(
             open_private(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8"
         ) as file:

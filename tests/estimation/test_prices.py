@@ -117,7 +117,7 @@ def test_a_row_is_written_beside_what_is_there(tmp_path: Path) -> None:
         (MINI, "in_mtok"): (Decimal("0.44"), "our contract"),
         ("RTX 4090", "gpu_hour"): (Decimal("0.11"), "the electricity bill"),
     }
-    assert [file.name for file in path.parent.iterdir()] == ["prices.toml"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["locks", "prices.toml"]
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,45 @@ def test_without_the_catalogue_the_package_knows(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines() == ["https://developers.openai.com/api/docs/pricing", "None"]
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from finetune_gateway.estimation.price_table import new_price, write_price
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(6):
+    row = {"backend": "custom", "model": f"model-{sys.argv[2]}-{number}", "source": "ours"}
+    write_price(Path(sys.argv[1]), new_price(**row, unit="in_mtok", usd="1", as_of="2026-11-01"))
+"""
+
+
+def test_processes_that_write_at_once_lose_no_price(tmp_path: Path) -> None:
+    """Each reads the file, adds a row and replaces it: one at a time."""
+    path = tmp_path / "prices.toml"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(path), str(number)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for writer in writers:
+        assert writer.stdout and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    assert len(price_table.read_prices(path)) == 24
+    private = (tmp_path / "locks").stat().st_mode & 0o777
+    assert private == 0o700
 
 
 # -- the command -------------------------------------------------------------------------

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from threading import Thread
 
 import pytest
+from support.paths import ROOT
 
 from finetune_gateway import Gateway, SpecError
 from finetune_gateway.cli import main
 from finetune_gateway.settings import config
+from finetune_gateway.settings.bindings import Bindings
 from finetune_gateway.settings.home import Settings
 
 Ftg = Callable[..., tuple[int, str, str]]
@@ -179,6 +184,50 @@ def test_two_who_write_at_once_both_count(home: Path) -> None:
     for thread in threads:
         thread.join()
     assert set(config.read_file(settings.config)) == set(names)
+
+
+KEEP = """
+import sys
+from pathlib import Path
+from finetune_gateway.settings.bindings import Bindings
+from finetune_gateway.settings.home import Settings
+bindings = Bindings(Settings(Path(sys.argv[1])))
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(100):
+    if sys.argv[2] == "forget":
+        bindings.keep("OTHER", "https://other.example/v1")
+        bindings.keep_options("other", {"url": "u"})
+        assert bindings.forget("OTHER") and bindings.forget_options("other")
+    else:
+        bindings.keep("KEY", f"https://host-{number}.example/v1")
+        bindings.keep_options("mine", {"url": number})
+"""
+
+
+def test_what_is_kept_while_another_process_forgets_stays(home: Path) -> None:
+    """A line that is added to a file which is replaced at that moment would be lost."""
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", KEEP, str(home), what],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for what in ("keep", "forget")
+    ]
+    for process in both:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in both:
+        process.communicate()
+        assert process.returncode == 0
+    bindings = Bindings(Settings(home))
+    assert len(bindings.kept()) == 100 == len(bindings.kept_options())
 
 
 def test_the_limit_of_a_job_can_be_a_setting(ftg: Ftg, home: Path, train_file: Path) -> None:
