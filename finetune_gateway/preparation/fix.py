@@ -50,7 +50,7 @@ from finetune_gateway.validation.file_bytes import HEAD, file_defect
 from finetune_gateway.validation.json.parsing import BadLine, balance, decode, parse
 from finetune_gateway.validation.rows.formats import is_message
 from finetune_gateway.validation.run import MIN_ROWS
-from finetune_gateway.validation.text_only import not_text
+from finetune_gateway.validation.text_only import not_text, require_cells
 
 MAX_SHOWN = 200  # characters of before and after in the log
 _MAX_SPAN = 1 << 20  # bytes of one object that spans several lines
@@ -70,8 +70,7 @@ _READ_AS = {
     "sheet_chosen": "the rows of that sheet",
 }
 _LEFT = (
-    "file_truncated", "header_missing", "cells_extra", "quote_unbalanced", "conversation_unknown",
-    "no_value", "spreadsheet_error",
+    "file_truncated", "header_missing", "conversation_unknown", "no_value", "spreadsheet_error",
 )  # fmt: skip
 # Before each row of application/json-seq (RFC 7464); a line of Markdown around rows.
 _BESIDE = re.compile(rb"\x1e|\s*(?:```+|~~~+)\s*[\w-]*\s*\Z")
@@ -90,6 +89,7 @@ def fix(
     raise_if_taken(path, dataset, force)
     raise_if_taken(log, dataset, force)
     held = decompressed(dataset.given or dataset).by_content()
+    require_cells(held)
     renaming = Renaming(dataset.reading.columns, held) if dataset.reading.columns else None
     with whole_file(path) as rows, whole_file(log) as changes:
         fixer = _Fixer(rows, changes, renaming)

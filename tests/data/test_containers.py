@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Ftg
 from support.paths import SHARED_DATA
 from support.rows import chat_rows
 from support.workbooks import Cell, workbook
@@ -340,7 +341,7 @@ def test_known_columns_are_handed_over(tmp_path: Path, header: list[str]) -> Non
 
 def test_a_line_that_cannot_be_read_hides_no_other(home: Path, tmp_path: Path) -> None:
     """Too many cells, text after a quote, a quote that is not closed: each is said with its line,
-    the others are read, and a fixed copy holds all of them."""
+    and the others are read."""
     raw = (
         "prompt,completion\n"
         "a,b\n"
@@ -355,11 +356,29 @@ def test_a_line_that_cannot_be_read_hides_no_other(home: Path, tmp_path: Path) -
     found = {one.code: one.lines for one in report.errors}
     assert found["cells_extra"] == [3] and found["quote_unbalanced"] == [4, 7]
     assert report.rows == 6 and "row_not_object" not in found
-    fixed = dataset.fix(tmp_path / "out.jsonl")
-    copy = (tmp_path / "out.jsonl").read_text()
-    assert fixed.rows == 6 and not fixed.report.ok
-    assert "Past the hall, then left." in copy and "never closed" in copy and '"c\\nd"' in copy
-    assert {one.finding.code for one in fixed.unsafe} >= {"cells_extra", "quote_unbalanced"}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("Where?,Past the hall, then left.", "Put the cell into double quotes"),
+        ('She,"said "yes" twice', "Write a quote inside"),
+        ('"He said \\"no\\", yes",b', "sed 's"),
+    ],
+)
+def test_fix_writes_nothing_where_cells_are_not_known(
+    ftg: Ftg, tmp_path: Path, name: str, line: str, words: str
+) -> None:
+    """A line of a table is no row in JSON: it says what is wrong, where, and what to do there."""
+    path, out = tmp_path / name, tmp_path / "out.jsonl"
+    path.write_text("prompt,completion\n" + f"a,b\n{line}\n" * 12)
+    result = ftg("validate", str(path), "--fix", str(out))
+    said = " ".join(result.stderr.split())
+    assert result.returncode == DataError.exit_code
+    assert "line 3 (12 such lines): " in said and "; nothing was written." in said
+    assert words in said
+    assert sorted(tmp_path.glob("out*")) == []
 
 
 def test_a_quote_at_the_top_does_not_read_the_file_for_each_line(
