@@ -187,6 +187,7 @@ def answer_figures(
         not_sent=errors[stopped] if stopped else 0,
         error_kinds=dict(alike(errors).most_common(KINDS_OF_ERROR)),
         refusals=refused,
+        empty=sum(one.is_empty for one in good),
         prompt_tokens=_mean(one.prompt_tokens for one in good),
         completion_tokens=_mean(one.completion_tokens for one in good),
         first_token_seconds=_quantiles(one.first_token_seconds for one in good),

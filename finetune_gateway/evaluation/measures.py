@@ -155,6 +155,8 @@ def _short_of(answer: ComparedAnswer) -> str:
     """Return what may explain an answer that is not right."""
     if answer.finish_reason == "length":
         return "cut at max_tokens"
+    if answer.is_empty:
+        return "it is empty"
     return f"refusal: {phrase}" if (phrase := refuses(answer.message)) else ""
 
 

@@ -151,6 +151,12 @@ class ComparedAnswer(Model):
         calls = self.message.get("tool_calls")
         return [one for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
 
+    @property
+    def is_empty(self) -> bool:
+        """True for an answer that says nothing: no text, no call, no refusal of its host."""
+        said = self.text.strip() or self.tool_calls or self.message.get("refusal")
+        return not (self.error or said)
+
 
 AnswerTable = dict[AnswerKey, ComparedAnswer]
 
@@ -248,6 +254,7 @@ class AnswerFigures(Model):
     not_sent: int = 0  # of the errors: what was not asked, such as after a limit
     error_kinds: dict[str, int] = Field(default_factory=dict)  # what was said, and how often
     refusals: int = 0
+    empty: int = 0  # answers with neither a text nor a call
     prompt_tokens: float | None = None  # mean of an answer
     completion_tokens: float | None = None
     first_token_seconds: tuple[float, float] | None = None  # median, 95 %

@@ -48,6 +48,7 @@ def speed_rows(data: ComparisonData) -> list[tuple[str, Cells]]:
         ("answers", _answered(data, lambda one: f"{one.answers:,}")),
         ("no answer", _answered(data, lambda one: f"{one.errors - one.not_sent:,}")),
         ("not sent", _answered(data, lambda one: f"{one.not_sent:,}" if one.not_sent else "")),
+        ("empty", _answered(data, lambda one: f"{one.empty:,}" if one.empty else "")),
         ("refused", _answered(data, lambda one: f"{one.refusals:,}")),
     ]
     return [(name, tuple(cell or EMPTY for cell in cells)) for name, cells in rows if any(cells)]

@@ -103,12 +103,15 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
     unrecorded = sum(one.error_kinds.get(NOT_RECORDED, 0) for one in data.answers.values())
     unsent = sum(one.not_sent for one in data.answers.values())
     failed = missing - unrecorded - unsent
+    empty = sum(one.empty for one in data.answers.values())
+    answers = sum(one.answers for one in data.answers.values())
     spent = f"{spent_text(data.spent_usd, data.unanswered)} spent" if data.spent_usd else ""
     if data.spent_usd is None and any(one.kind == "hosted" for one in data.models):
         spent = "at a cost that is not known"
     said = (
         format_count(data.data.rows, "row") + (f" ({left:,} left out)" if left else ""),
         f"{format_count(failed, 'request')} failed" if failed else "",
+        f"{empty:,} of {format_count(answers, 'answer')} empty" if empty else "",
         f"{format_count(unsent, 'request')} not sent" if unsent else "",
         f"{format_count(unrecorded, 'answer')} not recorded" if unrecorded else "",
         spent,

@@ -266,6 +266,11 @@ def warnings(data: ComparisonData) -> Iterator[str]:
         figures = data.answers.get(model.key)
         if figures and figures.errors:
             yield f"{names[model.key]} {errors_text(model, figures)}"
+        if figures and figures.empty:
+            yield (
+                f"{names[model.key]} {model.title}: {figures.empty:,} of {figures.answers:,} "
+                "answers are empty, and are scored like any other."
+            )
     yield from data.data.warnings
     if data.judge:
         yield from (f"The judge: {text}" for text in data.judge.warnings)

@@ -208,6 +208,19 @@ def test_a_judge_that_right_answers_contradict_decides_nothing_until_it_is_named
     assert f"; but by what the judge prefers the opposite holds: {wrong} is better" in other.short
 
 
+def test_empty_answers_are_named(home: Path) -> None:
+    """They are answers, and are scored: a host that says nothing at times looks like a worse
+    model."""
+    silent = Echoes(" \n")
+    found = Gateway().compare([silent, Echoes("Here.")], ROWS)
+    first, second = (found.data.answers[model.key] for model in found.data.models)
+    assert (first.empty, first.answers, second.empty) == (12, 12, 0)
+    assert "12 rows, 12 of 24 answers empty. 1 warning" in comparison_text(found.data)
+    said = f"A {found.data.models[0].title}: 12 of 12 answers are empty, and are scored like any"
+    assert said in " ".join(comparison_text(found.data, explain=True).split())
+    assert said in html.unescape(page(found)) and said[2:] in comparison_markdown(found.data)
+
+
 def test_rows_go_to_a_judge_by_the_rules_of_any_host(provider: Provider) -> None:
     """Private data in an answer stop it too, and a judge that says nothing leaves figures empty."""
     provider.world.answer_with = lambda body: "Both are nice."
