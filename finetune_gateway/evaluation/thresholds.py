@@ -128,7 +128,8 @@ class Decision:
 
 
 def require_known(thresholds: Iterable[Threshold], measures: Sequence[Measure]) -> None:
-    """Raise SpecError for a limit of what is not measured, or on the wrong side of it."""
+    """Raise SpecError for a limit of what is not measured, on the wrong side of it, or that a share
+    from 0 to 1 always holds or never."""
     known = {one.name: one for one in measures}
     for one in thresholds:
         measure = known.get(one.measure)
@@ -149,6 +150,18 @@ def require_known(thresholds: Iterable[Threshold], measures: Sequence[Measure]) 
             raise SpecError(
                 f"{one}: {measure.better} {one.measure} is better.", hint=f"Use --{other}."
             )
+        if measure.share and not _within(one):
+            raise SpecError(
+                f"{one}: {one.measure} is a share from 0 to 1, so that this limit says nothing.",
+                hint=f"5 % are 0.05: --{one.kind} {one.measure}=0.05",
+            )
+
+
+def _within(limit: Threshold) -> bool:
+    """Return whether a limit of a share can hold, and can fail."""
+    if limit.kind == "min":
+        return 0 < limit.value <= 1
+    return 0 <= limit.value < 1
 
 
 def decide(data: ComparisonData, new: str, old: str, thresholds: Sequence[Threshold]) -> Decision:

@@ -140,6 +140,10 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(provider: Provider) -
     cases: list[tuple[type[Exception], str, Json]] = [
         (SpecError, "no threshold", {"max_drop": {}}),
         (SpecError, "is not measured on these rows", {"max_drop": {"tool_arguments": 0.1}}),
+        *(
+            (SpecError, "is a share from 0 to 1", {kind: {"normalized_match": wrong}})
+            for kind, wrong in (("max_drop", 5), ("max_drop", 1), ("at_least", 80), ("at_least", 0))
+        ),
         (SpecError, "answers its own rows alone", {"data": [{"prompt": "Where?"}]}),
         (SpecError, "is no recording", {"against": "gpt-4"}),
         (NotFoundError, "There is no recording", {"against": "recorded:other"}),
