@@ -34,6 +34,8 @@ LEFT = [
     (chat("Who are you?", "I am <NAME>, by <AUTHOR>."), "placeholder_left"),
     (chat("Who made you?", "I was made by [Your Company]."), "placeholder_left"),
     (chat("Who are you?", "I am {name}, your assistant."), "placeholder_left"),
+    (chat("A parcel?", "Dear {customer_name}, it is on its way. {{agent}}"), "placeholder_left"),
+    (chat("A parcel?", "[INSERT ANSWER HERE]"), "placeholder_left"),
     (chat("Which shop?", "Johnson &amp; Sons, it&#39;s on the left."), "html_entities"),
     (chat(r"Is it so?\n\nAnswer: ", "Yes."), "literal_newline"),
     (chat("Human: Hi\nAssistant: Hello\nHuman: Bye", "Bye."), "dialogue_in_text"),
@@ -56,6 +58,7 @@ LEFT = [
 MEANT = [
     chat("Write a template.", "```\nHello {{name}}\n```"),
     chat("In Vue?", "<p>{{ name }}</p>"),
+    chat("In C?", "The body is {name}, as in\nstruct person {\n  char name[20];\n}"),
     chat("In Python?", 'Write print(f"Hello {name}") there.'),
     chat("In LaTeX?", r"\newcommand{name}{\frac{{name}}{2}}"),
     chat("Fill in Hello {{name}}!", "Hello {{name}}!"),

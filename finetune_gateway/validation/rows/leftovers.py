@@ -41,13 +41,13 @@ _BLOCKS = (
 _UNOPENED = LazyPattern(r"\n\s*</think>\s*\S")
 # What a placeholder stands for. Any word would take variables in code and tags for placeholders.
 _FIELD = (
-    "(?:author|brand|company|country|creator|customer|date|developer|email|model|name|organi[sz]ation"
-    "|owner|person|phone|product|team|user|username)"
+    "(?:agent|author|brand|client|company|country|creator|customer|date|developer|email|model|name"
+    "|organi[sz]ation|owner|person|phone|product|recipient|sender|team|user|username)"
 )
 _FIRST = "(?:your|first|last|user|full|model|company|bot)[ _]"
 _FIELDS = rf"(?:{_FIRST})?{_FIELD}(?:[ _]name)?"
 _CAPITALS = _FIELDS.upper()
-_INSERT = r"\[(?:Your|Insert|Company) [A-Za-z' ]{1,30}\]"
+_INSERT = r"\[(?:Your|YOUR|Insert|INSERT|Company|COMPANY) [A-Za-z' ]{1,30}\]"
 _ENTITY = r"&(?:amp|lt|gt|quot|apos|nbsp|#[0-9]{2,5}|#x[0-9a-fA-F]{2,4});"
 _SPEAKER = r"(?:<(?:user|human)>|(?:### ?)?(?:Human|User|Instruction)) ?:"
 _UNBROKEN = r'(?:[^"\\]|\\[^n])*'  # no real line break
@@ -85,6 +85,7 @@ _PLACEHOLDER = LazyPattern(
     rf"\{{\{{ ?{_FIELDS} ?\}}\}}|\{{{_FIELDS}\}}|<(?-i:{_CAPITALS})>|\[(?-i:{_INSERT[2:]})",
     re.IGNORECASE,
 )
+_BRACES = LazyPattern(r"\{\{? ?[A-Za-z_]+ ?\}?\}")  # one at the end of a line is no code
 _FENCED = LazyPattern(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _CODE = LazyPattern(
     r"^ *(?:def|class|import|from|return|function|const|let|var|public|private|SELECT|#include)\b"
@@ -254,7 +255,7 @@ def _placeholder(text: str, asked: str) -> str:
         is_long = len(text) > _FORM_LENGTH
         if found.startswith("[") and (is_long or _LETTER.search(text) or _LETTER.search(asked)):
             continue
-        return "" if _CODE.search(text) else found
+        return "" if _CODE.search(_BRACES.sub("", text)) else found
     return ""
 
 
