@@ -27,6 +27,15 @@ def cost_text(cost: Range[Decimal] | None, add: str = "") -> str:
     return f"{format_usd(cost.expected)} (low {low}, high {high})"
 
 
+def estimate_line(
+    cost: Range[Decimal] | None, limit: Decimal | None, spent: Decimal = Decimal(0)
+) -> str:
+    """Return ``Estimated cost: $0.12 (low $0.10, high $0.31) if no request is repeated; stops
+    before $2.00``: one that breaks off is asked again, and nobody knows how many will."""
+    once = " if no request is repeated" if cost and cost.high else ""
+    return f"Estimated cost: {cost_text(cost)}{once}{limit_text(limit, spent)}"
+
+
 def limit_text(limit: Decimal | None, spent: Decimal = Decimal(0)) -> str:
     """Return ``; stops before $2.00``, with what of it is spent; empty without a limit."""
     if limit is None:
@@ -73,7 +82,7 @@ def sending_lines(
     if plan.again:
         yield again_text(plan.again)
     if plan.sends:
-        yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(plan.limit)}"
+        yield estimate_line(plan.cost, plan.limit)
         yield from (f"  {line}" for line in prices)
         if budget is not None:
             yield f"{budget_text(budget)}."

@@ -12,8 +12,7 @@ from finetune_gateway.jobs.permits import kinds_text
 from finetune_gateway.reports.asking_text import (
     again_text,
     budget_text,
-    cost_text,
-    limit_text,
+    estimate_line,
     spent_text,
 )
 from finetune_gateway.reports.output import format_count, wrap_text
@@ -43,7 +42,7 @@ def _plan_lines(plan: RecordPlan, budget: Budget | None) -> Iterator[str]:
         yield again_text(plan.again)
     if repeated := sum(len(prompt.lines) - 1 for prompt in work.prompts):
         yield f"{format_count(repeated, 'row')} ask the same as another, and are not asked twice."
-    yield f"Estimated cost: {cost_text(plan.cost)}{limit_text(work.limit, work.already)}"
+    yield estimate_line(plan.cost, work.limit, work.already)
     if plan.cost is None:
         yield f"To add its price: {work.costing.prices.add}"
     read, written = work.costing.prices.read, work.costing.prices.written
