@@ -1,15 +1,21 @@
-"""A person settles whether a job in doubt was created, or is gone; nothing is sent here."""
+"""A person settles whether a job in doubt was created, or is gone; nothing is sent here.
+
+That a plug-in does not find a job that costs money lets it be sent once more. After that a person
+is asked: a ``find`` that finds nothing ever would buy it with each try.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from finetune_gateway.backend import Backend
+from finetune_gateway.backend import NOT_SETTLED, Backend, seam
 from finetune_gateway.errors import BackendError, JobNotFinished, SpecError
 from finetune_gateway.events import JobStatus
 from finetune_gateway.jobs import accounts
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+
+_AGAIN = "created-again"  # a note of a job
 
 
 def settle(
@@ -64,6 +70,41 @@ def _end(store: Store, record: JobRecord) -> JobRecord:
         "has cost is not known: its estimate counts as spent."
     )
     return store.end(record.id, JobStatus.FAILED, text)
+
+
+def note_not_found(store: Store, record: JobRecord, backend: Backend) -> None:
+    """Commit that the create of a job in doubt is made again because a plug-in has not found it."""
+    if _is_unproven(record, backend):
+        text = (
+            f"There was no answer to its create, and {record.display_name} does not find it: it is "
+            "created once more."
+        )
+        store.note(record.id, _AGAIN, text)
+
+
+def require_found(store: Store, record: JobRecord, backend: Backend) -> None:
+    """Raise BackendError for a job in doubt that a plug-in does not find, if it was created again
+    for that reason before."""
+    if not _is_unproven(record, backend) or not store.has_note(record.id, _AGAIN):
+        return
+    raise BackendError(
+        f"It cannot be known whether {record.host} has job {record.id}: its create was repeated, "
+        f"twice there was no answer, and find() of backend {record.backend!r} shows none. Neither, "
+        "one or both may be there.",
+        hint=f"Look there yourself, then run: ftg settle {record.id} --created ID, or: "
+        f"ftg settle {record.id} --not-created",
+        backend=record.backend,
+        code=NOT_SETTLED,
+        maybe_applied=True,
+    )
+
+
+def _is_unproven(record: JobRecord, backend: Backend) -> bool:
+    """Return True if it is the word of a plug-in alone that a job in doubt is not there: our own
+    backends read the lists of their hosts to the end."""
+    finder = next(one for one in type(backend).__mro__ if "find" in vars(one))
+    in_doubt = record.step == "creating" and not record.settled
+    return in_doubt and record.hosted and seam.is_plugin(finder)
 
 
 def not_yet(record: JobRecord, reason: str, command: str = "cancel") -> JobNotFinished:

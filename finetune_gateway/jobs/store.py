@@ -319,6 +319,11 @@ class Store:
         with self.transaction() as db:
             self._insert_reports(db, job_id, Snapshot(status=JobStatus.UNKNOWN, events=[event]))
 
+    def has_note(self, job_id: str, what: str) -> bool:
+        """Return True if a job has this note of ours."""
+        where = (job_id, f"ftg-note-{what}")
+        return bool(self.query("SELECT 1 FROM events WHERE job_id = ? AND event_id = ?", where))
+
     def _update(self, job_id: str, change: str, *values: Any, only: str = "TRUE") -> JobRecord:
         with self.transaction() as db:
             db.execute(f"UPDATE {change} WHERE id = ? AND {only}", (*values, job_id))

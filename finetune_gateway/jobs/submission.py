@@ -28,6 +28,7 @@ from finetune_gateway.jobs import (
     quotes,
     scheduling,
     sending,
+    settling,
     turns,
     uploads,
 )
@@ -186,6 +187,7 @@ class Submitter:
                 if provider_id is not None:
                     self.store.set_sent(record.id, provider_id)
                     return False
+                settling.note_not_found(self.store, record, runner)
             except GatewayError:  # a search that failed says nothing about the job
                 return False
             self.store.set_step(record.id, "intent", sending=False)
@@ -236,6 +238,7 @@ class Submitter:
                     accounts.require_only(self.store, record, account)
                     record = self.store.set_account(record.id, account)
                 accounts.require_key_of(self.store, record, backend)
+                settling.note_not_found(self.store, record, backend)
             backend.connect()
             self._commit_sent(record, self._create(record, backend))
         return self.store.get(record.id)
@@ -277,6 +280,8 @@ class Submitter:
             accounts.adopt(self.store, record, backend)
         elif not proven:
             raise accounts.not_proven(record, backend)
+        else:
+            settling.require_found(self.store, record, backend)
         return provider_id
 
     def _intent(self, record: JobRecord, backend: Backend, same_account: bool) -> Intent:

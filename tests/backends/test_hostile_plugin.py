@@ -17,7 +17,7 @@ from _pytest.mark import ParameterSet
 from support.hostile import USD, Honest, Misbehaviour, breaking
 from support.work import assert_linear
 
-from finetune_gateway import Gateway, GatewayError, ModelHandle
+from finetune_gateway import BudgetError, Gateway, GatewayError, Job, ModelHandle
 from finetune_gateway.backend import (
     BackendError,
     ChatReply,
@@ -225,7 +225,8 @@ def test_a_broken_call_buys_once_and_keeps_no_share(
     home: Path, train_file: Path, monkeypatch: pytest.MonkeyPatch, method: str, how: Misbehaviour
 ) -> None:
     """The error names backend and method. Once the plug-in is repaired the job comes to its end, is
-    there once, and a job that was not bought leaves its share of the month to the next."""
+    there once, and a job that was not bought leaves its share of the month to the next, or goes on
+    when a person has said so."""
     monkeypatch.setenv("ACME_API_KEY", KEY)
     gateway = Gateway(home, monthly_usd=USD)
     backend: Any = breaking({method: how})
@@ -236,11 +237,20 @@ def test_a_broken_call_buys_once_and_keeps_no_share(
 
     type(backend).repaired = True
     for job in gateway.jobs():
-        gateway._job(job.record, backend).wait(timeout=30)
-        assert gateway.job(job.id).status.final
+        ended(gateway._job(job.record, backend))
     if gateway.jobs() and not backend.market.bought:
         gateway.submit(train_file, model="m", backend=backend).wait(timeout=30)
     assert len(backend.market.bought) == bool(gateway.jobs())
+
+
+def ended(job: Job) -> None:
+    """Wait for the end of a job; say that it was not created, if a person is asked."""
+    try:
+        job.wait(timeout=30)
+    except BackendError as exc:
+        assert exc.code == "not_settled"
+        job.settle(created=None).wait(timeout=30)
+    assert job.status.final
 
 
 MORE_LOST = {"a number", "empty", "TimeoutError"}
@@ -276,20 +286,49 @@ def test_a_search_that_says_nonsense_says_nothing(
     assert backend.market.starts == 1
 
 
-def test_a_start_that_buys_nothing_is_tried_ten_times(home: Path, train_file: Path) -> None:
-    """It returns None for ever, and nothing is found: the job fails, and its share is free."""
-    gateway = Gateway(home, monthly_usd=USD)
+def test_a_start_that_does_nothing_here_is_tried_ten_times(home: Path, train_file: Path) -> None:
+    """It returns None for ever, nothing is found, and it would cost nothing: the job fails."""
     starts: list[float] = []
 
     def nothing(backend: Any, honest: Any) -> None:
         starts.append(time.monotonic())
 
-    backend: Any = breaking({"start": nothing})
-    job = gateway.submit(train_file, model="m", backend=backend)
+    backend: Any = breaking({"start": nothing, "capabilities": with_fields(hosted=False)})
+    job = Gateway(home).submit(train_file, model="m", backend=backend)
     assert job.wait(timeout=60).status is JobStatus.FAILED
     assert 2 <= len(starts) <= MAX_TRIES and "and it is not there" in str(job.error)
+
+
+@pytest.mark.parametrize("look", ["wait", "submit", "cancel", "status", "another job"])
+def test_a_start_without_an_answer_that_find_never_shows_is_repeated_once(
+    home: Path, train_file: Path, look: str
+) -> None:
+    """It may have been bought both times: its share stays reserved, nothing is sent or ended by
+    whatever call, and a person is asked. That person's word is enough for one more."""
+    gateway = Gateway(home, monthly_usd=USD)
+    lost = {"start": then_raises(TimeoutError("read")), "find": returns(None)}
+    backend: Any = breaking(lost)
+    job = gateway.submit(train_file, model="m", backend=backend)
+    for _ in range(2):
+        with pytest.raises(BackendError, match=f"Neither, one or both .* ftg settle {job.id}"):
+            job.wait(timeout=30)
+    with pytest.raises((BackendError, BudgetError)):
+        if look == "wait":
+            job.result(timeout=30)
+        elif look == "cancel":
+            job.cancel()
+        elif look == "status":
+            job.refresh()
+        else:
+            model = "m" if look == "submit" else "another"
+            gateway.submit(train_file, model=model, backend=backend)
+    assert backend.market.starts == 2 and job.record.step == "creating" and not job.status.final
+    assert gateway.budget().reserved_usd == USD and "does not find it" in job.events()[0].message
+
     type(backend).repaired = True
-    gateway.submit(train_file, model="m", backend=backend, again=True)
+    backend.market.bought.clear()
+    assert job.settle(created=None).wait(timeout=30).status is JobStatus.SUCCEEDED
+    assert backend.market.starts == 3
 
 
 # -- answers that the seam corrects --------------------------------------------------------
