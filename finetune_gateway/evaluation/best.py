@@ -63,16 +63,20 @@ def verdict(
     opposite = _opposite(measure, top, pairs, others, titles, headline if decided else "")
     headline, short = (opposite, opposite) if opposite else (headline, short)
     subject = "It" if len(best) == 1 and not opposite else titles[top]
+    silences = [
+        *_left_out({key: left[key] for key in ranked if key in choosy}, titles),
+        *_not_judged(silent, titles),
+    ]
     sentences = [
-        # First: a short screen keeps what stands first.
+        # First why one can't tell, then what else tells: a short screen keeps what stands first.
+        *([] if decided else silences),
         *([] if opposite else _elsewhere(best, others, titles)),
         *_right(measure, best, titles, right, matches or {}),
         *_against(measure, top, ranked, pairs, titles, subject),
         *(f"But of the judge: {doubt}." for doubt in doubts),
         *([_rows_text(needed, rivals, titles)] if needed else []),
         *_without(found, titles),
-        *_left_out({key: left[key] for key in ranked if key in choosy}, titles),
-        *_not_judged(silent, titles),
+        *(silences if decided else []),
         *_costs(best, money, titles),
     ]
     return Verdict(

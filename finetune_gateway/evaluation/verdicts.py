@@ -143,6 +143,10 @@ def _warnings(
         said.append("nothing was judged: there is no verdict that can be read")
     elif any(one.second for one in judgements) and found.pairs < FEW:
         said.append(f"{found.pairs} pairs are too few to tell what the judge prefers")
+    if found.unread:
+        said.append(f"{found.unread:,} verdicts could not be read, and are not counted")
+    if found.agreement is not None and found.agreement < 0.5 and found.pairs >= FEW:
+        said.append(f"both orders agree in only {found.agreement:.0%} of the pairs")
     if first is not None and (first.low > 0.5 or first.high < 0.5):
         place = "first" if first.low > 0.5 else "second"
         said.append(f"it prefers the answer shown {place}{_of_verdicts(first)}")
@@ -153,10 +157,6 @@ def _warnings(
             f"it prefers the {kind} answer{_of_verdicts(longer)}; whether for its length or for "
             "what it says, the pairs of like length show"
         )
-    if found.agreement is not None and found.agreement < 0.5 and found.pairs >= FEW:
-        said.append(f"both orders agree in only {found.agreement:.0%} of the pairs")
-    if found.unread:
-        said.append(f"{found.unread:,} verdicts could not be read, and are not counted")
     return said
 
 

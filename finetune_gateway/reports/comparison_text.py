@@ -29,7 +29,9 @@ from finetune_gateway.reports.serving_text import serving_text
 from finetune_gateway.text.cleaning import visible
 
 LINES = 6  # of the answer, at 80 columns
-VERDICT_LINES = 4
+VERDICT_LINES = 4  # of its first sentence, at most
+ALL_LINES = 10_000
+FIGURE_LINES = 2  # of the figures, with their intervals
 
 
 def comparison_text(data: ComparisonData, *, explain: bool = False) -> str:
@@ -39,24 +41,26 @@ def comparison_text(data: ComparisonData, *, explain: bool = False) -> str:
 
 
 def _answer(data: ComparisonData, *, whole: bool) -> Iterator[str]:
-    verdict = _verdict(data.verdict, whole=whole)
-    yield apply_style("\n".join(verdict), "bold")
     below = wrap_text(_beside(data, whole=whole), "  ", "")
     over = max(0, below.count("\n") + 1 - _room(1))
-    yield from _figures(data, max(1, _room(LINES - 1) - over - len(verdict)))
+    room = _room(LINES - 1) - over
+    figures = _figures(data, ALL_LINES if whole else _room(FIGURE_LINES))
+    verdict = _verdict(data.verdict, None if whole else room - len(figures))
+    yield apply_style("\n".join(verdict), "bold")
+    yield from figures if whole else _figures(data, max(1, room - len(verdict)))
     yield below
 
 
-def _verdict(verdict: Verdict, *, whole: bool) -> list[str]:
-    """Return the verdict; unless ``whole`` as many of its sentences as fit, without the figures
-    that stand below if it does not fit with them."""
-    lines, most = _lines(visible(verdict.text)), _room(VERDICT_LINES)
-    if whole or len(lines) <= most:
+def _verdict(verdict: Verdict, most: int | None) -> list[str]:
+    """Return the verdict; in ``most`` lines as many of its sentences as fit, without the figures
+    that stand below if it does not fit with them. The first sentence may take more."""
+    lines = _lines(visible(verdict.text))
+    if most is None or len(lines) <= most:
         return lines
     sentences = re.split(r"(?<=[.?!]) ", visible(verdict.short or verdict.text))
     while len(sentences) > 1 and len(_lines(" ".join(sentences))) > most:
         sentences.pop()
-    return _lines(" ".join(sentences))[:most]
+    return _lines(" ".join(sentences))[: max(most, _room(VERDICT_LINES))]
 
 
 def _room(lines: int) -> int:
@@ -69,8 +73,8 @@ def _lines(text: str) -> list[str]:
 
 
 def _figures(data: ComparisonData, room: int) -> list[str]:
-    """Return the figures of the deciding measure, the best first, in so many lines: with their
-    intervals and whole names if these fit."""
+    """Return the figures of the deciding measure, the best first, with their intervals: of as many
+    models as fit in so many lines, with whole names if these fit."""
     measure = view.measure_of(data, data.verdict.measure)
     figures = data.figures.get(data.verdict.measure, {})
     found = {key: one.interval for key, one in figures.items() if one.interval}
@@ -80,13 +84,11 @@ def _figures(data: ComparisonData, room: int) -> list[str]:
     names = view.titles(data)
     lines: list[str] = []
     parts: list[str] = []
-    for name, intervals in ((60, True), (24, True), (60, False), (30, False), (20, False), (14, 0)):
+    for name in (60, 24, 14):
         parts = [
-            f"{elide(visible(names[key]), name)} "
-            + (view.figure_text(measure, figures[key]) if intervals
-               else view.value_text(measure, found[key].mean, found[key].n))
+            f"{elide(visible(names[key]), name)} {view.figure_text(measure, figures[key])}"
             for key in ranked
-        ]  # fmt: skip
+        ]
         lines = _lines(f"{measure.title}: {', '.join(parts)}")
         if len(lines) <= room:
             return lines

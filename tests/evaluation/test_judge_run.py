@@ -208,6 +208,26 @@ def test_a_judge_that_right_answers_contradict_decides_nothing_until_it_is_named
     assert f"; but by what the judge prefers the opposite holds: {wrong} is better" in other.short
 
 
+def test_the_first_screen_says_why_a_half_readable_judge_cannot_tell(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before what it prefers by the length, and no figure is without its interval."""
+    monkeypatch.setenv("COLUMNS", "80")
+    longer = verdict(lambda first, second: len(first) > len(second))
+    provider.world.answer_with = lambda body: (
+        "Both." if re.search(r"parcel 1\d", str(body["messages"])) else longer(body)
+    )
+    found = compare(provider)
+    assert found.data.judge is not None
+    unread, habit = found.data.judge.warnings
+    assert unread.startswith("4 verdicts could not be read") and "longer" in habit
+    screen = " ".join(comparison_text(found.data).split())
+    assert "judge prefers. Of " in screen and "2 of 12 answers were not judged (the " in screen
+    figures = screen.partition("Preferred by the judge: ")[2].partition(" 12 rows")[0]
+    assert figures.count("%") == 4 == 2 * figures.count("% (") and "longer" not in screen
+    assert len(comparison_text(found.data).splitlines()) <= 6
+
+
 def test_empty_answers_are_named(home: Path) -> None:
     """They are answers, and are scored: a host that says nothing at times looks like a worse
     model."""

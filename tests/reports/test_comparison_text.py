@@ -79,7 +79,7 @@ def test_no_name_stands_without_its_figure(tmp_path: Path, monkeypatch: pytest.M
     for columns in range(40, 80):
         monkeypatch.setenv("COLUMNS", str(columns))
         shown = re.search(r"(?ms)^exact match: (.*?),\s+\.\.\.$", comparison_text(data))
-        assert not shown or shown[1].endswith("%"), (columns, shown[1])
+        assert not shown or shown[1].endswith("%)"), (columns, shown[1])
         cut += bool(shown)
     assert cut
 
