@@ -15,6 +15,12 @@ Origins = dict[int, tuple[str, str | dict[str, str]]]
 TOOL_KEYS = frozenset({"tools", "functions", "parallel_tool_calls"})
 CHAT_KEYS = TOOL_KEYS | {"messages"}
 PAIR_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
+MESSAGE_KEYS = frozenset(
+    {
+        "role", "content", "name", "weight", "refusal", "audio",
+        "tool_calls", "tool_call_id", "function_call",
+    }
+)  # fmt: skip
 SIDES = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
 _MESSAGE = re.compile(r"(input\.messages|messages|(?:non_)?preferred_output)\[(\d+)\](.*)")
 _OPEN = ("[", "{")  # how messages begin that were written as a text

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from finetune_gateway.data.canonical_row import MESSAGE_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import holds_messages, listed
 from finetune_gateway.data.row_access import blank
 from finetune_gateway.data.sharegpt import (
+    REASONING,
     TRAINED,
     ConversionError,
     TurnReader,
@@ -32,6 +34,12 @@ FAILED = (
     "ftg validate old.jsonl --fix new.jsonl"
 )
 _AS_LIST = "Write them as a list; --fix does: ftg validate old.jsonl --fix new.jsonl"
+_READ = MESSAGE_KEYS.union(REASONING)  # of a message
+# Other keys of a message that may be part of what is said: they are left to be judged.
+_SAID = TOOL_KEYS | {
+    "image", "images", "image_url", "video", "videos", "audios", "files", "cot", "rationale",
+    "reasoning_text", "think", "thought", "thoughts",
+}  # fmt: skip
 _CALL_KEYS = frozenset({"tool_calls", "function_call"})
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "systemPrompt")
 
@@ -86,6 +94,8 @@ class Reader:
             return self.noted({"role": "user", "content": ""}, path, "text")
         if is_marked(message):
             message = self._weighted(message, path)
+        if not _READ.issuperset(message):
+            message = self._without_others(message, path)
         if "role" not in message:
             self.refuse(f"{path}.role", "a message without 'role'", "missing_role")
         elif not isinstance(message["role"], str):
@@ -116,6 +126,21 @@ class Reader:
                 fix = "Keep the one that is meant."
                 self.refuse(here, f"{key!r} says otherwise than another key", fix=fix)
         return read
+
+    def _without_others(self, message: Json, path: str) -> Json:
+        """Return a message without the keys that are no part of it, such as an address or a mood;
+        as it is if it says nothing by the keys that it should have."""
+        if message.get("content") is None and _CALL_KEYS.isdisjoint(message):
+            return message
+        others = [
+            key
+            for key in message
+            if key not in _READ and key not in _SAID and key.strip().lower() not in _READ
+        ]
+        for key in others:
+            if message[key] not in (None, "", [], {}) or message[key] is False:
+                self.unsent[f"{re.sub(_INDEX, '[]', path)}.{key}"] = None
+        return {key: value for key, value in message.items() if key not in others}
 
     def turns(self, turns: Any, path: str) -> list[Json]:
         """Return the messages of ShareGPT turns."""

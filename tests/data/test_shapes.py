@@ -346,8 +346,37 @@ def test_unknown_keys_are_named_in_every_format(home: Path) -> None:
     for row in rows:
         findings = gateway.validate([row] * 12, quality=False).findings
         assert any(
-            one.code in ("unknown_key", "not_sent") and "'mood'" in one.message for one in findings
+            one.code in ("unknown_key", "not_sent") and "mood'" in one.message for one in findings
         ), row
+
+
+WILD: Json = {"hashed_ip": "f00", "header": {"accept": "en"}, "toxic": False, "state": None}
+
+
+@pytest.mark.parametrize("key", ["conversation", "conversations", "request"])
+def test_keys_of_messages_that_are_read_from_another_format_stay_here(
+    key: str, home: Path, tmp_path: Path
+) -> None:
+    """As those of rows do (WildChat): submit sends and convert writes the messages alone, and both
+    say what is left out. A key that may be part of what is said is kept, and warned of."""
+    said = [{**USER, **WILD}, {**CHOSEN, **WILD}]
+    row: Json = {key: said} if key != "request" else {
+        "request": {"messages": said[:1]}, "response": {"choices": [{"message": CHOSEN}]}
+    }  # fmt: skip
+    backend = FakeBackend()
+    gateway.submit([row] * 12, model="gpt-4o", backend=backend, again=True)
+    sent = json.loads(backend.started[0][2].path.read_text("utf-8").splitlines()[0])
+    assert sent == {"messages": [USER, CHOSEN]}
+    report = gateway.validate([row] * 12, quality=False)
+    (note,) = (one for one in report.findings if one.code == "not_sent")
+    assert "[].hashed_ip'" in note.message and "[].state'" not in note.message
+    done = gateway.Dataset.open([row] * 12).convert("openai", tmp_path / "out.jsonl")
+    assert "f00" not in (tmp_path / "out.jsonl").read_text()
+    assert any("[].header' of 12 rows was left out" in one for one in done.notes)
+    said[-1]["thought"] = "So."
+    if key != "request":
+        warned = gateway.validate([row] * 12, quality=False).warnings
+        assert [one.path for one in warned if one.code == "unknown_key"] == [f"{key}[1].thought"]
 
 
 def asked(n: int, **more: Any) -> Json:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeGuard
 
-from finetune_gateway.data.canonical_row import CHAT_KEYS, TOOL_KEYS
+from finetune_gateway.data.canonical_row import CHAT_KEYS, MESSAGE_KEYS, TOOL_KEYS
 from finetune_gateway.data.cells import listed
 from finetune_gateway.data.column_names import as_option, is_plain, normalized
 from finetune_gateway.data.row_access import blank
@@ -50,12 +50,6 @@ _FOREIGN_ROLES = {
 }  # fmt: skip
 _ROW_KEYS = CHAT_KEYS | {"images", "label"}
 MEDIA = ("videos", "video", "audios", "audio")  # as LLaMA-Factory and TRL list them
-_MESSAGE_KEYS = frozenset(
-    {
-        "role", "content", "name", "weight", "refusal", "audio",
-        "tool_calls", "tool_call_id", "function_call",
-    }
-)  # fmt: skip
 # Texts beside the conversation that by their names are meant to be a part of it.
 _MEANT = {
     "reasoning_beside": (
@@ -212,7 +206,7 @@ def _count_images(message: Json) -> int:
 
 
 def _message_defects(message: Json, path: str) -> Defects:
-    yield from unknown_keys(message, _MESSAGE_KEYS, path)
+    yield from unknown_keys(message, MESSAGE_KEYS, path)
     role = message.get("role")
     if "role" not in message:
         yield Defect("missing_role", f"{path}.role", _role_hint(message))
