@@ -11,11 +11,13 @@ from typing import Any
 
 from finetune_gateway.errors import SpecError, shown
 from finetune_gateway.evaluation import assessing, best, costs, judging, measures, missing_scores
+from finetune_gateway.evaluation.answers.store import is_kept
 from finetune_gateway.evaluation.assessing import CHECKS, FIGURES, Scorer, Scores
 from finetune_gateway.evaluation.checks import Guide, Outcome, Skipped
 from finetune_gateway.evaluation.checks.rounds import NOT_ENDED
 from finetune_gateway.evaluation.comparison import Comparison, ScoredAnswer, keep
 from finetune_gateway.evaluation.missing_scores import Unjudged
+from finetune_gateway.evaluation.models import EvaluatedModel
 from finetune_gateway.evaluation.questions import Found, Questions
 from finetune_gateway.evaluation.results import (
     NOT_RECORDED,
@@ -32,6 +34,7 @@ from finetune_gateway.evaluation.results import (
     MeasureFigure,
     Score,
 )
+from finetune_gateway.jobs import compared
 from finetune_gateway.jobs.model_names import did_you_mean
 
 Json = dict[str, Any]
@@ -140,7 +143,12 @@ def conclude(
             "unanswered": found.spent.unanswered,
             "at_most_usd": found.spent.at_most_usd,
             "stopped": found.stopped,
-            "notes": [*about.notes, *_notes(found, facts), *_cut(scored, facts)],
+            "notes": [
+                *about.notes,
+                *_notes(found, facts),
+                *_cut(scored, facts),
+                *_unread(questions.judge, judge),
+            ],
         }
     )
     return keep(questions.store.settings, data, [*rows.values()], scored, found.judgements)
@@ -391,6 +399,16 @@ def _notes(found: Found, facts: Sequence[ComparedFacts]) -> Iterator[str]:
         yield f"Not all was asked: {found.stopped.rstrip('.')}."
     for key, error in found.ended.items():
         yield f"{titles.get(key, 'The judge')} was not asked to the end: {error.message}"
+
+
+def _unread(judge: EvaluatedModel | None, facts: JudgeFacts | None) -> Iterator[str]:
+    """Yield how a judge is asked again for verdicts that could not be read."""
+    if judge is not None and facts is not None and facts.unread and is_kept(judge):
+        name = f"{compared.ANSWERS}{judge.fingerprint[: compared.SHORT]}"
+        yield (
+            "Verdicts that could not be read are kept, and not asked for again. To ask for all "
+            f"verdicts of this judge again, paid again too: ftg rm {name}"
+        )
 
 
 def _cut(scored: Sequence[ScoredAnswer], facts: Sequence[ComparedFacts]) -> Iterator[str]:

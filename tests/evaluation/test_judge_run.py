@@ -16,6 +16,7 @@ from support.hosted import connect
 from support.provider import Provider
 
 from finetune_gateway import BudgetError, ChatReply, Comparison, Gateway
+from finetune_gateway.cli import main
 from finetune_gateway.reports.comparison_markdown import comparison_markdown
 from finetune_gateway.reports.comparison_page import page
 from finetune_gateway.reports.comparison_text import comparison_text
@@ -223,6 +224,11 @@ def test_the_first_screen_says_why_a_half_readable_judge_cannot_tell(
     assert unread.startswith("4 verdicts could not be read") and "longer" in habit
     screen = " ".join(comparison_text(found.data).split())
     assert "judge prefers. Of " in screen and "2 of 12 answers were not judged (the " in screen
+    [note] = [one for one in found.data.notes if "ftg rm answers:" in one]
+    assert compare(provider).data.judge  # by the answers that are kept
+    assert sum(provider.world.asked.values()) == 24
+    assert main(["rm", "--yes", note.split()[-1]]) == 0
+    assert compare(provider).data.judge and sum(provider.world.asked.values()) == 48
     figures = screen.partition("Preferred by the judge: ")[2].partition(" 12 rows")[0]
     assert figures.count("%") == 4 == 2 * figures.count("% (") and "longer" not in screen
     assert len(comparison_text(found.data).splitlines()) <= 6
