@@ -65,7 +65,9 @@ class GatewayError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        # The message of a host, or of a plug-in, may have no end of its own.
+        end = "." if self.hint and self.message[-1:].isalnum() else ""
+        return f"{self.message}{end} {self.hint}".strip()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Go to another process with all attributes, whatever ``__init__`` takes."""

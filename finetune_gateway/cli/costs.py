@@ -50,7 +50,7 @@ def costs(
     gateway = Gateway()
     ledger = gateway.costs(first, _parse_day("until", until))
     for error in gateway.store.damaged.values():
-        print_warning(f"Not in these sums: {error.message} {error.hint}", quiet=quiet)
+        print_warning(f"Not in these sums: {error}", quiet=quiet)
     if json or form == "json":
         print_json(ledger_document(ledger))
     elif form == "csv":

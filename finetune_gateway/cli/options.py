@@ -319,7 +319,7 @@ def refresh_or_warn(job: Job, *, quiet: bool = False) -> None:
         hindered = job.store.read_only or type(exc.__cause__).__name__ == "OperationalError"
         if isinstance(exc, StoreError) and not hindered:
             raise
-        print_warning(f"{job.id} is shown as last seen: {exc.message} {exc.hint}", quiet=quiet)
+        print_warning(f"{job.id} is shown as last seen: {exc}", quiet=quiet)
 
 
 def parse_amount(name: str, text: str | None) -> Decimal | None:

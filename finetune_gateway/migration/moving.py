@@ -353,8 +353,8 @@ def _estimated(
     if estimate is None:
         error = option.error or GatewayError("There is no estimate.")
         if isinstance(error, NotFoundError | BackendError):  # of a hub that cannot be asked now
-            return {"unknown": (f"{error.message} {error.hint}".strip(),)}
-        return {"refused": f"{error.message} {error.hint}".strip()}
+            return {"unknown": (str(error),)}
+        return {"refused": str(error)}
     if estimate.refused:
         reasons = [f"{why} (--allow-{name} starts it)" for name, why in estimate.refused.items()]
         return {"refused": " ".join(reasons), "fits": estimate.fits}

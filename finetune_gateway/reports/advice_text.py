@@ -162,7 +162,7 @@ def _section(label: str, point: Point) -> Iterator[str]:
 def _errors(options: Sequence[Option]) -> Iterator[str]:
     for option in options:
         if option.error:
-            why = f"{option.error.message} {option.error.hint}".strip()
+            why = str(option.error)
             yield wrap_text(visible(f"{option.backend} / {option.model}: {why}"), "    ", "  ")
 
 

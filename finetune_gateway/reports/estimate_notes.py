@@ -74,7 +74,7 @@ def name_of(option: Option) -> str:
 def refusal(option: Option) -> str:
     """Return why an option has no figures, and what to do about it."""
     error = option.error
-    return f"{error.message} {error.hint}".strip() if error else ""
+    return str(error) if error else ""
 
 
 def sections(ranking: Ranking, *, answered: bool = False) -> dict[str, list[tuple[Numbers, str]]]:

@@ -307,6 +307,13 @@ class BackendContract(ConductContract):
         assert (rebuilt.identity(), rebuilt.account()) == (backend.identity(), backend.account())
         assert rebuilt.display_name == backend.display_name
 
+    def test_whose_it_is_never_changes(self, backend: Backend) -> None:
+        """Identity, place and account are the same each time: with another one each equal submit
+        would be bought again, and no job would be its own."""
+        for name in ("identity", "place", "account"):
+            ask = getattr(backend, name)
+            assert ask() == ask(), f"{name}() differs from call to call"
+
     def test_options_hold_no_secret(self, backend: Backend, secret: str) -> None:
         """Options, identity, account and repr hold no key: all of them are stored or shown."""
         if not secret:

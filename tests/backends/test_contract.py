@@ -320,6 +320,18 @@ def test_the_contract_catches_what_no_job_may_be_bought_with(name: str) -> None:
         BackendContract().test_what_is_stored_builds_it_again(backend)
 
 
+@pytest.mark.parametrize("name", ["identity", "place", "account"])
+def test_the_contract_catches_who_is_another_each_time(name: str) -> None:
+    """Also where it counts its own calls, so that two of its objects agree."""
+
+    def another(backend: Any, honest: Any) -> Any:
+        backend.asked = getattr(backend, "asked", 0) + 1
+        return f"account-{backend.asked}" if name == "account" else {"at": backend.asked}
+
+    with pytest.raises(AssertionError, match=rf"{name}\(\) differs"):
+        BackendContract().test_whose_it_is_never_changes(breaking({name: another}))
+
+
 def test_the_contract_catches_refusals_that_are_none() -> None:
     """A word that no setting has, and metadata that it takes too."""
     for limits in ({"refuses": frozenset({"lora_r"})}, {"refuses": {"metadata"},

@@ -340,6 +340,14 @@ def polled(home: Path, train_file: Path, **fields: Any) -> Any:
     return Gateway(home).submit(train_file, model="m", backend=backend)
 
 
+def test_the_words_of_a_host_end_before_the_hint(home: Path, train_file: Path) -> None:
+    """They have no full stop of their own."""
+    gone = raises(BackendError("no such run", status_code=404))
+    job = Gateway(home).submit(train_file, model="m", backend=breaking({"poll": gone}))
+    with pytest.raises(BackendError, match="^no such run\\. If it is gone there for good"):
+        job.refresh()
+
+
 def test_figures_that_cannot_be_are_left_out(home: Path, train_file: Path) -> None:
     """NaN and negative figures, and data that no JSON has; the rest is stored."""
     data = {"step": 1, "loss": float("nan"), "at": object(), "all": [1, float("inf"), {7: 1}]}
