@@ -13,6 +13,14 @@ from finetune_gateway.data.row_access import loads_strict
 MESSAGES = frozenset({"messages", "conversations", "preferred_output", "non_preferred_output"})
 LISTS = MESSAGES | {"tools", "functions", "history", "tool_calls"}
 EITHER = frozenset({"prompt", "completion", "chosen", "rejected", "input"})
+# What says of an answer that it is good or bad; "positive" may be a class.
+LABELS = {
+    **{word: True for word in ("true", "yes", "good", "1", "thumbs_up", "thumbs up", "up", "like")},
+    **{word: False for word in ("false", "no", "bad", "0", "thumbs_down", "thumbs down", "down")},
+    "dislike": False,
+    "\N{THUMBS UP SIGN}": True,
+    "\N{THUMBS DOWN SIGN}": False,
+}
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 

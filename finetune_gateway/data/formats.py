@@ -20,6 +20,7 @@ from finetune_gateway.data import (
     shapes,
     sharegpt,
 )
+from finetune_gateway.data.cells import LABELS
 from finetune_gateway.data.dataset import Kind
 from finetune_gateway.data.row_reader import MARKS, SYSTEM_KEYS, Reader
 from finetune_gateway.data.services.late import (
@@ -260,7 +261,7 @@ def _is_chat(row: Json) -> bool:
     )
 
 
-_LABELS = ("true", "false", "yes", "no", "good", "bad", "1", "0", "positive", "negative", "")
+_LABELS = (*LABELS, "positive", "negative", "")
 
 
 def is_label(value: Any) -> bool:

@@ -13,7 +13,7 @@ from finetune_gateway.data import call_ids, formats, sharegpt
 from finetune_gateway.data.call_turns import with_tool_calls, with_turns
 from finetune_gateway.data.canonical import canonical, read, read_as, rows_within
 from finetune_gateway.data.canonical_row import CHAT_KEYS, PAIR_KEYS, TOOL_KEYS
-from finetune_gateway.data.cells import EITHER, MESSAGES, holds_messages, listed
+from finetune_gateway.data.cells import EITHER, LABELS, MESSAGES, holds_messages, listed
 from finetune_gateway.data.deprecated_functions import is_deprecated, with_tools
 from finetune_gateway.data.formats import format_of
 from finetune_gateway.data.readers import several_answers
@@ -38,10 +38,6 @@ _ROLE_NAMES = {
 }
 _TEXTS = ("content", "value", "text")  # names of what is said
 _STEPS = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
-_LABELS: dict[str | int, bool] = {
-    0: False, 1: True, "false": False, "true": True, "0": False, "1": True,
-    "no": False, "yes": True, "bad": False, "good": True,
-}  # fmt: skip
 _LISTS = ("messages", "conversations", "conversation", "prompt", "completion", "chosen", "rejected",
           "preferred_output", "non_preferred_output")  # fmt: skip
 _MAX_BESIDE = 20  # keys beside the example that are named
@@ -264,7 +260,7 @@ def _fix_label(row: Json) -> Iterator[Change]:
     before = row.get("label")
     if isinstance(before, bool) or not isinstance(before, str | int):
         return
-    after = _LABELS.get(before.strip().lower() if isinstance(before, str) else before)
+    after = LABELS.get(str(before).strip().lower())
     if after is not None and format_of(row) is formats.UNPAIRED:
         row["label"] = after
         yield Change("label", "label", before, after)

@@ -14,6 +14,7 @@ from support.shapes import ASKED, CHAT, FUNCTION, LED, SHAPES, TURNS, hh, moss
 
 import finetune_gateway as gateway
 from finetune_gateway import FakeBackend
+from finetune_gateway.cli import main
 from finetune_gateway.data.canonical import as_sent, canonical, read
 from finetune_gateway.data.formats import FORMATS, format_of
 from finetune_gateway.preparation.convert import TARGETS, convert_row
@@ -428,3 +429,28 @@ def test_labels_of_a_file_are_classes_or_none_is(tmp_path: Path) -> None:
         assert done.formats == ("prompt-completion",) and "'label' of 12 rows" in done.notes[0]
         with pytest.raises(gateway.DataError, match="no key 'label'"):
             dataset.convert("together", tmp_path / "together.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "good"),
+    [("feedback", "thumbs_down", "thumbs_up"), ("liked", False, True), ("vote", "Down", "up")],
+)
+def test_what_a_person_said_of_an_answer_can_be_its_label(
+    key: str, bad: Any, good: Any, home: Path, tmp_path: Path
+) -> None:
+    """Answers that were marked bad are trained like the others; the note says how they are not, and
+    --fix makes true and false of the words."""
+    path, fixed = tmp_path / "log.jsonl", tmp_path / "fixed.jsonl"
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}, of {n * 7}.",
+             key: (bad, good)[n % 2]} for n in range(12)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = gateway.validate(path)
+    assert f"--map {key}=label" in str([one.fix for one in report.findings])
+    main(["validate", str(path), "--map", f"{key}=label", "--fix", str(fixed), "--quiet"])
+    labelled = gateway.validate(fixed)
+    assert labelled.format == "unpaired-preference" and not labelled.errors
+    labels = [json.loads(line)["label"] for line in fixed.read_text().splitlines()]
+    assert labels == [bool(n % 2) for n in range(12)]
+    counted = [{**row, key: 4} for row in rows]  # how many stars, or how often
+    path.write_text("".join(json.dumps(row) + "\n" for row in counted))
+    assert "=label" not in str([one.fix for one in gateway.validate(path).findings])

@@ -11,7 +11,7 @@ from finetune_gateway.data import chat_texts, formats
 from finetune_gateway.data.beside import is_mark
 from finetune_gateway.data.canonical import encoded, rows_within
 from finetune_gateway.data.canonical_row import CanonicalRow
-from finetune_gateway.data.cells import listed
+from finetune_gateway.data.cells import LABELS, listed
 from finetune_gateway.data.column_names import CONVERSATIONS, is_turn
 from finetune_gateway.data.formats import Format
 from finetune_gateway.data.row_access import blank
@@ -38,7 +38,6 @@ from finetune_gateway.validation.rows.pairs import pair_defects
 Json = dict[str, Any]
 Defects = Iterator[Defect]
 
-_GOOD_OR_BAD = ("0", "1", "true", "false", "yes", "no", "good", "bad")
 _ONE_FORMAT = "Write them in one format; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _TRUTH = "Write true or false; --fix does: ftg validate old.jsonl --fix new.jsonl"
 _TRUTH_OR_CLASS = (
@@ -50,8 +49,19 @@ _CLASSES = (
     "add --map text=prompt,label=completion"
 )
 _MARKED = (
-    "Nothing to do to train on all answers. If it says which of them are good, "
-    "add --map chosen=label (KTO)"
+    "Nothing to do to train on all answers. If {0} says which of them are good, "
+    "add --map {0}=label (KTO)"
+)
+# Keys of what a person has said of an answer.
+_FEEDBACK = (
+    "feedback",
+    "user_feedback",
+    "thumbs",
+    "thumbs_up",
+    "vote",
+    "liked",
+    "is_good",
+    "helpful",
 )
 _LABELS = (
     "Write true or false in each row (KTO), or leave labels out: "
@@ -206,7 +216,7 @@ def _both(line: int, row_format: Format, usual: Format, first: int | None) -> st
 def _labelled(row: Json) -> Defects:
     if not isinstance(row["label"], bool):
         label = str(row["label"]).strip().lower()
-        fix = _TRUTH if label in _GOOD_OR_BAD else ""
+        fix = _TRUTH if label in LABELS else ""
         fix = _TRUTH_OR_CLASS if label in ("0", "1") else fix
         yield Defect("label", "label", f"the label is {quoted(row['label'])}", fix)
     yield from conversation_defects(row)
@@ -225,7 +235,8 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     yield from (meant_defect(key, code) for key, code in meant.items())
     if not meant and _MEDIA.isdisjoint(others):
         classes = _CLASSES if "text" in row and "label" in others else ""
-        marked = _MARKED if "chosen" in others and is_mark(row.get("chosen")) else ""
+        marks = [key for key in others if _is_feedback(key, row.get(key))]
+        marked = _MARKED.format(marks[0]) if marks else ""
         yield Defect("not_sent", "", _not_sent(others), classes or marked)
         return
     beside = {key: row[key] for key in others if key in row}
@@ -236,6 +247,16 @@ def _beside(row: Json, others: tuple[str, ...]) -> Defects:
     named = {*media, *meant, *(one.path.removesuffix("[0]") for one in images)}
     if unsent := [key for key in others if key not in named]:
         yield Defect("not_sent", "", _not_sent(unsent))
+
+
+def _is_feedback(key: str, value: Any) -> bool:
+    """Return True for a key that says of the answer beside it whether it is good."""
+    if key == "chosen":
+        return is_mark(value)
+    if key not in _FEEDBACK:
+        return False
+    is_word = isinstance(value, str) and value.strip().lower() in LABELS
+    return is_word or type(value) is bool
 
 
 def _not_sent(keys: Sequence[str]) -> str:
