@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.cli import Ftg, Terminal, at_terminal
+from support.interrupts import press_ctrl_c
 from support.paths import DEMO_TRAIN
 from support.provider import Provider
 
@@ -137,7 +139,8 @@ class _HaltingChat(FakeChat):
         self.backend.asked.append(messages)
         yield "One two"
         if len(self.backend.asked) == 1:
-            raise KeyboardInterrupt
+            press_ctrl_c()
+            time.sleep(0.5)
         if len(self.backend.asked) == 2:
             raise BackendError("The answer broke off.")
 
