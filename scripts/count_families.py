@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 import transformers
+from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
 )
@@ -52,6 +54,11 @@ def main() -> None:
     for name in sorted({*counted, *PUBLISHED}):
         print(f'  "{name}",')
     print("]\n")
+    print("# Families in which PEFT adapts experts that are stored as one tensor.")
+    print("adapted_experts = [")
+    for name in adapted_experts():
+        print(f'  "{name}",')
+    print("]\n")
     nested = {outer: text.model_type for outer, text in texts()}
     print("# The family of the text in a config with several parts.")
     print("[nested]")
@@ -62,6 +69,13 @@ def main() -> None:
         print(f'\n[defaults."{family}"]')
         for name, value in sorted(sizes.items()):
             print(f"{name} = {json.dumps(value)}")
+
+
+def adapted_experts() -> list[str]:
+    """Return the families of which PEFT has the former names of experts; neither library has a
+    public list."""
+    former = {**_MODEL_TO_CONVERSION_PATTERN, **{one: one for one in _MOE_TARGET_MODULE_MAPPING}}
+    return sorted(one for one, like in former.items() if like in _MOE_TARGET_MODULE_MAPPING)
 
 
 def is_counted(family: str) -> bool:

@@ -28,6 +28,7 @@ from finetune_gateway.estimation.model_shape import (
     QK_NORM,
     ModelShape,
     adapted_outputs,
+    expert_copies,
     lora_parameters,
     saved_parameters,
 )
@@ -285,6 +286,9 @@ def step_memory(shape: ModelShape, setup: Setup, rows: int, length: int) -> Memo
     made = saved_bytes(shape, wide, rows, length) if setup.lean(rows) else layer
     passing = made * setup.together(rows) // (rows * setup.sequences)
     holes = int(_holes(setup, rows) * passing) + _dequantised(shape, setup)
+    if not full:
+        again = setup.checkpointing or setup.lean(1)
+        holes += setup.width * expert_copies(shape, setup.targets, kept=not again)
     step = MemoryParts(
         weights=_weights(shape, setup) + _reference(shape, setup),
         adapters=0 if full else grown * trained,

@@ -101,6 +101,7 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
         experts=experts,
         active_experts=min(experts, _number(flat, *ACTIVE, default=1)),
         stored_bytes=2 if str(flat.get("dtype", flat.get("torch_dtype"))) in _HALF else 4,
+        adapts_experts=experts > 1 and flat.get("model_type") in _families()["adapted_experts"],
         uncached_layers=_uncached_layers(flat, layers),
         **latent,
     )

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import tomllib
+import warnings
 from importlib import resources
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
-from transformers import AutoConfig
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from finetune_gateway import TrainingSpec
+from finetune_gateway.backends.local.configuration import lora_config
 from finetune_gateway.estimation.model_config import OFF, shape_of
+from finetune_gateway.estimation.model_shape import lora_parameters
 from scripts.count_families import PUBLISHED, ratios_of, sizes_of
 
 TABLE = tomllib.loads(
@@ -57,3 +64,42 @@ def test_sizes_of_a_file_go_before_defaults_by_whatever_name() -> None:
     gemma = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
     shape = shape_of({"model_type": "gemma3", "text_config": gemma})
     assert shape.parameters / 1e9 == pytest.approx(3.88, rel=0.001)  # without the tower's 0.42
+
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 96, "moe_intermediate_size": 32, "vocab_size": 200, "head_dim": 16,
+}  # fmt: skip
+LATENT = {
+    "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 16, "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1, "n_routed_experts": 4,
+    "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("qwen3", {}),
+        ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2}),
+        ("mixtral", {"num_local_experts": 4, "moe_intermediate_size": 96}),
+        ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("deepseek_v3", LATENT),
+        ("deepseek_v2", {**LATENT, "q_lora_rank": None}),
+        ("apertus", {}),
+    ],
+)
+def test_adapters_are_those_that_peft_makes(family: str, more: dict[str, Any]) -> None:
+    """Also of experts in one tensor, which PEFT adapts in some families."""
+    config = AutoConfig.for_model(family, **{**SMALL, **more})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    shape = shape_of(json.loads(config.to_json_string()))
+    spec = TrainingSpec(model="m", lora_r=4)
+    with warnings.catch_warnings():
+        # PEFT warns of a name that it has given itself.
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern", RuntimeWarning)
+        adapted = get_peft_model(model, lora_config(spec, model) or LoraConfig())
+    trained = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+    assert lora_parameters(shape, 4) == trained
