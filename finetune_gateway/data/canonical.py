@@ -208,6 +208,13 @@ def _is_whole(value: Any, *, alone: bool) -> bool:
     if not isinstance(value, dict) or is_turn(value):
         return False
     found = format_of(value)
-    if found is None or (found is TEXT and not alone):
+    if found is None or (found is TEXT and not alone) or is_request(value):
         return False
     return found is CHAT or not read_as(value, found).errors
+
+
+def is_request(value: Any) -> bool:
+    """Return True for messages none of which is an answer: what was asked of a model."""
+    messages = value.get("messages") if isinstance(value, dict) else None
+    roles = [one.get("role") for one in messages or () if isinstance(one, dict)]
+    return isinstance(messages, list) and "user" in roles and "assistant" not in roles

@@ -390,8 +390,17 @@ def offer(row: Mapping[str, Any], constant: Collection[str] = ()) -> str:
     names = [name for name in names if name not in constant and not _MARK.match(str(row[name]))]
     if len(names) < 2:
         return ""
-    first, second = names[:2]
+    # What its name says is asked is not offered as the answer.
+    first = next((name for name in names if _is_asked(name)), names[0])
+    second = next((name for name in names if name != first and not _is_asked(name)), "")
+    if not second:
+        return ""
     return f"Say which column is which, like {as_option({first: 'prompt', second: 'completion'})}"
+
+
+def _is_asked(name: str) -> bool:
+    plain = normalized(name.rpartition(".")[2])
+    return _TRANSLATED.get(plain, plain) in _ASKED
 
 
 def _offered(row: Mapping[str, Any]) -> list[str]:

@@ -428,6 +428,12 @@ _UNREAD: tuple[tuple[str, Callable[[Json], bool] | None, str, str], ...] = (
         "this is a dialogue as one text with markers (MOSS)",
         'Write its turns as {"messages": [...]}.',
     ),
+    (
+        "chat",
+        lambda row: str(row["chat"]).lstrip()[:5] == "USER:",
+        "this is a conversation as one text, with USER: and ASSISTANT: before its turns (Glaive)",
+        'Write its turns as {"messages": [...], "tools": [...]}, a <functioncall> as tool_calls.',
+    ),
     *(
         (
             key,

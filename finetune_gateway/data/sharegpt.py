@@ -154,7 +154,7 @@ class TurnReader:
         elif not isinstance(value, str) and not _is_structured(speaker, role, value):
             self.errors.append(no_text(f"{path}.value", value, "a string"))
         message = self._content(speaker, role or "user", value, path)
-        if turn.get("weight") is not None:
+        if turn.get("weight") is not None and not _is_untrained(turn["weight"], role):
             message["weight"] = turn["weight"]
         if not _TURN.issuperset(turn):
             for key in (name for name in turn if name not in _TURN):
@@ -268,6 +268,11 @@ def _no_value(turn: Json, path: str) -> ConversionError:
     reason = f"a turn without 'value' (there is {quoted(other)})"
     fix = f"Rename {quoted(other)} to 'value'; --fix does: ftg validate old.jsonl --fix new.jsonl"
     return ConversionError(f"{path}.value", reason, "missing_content", fix)
+
+
+def _is_untrained(weight: Any, role: str | None) -> bool:
+    """Return True for the weight 0 of a turn that is never trained, as SlimOrca has it."""
+    return role in ("user", "system", "tool") and type(weight) in (int, float) and weight == 0
 
 
 def _is_structured(speaker: Any, role: str | None, value: Any) -> bool:

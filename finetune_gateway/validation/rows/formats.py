@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_gateway.data import chat_texts, formats
 from finetune_gateway.data.beside import is_mark
-from finetune_gateway.data.canonical import encoded, rows_within
+from finetune_gateway.data.canonical import encoded, is_request, rows_within
 from finetune_gateway.data.canonical_row import CanonicalRow
 from finetune_gateway.data.cells import LABELS, listed
 from finetune_gateway.data.column_names import CONVERSATIONS, is_turn
@@ -74,6 +74,10 @@ _NAMED = (
 )
 _SPEAKERS = (
     'Write {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}.'
+)
+_TOGETHER = (
+    'Write both in one row: {"request": {"messages": [...]}, "response": {"choices": [...]}}. '
+    "On lines of their own, they belong together by the id of the request."
 )
 _EACH = (
     'Write one row for each conversation or question in it: {"messages": [{"role": "user", ...}, '
@@ -299,7 +303,8 @@ def unknown_format(row: Json, expected: Format | None) -> Defect:
     for key in row:
         if key.strip().lower() == "messages":
             return Defect("missing_messages", "messages", f"no 'messages', but {quoted(key)}")
-    known = unread(row) or _conversation(row) or _envelope(row) or _encoded(row) or _nested(row)
+    known = unread(row) or _conversation(row) or _envelope(row) or _half(row)
+    known = known or _encoded(row) or _nested(row)
     if known and expected is formats.CHAT:
         return Defect("missing_messages", "messages", f"no 'messages'; {known[0]}", known[1])
     if known:
@@ -390,6 +395,20 @@ def _envelope(row: Json) -> tuple[str, str] | None:
     if all((row.keys() - {key}).isdisjoint(one) for one in rows):
         fix += "; --fix does, with the keys beside: ftg validate old.jsonl --fix new.jsonl"
     return f"{quoted(key)} holds {count} in the format {row_format.name}", f"{fix}."
+
+
+def _half(row: Json) -> tuple[str, str] | None:
+    """Return what is in a row that holds a request without its answer, or an answer without its
+    request, as logs with a line for each have them; and the way out."""
+    for key, value in row.items():
+        held = encoded(value) or value
+        if not isinstance(held, dict):
+            continue
+        if is_request(held):
+            return f"{quoted(key)} holds a request, and no answer is beside it", _TOGETHER
+        if isinstance(held.get("choices"), list):
+            return f"{quoted(key)} holds an answer, and its request is not beside it", _TOGETHER
+    return None
 
 
 def _encoded(row: Json) -> tuple[str, str] | None:
