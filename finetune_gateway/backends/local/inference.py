@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -18,7 +17,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_gateway.backend import ChatReply, HandleData
-from finetune_gateway.backends.local import models, probe
+from finetune_gateway.backends.local import models, peft_warnings, probe
 from finetune_gateway.backends.local.answering import Answering, TextReader, answer_reader
 from finetune_gateway.backends.local.batched import PendingAnswer, answer_all
 from finetune_gateway.backends.local.likelihood import Answered, encoded, losses_of
@@ -73,9 +72,7 @@ class LocalModel:
             # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their
             # loss, and there may be no memory for more. (A merge needs the full-precision base.)
             base = load_model(of_base, handle.base_quantization)
-            with warnings.catch_warnings():
-                # peft 0.21 reads a property that transformers 5.23 has renamed.
-                warnings.simplefilter("ignore", FutureWarning)
+            with peft_warnings.ignored():
                 adapted = PeftModel.from_pretrained(base, str(folder), use_safetensors=True)
             return cls(cast(PreTrainedModel, adapted), template)
         return cls(load_model(folder), template)

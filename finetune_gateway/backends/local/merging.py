@@ -9,7 +9,6 @@ merged model is a whole one, which any tool loads without PEFT.
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
 from finetune_gateway.backend import HandleData
-from finetune_gateway.backends.local import models, umask
+from finetune_gateway.backends.local import models, peft_warnings, umask
 from finetune_gateway.backends.local.loading import free_memory, load_model, unmap_weights
 from finetune_gateway.backends.local.quantization import MXFP4, stored_method
 from finetune_gateway.backends.local.saving import keep_stops, save_whole
@@ -189,9 +188,7 @@ def _stored_dtype(config: dict[str, Any]) -> torch.dtype:
 def _adapted(base: Path, adapters: Sequence[Adapter], dtype: torch.dtype) -> Any:
     """Return the base with the sum of the adapters on it. Raises SpecError for what cannot be
     summed, or merged."""
-    with warnings.catch_warnings():
-        # peft 0.21 reads a property that transformers 5.23 has renamed.
-        warnings.simplefilter("ignore", FutureWarning)
+    with peft_warnings.ignored():
         bare = load_model(base, dtype=dtype)
         unmap_weights(bare)  # else the files stay in memory beside what is merged
         first = adapters[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_gateway.backend import HandleData
-from finetune_gateway.backends.local import models, probe
+from finetune_gateway.backends.local import models, peft_warnings, probe
 from finetune_gateway.backends.local.bases import ADAPTER
 from finetune_gateway.backends.local.divergence import NotFinite
 from finetune_gateway.backends.local.loading import load_scoring_model
@@ -51,9 +50,7 @@ class RewardModel:
         base = models.base_of(handle, settings, logging.getLogger(__name__).info)
         # In 4 bits if it was trained in 4 bits, as for chats.
         bare = load_scoring_model(base, handle.base_quantization)
-        with warnings.catch_warnings():
-            # peft 0.21 reads a property that transformers 5.23 has renamed.
-            warnings.simplefilter("ignore", FutureWarning)
+        with peft_warnings.ignored():
             adapted = PeftModel.from_pretrained(bare, str(folder), use_safetensors=True)
         return cls(cast(PreTrainedModel, adapted), template)
 

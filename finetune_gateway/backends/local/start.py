@@ -12,7 +12,6 @@ The reference is the model as it was then, so never the bare base where an adapt
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from peft import PeftModel, get_peft_model, load_peft_weights, set_peft_model_st
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, set_seed
 
+from finetune_gateway.backends.local import peft_warnings
 from finetune_gateway.backends.local.configuration import lora_config, train_in_float32
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.step_plan import seed_of
@@ -35,8 +35,7 @@ def begin(run: Run, model: PreTrainedModel) -> Any:
     if lora is None:
         return _merged(run, model) if run.start_adapter else model
     set_seed(seed_of(run.spec))  # a new adapter is drawn by lot, as TRL does it
-    with warnings.catch_warnings():  # peft 0.21 reads what transformers 5.23 has renamed
-        warnings.simplefilter("ignore", FutureWarning)
+    with peft_warnings.ignored():
         try:
             adapted: Any = get_peft_model(model, lora)
         except (ValueError, TypeError) as exc:  # of what submit could not see: no weights were here
@@ -81,7 +80,8 @@ def _merged(run: Run, model: PreTrainedModel) -> PreTrainedModel:
     Raises GatewayError for one on an embedding that is the head too, of an earlier version: merged
     into one, it would change the other.
     """
-    whole: Any = PeftModel.from_pretrained(model, str(run.start_adapter), use_safetensors=True)
+    with peft_warnings.ignored():
+        whole: Any = PeftModel.from_pretrained(model, str(run.start_adapter), use_safetensors=True)
     ends = [whole.get_input_embeddings(), whole.get_output_embeddings()]
     tied = model.config.get_text_config().tie_word_embeddings
     if tied and any(isinstance(one, BaseTunerLayer) for one in ends):
