@@ -124,15 +124,13 @@ class _GuardedModel:
     def _checked(self, name: str, pieces: Iterator[Any]) -> Generator[str, None, Any]:
         turns, half = _Turns(), ""
         ask = partial(cut_off, self._backend, name, self._seconds, what="piece")
-        hangs = False
+        waiting = True  # and still so where a piece hangs, or Ctrl-C ends the wait for it
         try:
             while True:
+                waiting = True
                 with guarding(self._backend, name):
-                    try:
-                        found = ask(partial(turns.begin, partial(_next, pieces)))
-                    except TooSlow:
-                        hangs = True
-                        raise
+                    found = ask(partial(turns.begin, partial(_next, pieces)))
+                waiting = False
                 if isinstance(found, _End):
                     yield from [encodable(half)] if half else []
                     told = issubclass(type(found.value), ChatReply)
@@ -143,9 +141,10 @@ class _GuardedModel:
                 if whole or not half:
                     yield encodable(whole)
         finally:
-            if isinstance(pieces, Generator) and not hangs:
+            closed = turns.begin(pieces.close) if isinstance(pieces, Generator) else None
+            if closed and not waiting:
                 with guarding(self._backend, name):
-                    ask(partial(turns.begin, pieces.close))
+                    ask(lambda: closed)
             turns.end()
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from support.chaos import until
 from support.cli import Ftg, Terminal, at_terminal
 from support.interrupts import press_ctrl_c
 from support.paths import DEMO_TRAIN
@@ -124,9 +125,11 @@ class Halting(FakeBackend):
     """Its first answer is stopped by Ctrl-C, its second fails; it keeps what it is asked."""
 
     asked: list[list[dict[str, Any]]]
+    again: Event  # it is asked once more
+    left: bool  # and was while its first answer still went on
 
     def open(self, handle: HandleData) -> FakeChat:
-        self.asked = []
+        self.asked, self.left, self.again = [], False, Event()
         return _HaltingChat(self)
 
 
@@ -140,13 +143,15 @@ class _HaltingChat(FakeChat):
         yield "One two"
         if len(self.backend.asked) == 1:
             press_ctrl_c()
-            time.sleep(0.5)
+            self.backend.left = self.backend.again.wait(60)
         if len(self.backend.asked) == 2:
+            self.backend.again.set()
             raise BackendError("The answer broke off.")
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next question is asked after it; a question whose answer failed is not asked again."""
+    """The next question is asked at once, whatever
+    the stopped answer waits for; a question whose answer failed is not asked again."""
     backend = Halting()
     handle = ModelHandle(kind="hosted", model="m", base_model="m", backend="fake")
     handle.attach(backend)
@@ -154,6 +159,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came(monkeypatch: pytest.MonkeyPa
     for name, stream in (("stdin", Terminal("a\nb\nc\n")), ("stdout", out), ("stderr", err)):
         monkeypatch.setattr(sys, name, stream)
     Conversation(handle, None, {}).run()
+    until(lambda: backend.left, seconds=10)
     assert "(stopped)" in err.getvalue() and "The answer broke off." in err.getvalue()
     assert out.getvalue().count("One two\n") == 3
     assert [[one["content"] for one in messages] for messages in backend.asked] == [
