@@ -212,7 +212,7 @@ def read_prices(path: Path | None) -> list[Price]:
     try:
         text = path.read_text("utf-8")
         return list(_parse_rows(tomllib.loads(text)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as exc:
         raise StoreError(f"{path} cannot be read: {exc.strerror or exc}.") from None

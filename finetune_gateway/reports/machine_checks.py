@@ -116,7 +116,11 @@ def _check_home(settings: Settings) -> Iterator[Check]:
         yield Check("home", "warning", f"{home} can be read, but not written", fix)
         yield _check_store(settings)
         return
-    if not existing.is_dir() or not may_write(existing):
+    for what, fix in settings.misplaced():
+        yield Check("home", "error", what, fix)
+    if not existing.is_dir():
+        return
+    if not may_write(existing):
         fix = "Set FTG_HOME or --home to a folder you can write to."
         yield Check("home", "error", f"{home} is not writable", fix)
         return
@@ -127,8 +131,6 @@ def _check_home(settings: Settings) -> Iterator[Check]:
         yield Check("home", "warning", f"{home} is on a network disk ({kind})", fix)
     else:
         yield Check("home", "ok", f"{home}{missing}")
-    for what, fix in settings.misplaced():
-        yield Check("home", "error", what, fix)
     free = shutil.disk_usage(existing).free
     warning = "Models and checkpoints may not fit." if free < LITTLE_DISK else ""
     yield Check("disk", "warning" if warning else "ok", f"{format_bytes(free)} free", warning)

@@ -109,7 +109,7 @@ def _lines(path: Path) -> list[str]:
     """Return the lines of a file; none if it is not there. Raises StoreError."""
     try:
         return path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, UnicodeDecodeError) as exc:
         raise StoreError(f"{path} cannot be read: {exc}.") from None

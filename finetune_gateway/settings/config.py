@@ -253,7 +253,7 @@ def read_file(path: Path) -> dict[str, Setting]:
     try:
         text = path.read_text("utf-8")
         tables = tomllib.loads(text, parse_float=Decimal)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         message = f"{path} cannot be read: {toml_error_text(exc, text)}."

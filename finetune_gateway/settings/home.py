@@ -74,7 +74,7 @@ class Settings:
                 files.folder(folder)
         except OSError as exc:
             for what, way_out in self.misplaced():
-                if what.startswith(f"{os.fsdecode(exc.filename or self.home)} "):
+                if not self.home.is_dir() or what.startswith(f"{os.fsdecode(exc.filename)} "):
                     raise StoreError(f"{what}.", hint=way_out) from None
             raise StoreError(
                 f"The home folder {self.home} cannot be created: {exc.strerror or exc}.",
@@ -83,7 +83,13 @@ class Settings:
         return self.mend()
 
     def misplaced(self) -> Iterator[tuple[str, str]]:
-        """Yield what lies in the place of a folder or a file of this home, and the way out."""
+        """Yield what lies in the place of this home, or of a folder or a file of it, and the way
+        out."""
+        for path in (self.home, *self.home.parents):
+            if path.exists() and not path.is_dir():
+                place = "the home folder" if path == self.home else "a folder"
+                way_out = "Set FTG_HOME or --home to a folder that you may write to."
+                yield f"{path} is a file, where {place} has to be", way_out
         for name in _FOLDERS:
             path = self.home / name
             if os.path.lexists(path) and not path.is_dir():

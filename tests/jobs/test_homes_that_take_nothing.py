@@ -18,6 +18,15 @@ from finetune_gateway.backends.local.queue import Queue
 from finetune_gateway.cli import main
 from finetune_gateway.events import Event
 
+USES = (
+    ["list"],
+    ["costs"],
+    ["config"],
+    ["prices"],
+    ["doctor"],
+    ["backends"],
+    ["report", "cmp-abc"],
+)
 OF_ALL = (["list", "--json"], ["list", "--costs"], ["costs", "--json"])
 OF_ONE = (["status"], ["logs"], ["events"], ["metrics"], ["checkpoints"])
 WRITES = (["pause"], ["resume"], ["rm", "--yes"], ["cancel", "--yes"])
@@ -109,3 +118,22 @@ def test_a_home_that_can_only_be_read(
     # Connections of one process share what SQLite has mapped, and a map made then stays read-only.
     gc.collect()
     assert [str(Gateway(home).job(one).refresh().status) for one in ids] == ["failed"] * 2
+
+
+@pytest.mark.parametrize("below", ["", "home"])
+def test_a_home_that_is_a_file(
+    below: str, tmp_path: Path, train_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is kept there, and what would be is refused by the name of that file: no setting or
+    price is looked for in it."""
+    there = tmp_path / "a file"
+    there.write_text("words")
+    for words in (*USES, ["submit", str(train_file), "--model", "m", "--backend", "fake"]):
+        code = main(["--home", str(there / below), *words])
+        said = capsys.readouterr()
+        assert "editor" not in said.err and "Errno" not in f"{said.out}{said.err}", said
+        if words[0] in ("list", "submit", "doctor"):
+            assert code, words
+            what = " ".join(f"{said.out}{said.err}".split())
+            assert "a file is a file, where" in what and "Set FTG_HOME or --home" in what
+    assert there.read_text() == "words"
