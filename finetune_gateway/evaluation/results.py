@@ -313,16 +313,16 @@ class JudgeFacts(Model):
     """The judge of a comparison, and how far it can be trusted. ``agreement``: share of pairs in
     which both orders say the same; ``ties``: pairs that no model wins, also for contradicting
     verdicts; ``first``: share of verdicts for the answer shown first; ``longer``: share for the
-    longer one of answers of different length, with its interval."""
+    longer one of answers of different length."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, protected_namespaces=())
 
     model: str
     host: str | None = None
     pairs: int = 0
-    agreement: float | None = None
+    agreement: Interval | None = None
     ties: int = 0
-    first: float | None = None
+    first: Interval | None = None
     longer: Interval | None = None
     unread: int = 0  # verdicts that could not be read
     spent_usd: Decimal | None = None

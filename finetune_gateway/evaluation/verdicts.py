@@ -103,20 +103,16 @@ def facts(
     pairs = [pair for pair in pairs_of(judgements) if pair.judged and pair.asked]
     decided = [one for pair in pairs for one in pair.verdicts if one.winner]
     uneven = [one for one in decided if one.lengths[0] != one.lengths[1]]
-    first = _share([one.better == "first" for one in decided], decided, rows)
-    longer = _share([_chose_longer(one) for one in uneven], uneven, rows)
-    unread = sum(one.problem == UNREAD for one in judgements)
-    agreement = sum(pair.agree for pair in pairs) / len(pairs) if pairs else None
     found = JudgeFacts(
         model=model,
         pairs=len(pairs),
-        agreement=agreement,
+        agreement=_share([pair.agree for pair in pairs], pairs, rows),
         ties=sum(pair.wins == 0.5 for pair in pairs),
-        first=first.mean if first else None,
-        longer=longer,
-        unread=unread,
+        first=_share([one.better == "first" for one in decided], decided, rows),
+        longer=_share([_chose_longer(one) for one in uneven], uneven, rows),
+        unread=sum(one.problem == UNREAD for one in judgements),
     )
-    warnings = _warnings(found, judgements, first)
+    warnings = _warnings(found, judgements)
     if model in compared:
         warnings = [*warnings, "it judges its own answers too, and models tend to prefer these"]
     return found.model_copy(update={"warnings": tuple(warnings)})
@@ -127,7 +123,7 @@ def _chose_longer(one: Judgement) -> bool:
 
 
 def _share(
-    values: Sequence[bool], of: Sequence[Judgement], rows: Mapping[str, ComparedRow]
+    values: Sequence[bool], of: Sequence[Judgement | Pair], rows: Mapping[str, ComparedRow]
 ) -> Interval | None:
     if not values:
         return None
@@ -135,9 +131,7 @@ def _share(
     return statistics.mean([*map(float, values)], clusters, share=True)
 
 
-def _warnings(
-    found: JudgeFacts, judgements: Sequence[Judgement], first: Interval | None
-) -> list[str]:
+def _warnings(found: JudgeFacts, judgements: Sequence[Judgement]) -> list[str]:
     said = []
     if not any(one.better or one.score is not None for one in judgements):
         said.append("nothing was judged: there is no verdict that can be read")
@@ -145,8 +139,11 @@ def _warnings(
         said.append(f"{found.pairs} pairs are too few to tell what the judge prefers")
     if found.unread:
         said.append(f"{found.unread:,} verdicts could not be read, and are not counted")
-    if found.agreement is not None and found.agreement < 0.5 and found.pairs >= FEW:
-        said.append(f"both orders agree in only {found.agreement:.0%} of the pairs")
+    if found.agreement is not None and found.agreement.mean < 0.5 and found.pairs >= FEW:
+        said.append(
+            f"both orders agree in only {share_with_interval(found.agreement)} of the pairs"
+        )
+    first = found.first
     if first is not None and (first.low > 0.5 or first.high < 0.5):
         place = "first" if first.low > 0.5 else "second"
         said.append(f"it prefers the answer shown {place}{_of_verdicts(first)}")
@@ -161,8 +158,14 @@ def _warnings(
 
 
 def _of_verdicts(share: Interval) -> str:
-    """Return ``, in 83 % of its verdicts (74 to 90 %)``; of the other side if that is more."""
+    """Return ``, in 83% (74 to 90%) of its verdicts``; of the other side if that is more."""
     low, mean, high = share.low, share.mean, share.high
     if mean < 0.5:
         low, mean, high = 1 - high, 1 - mean, 1 - low
-    return f", in {100 * mean:.0f}% of its verdicts ({100 * low:.0f} to {100 * high:.0f}%)"
+    of_more = share.model_copy(update={"low": low, "mean": mean, "high": high})
+    return f", in {share_with_interval(of_more)} of its verdicts"
+
+
+def share_with_interval(share: Interval) -> str:
+    """Return ``83% (74 to 90%)``."""
+    return f"{share.mean:.0%} ({100 * share.low:.0f} to {share.high:.0%})"

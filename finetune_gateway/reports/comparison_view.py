@@ -22,6 +22,7 @@ from finetune_gateway.evaluation.results import (
     MeasureFigure,
     TrainingFacts,
 )
+from finetune_gateway.evaluation.verdicts import share_with_interval
 from finetune_gateway.reports.asking_text import at_most_text, spent_text
 from finetune_gateway.reports.comparison_costs import (
     EMPTY,
@@ -317,7 +318,6 @@ def check_text(figure: CheckFigure | None) -> str:
 
 def judge_rows(judge: JudgeFacts) -> list[tuple[str, str]]:
     """Return what there is to know of a judge, and how far it can be trusted."""
-    longer = judge.longer
     where = f" at {judge.host}" if judge.host else ", on this machine"
     where = "" if judge.host and judge.host in judge.model else where
     rows = [
@@ -325,20 +325,15 @@ def judge_rows(judge: JudgeFacts) -> list[tuple[str, str]]:
         ("pairs judged", f"{judge.pairs:,}, each in both orders"),
         ("both orders agree", _share(judge.agreement)),
         ("says the answer shown first", _share(judge.first)),
-        (
-            "says the longer answer",
-            ""
-            if longer is None
-            else f"{longer.mean:.0%} ({100 * longer.low:.0f} to {longer.high:.0%})",
-        ),
+        ("says the longer answer", _share(judge.longer)),
         ("verdicts that could not be read", f"{judge.unread:,}"),
         ("cost", spent_text(judge.spent_usd, judge.unanswered)),
     ]
     return [(name, text) for name, text in rows if text]
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"
+def _share(value: Interval | None) -> str:
+    return "" if value is None else share_with_interval(value)
 
 
 # -- what it rests on ----------------------------------------------------------------------

@@ -86,7 +86,8 @@ def test_a_hosted_judge_is_priced_paid_once_and_kept_for_its_user_alone(
 
     found = compare(provider, confirm=note)
     facts = found.data.judge
-    assert facts is not None and (facts.pairs, facts.agreement, facts.unread) == (12, 1, 0)
+    assert facts is not None and (facts.pairs, facts.unread) == (12, 0)
+    assert facts.agreement is not None and facts.agreement.mean == 1
     assert facts.spent_usd and facts.spent_usd <= priced[0] and facts.spent_usd > priced[0] / 100
     assert sum(provider.world.asked.values()) == 24
     assert found.verdict.decided and found.verdict.measure == "judge:wins"

@@ -356,10 +356,12 @@ def _check(name: str, answered: Sequence[ScoredAnswer]) -> CheckFigure:
 
 
 def _judge() -> JudgeFacts:
+    agreement = Interval(mean=0.83, low=0.75, high=0.89, n=120, clusters=40)
+    first = Interval(mean=0.58, low=0.51, high=0.65, n=240, clusters=40)
     longer = Interval(mean=0.71, low=0.6, high=0.8, n=80, clusters=40)
     return JudgeFacts(
-        model="gpt-4.1-2025-04-14", host="api.openai.com", pairs=120, agreement=0.83, first=0.58,
-        longer=longer, unread=2, spent_usd=Decimal("0.12"),
+        model="gpt-4.1-2025-04-14", host="api.openai.com", pairs=120,
+        agreement=agreement, first=first, longer=longer, unread=2, spent_usd=Decimal("0.12"),
         warnings=("It prefers the longer answer: in 71% of pairs (60 to 80%).",),
     )  # fmt: skip
 
