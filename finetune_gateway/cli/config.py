@@ -50,6 +50,8 @@ def config(
     DE,US, whose national telephone numbers count as personal data; international ones always do.
     local.hang_seconds (FTG_HANG_SECONDS) is after how long without progress the worker of a local
     job is started again: 1800 by default, 0 for never; a job keeps what held when it was submitted.
+    local.adapters_in_memory (FTG_ADAPTERS_IN_MEMORY) is how many adapters stay on a base that
+    answers: 8 by default.
     retention.days (FTG_RETENTION_DAYS) is how old data must be for 'ftg prune' to remove them; the
     default is 30, and nothing is removed before you run it. retention.checkpoints
     (FTG_RETENTION_CHECKPOINTS) is how many of its last checkpoints a local job keeps when it has

@@ -253,18 +253,20 @@ def find_by_hash(sha256: str, cache: Path) -> Path | None:
 
 def _file_hash(path: Path, known: dict[str, Any]) -> str:
     """Return the sha256 of a file; one that is computed now is added to ``known``."""
-    stamp = _stamp(path)
+    before = stamp(path)
     entry = known.get(str(path))
-    if entry and entry[:-1] == stamp:
+    if entry and entry[:-1] == before:
         return str(entry[-1])
     digest = files.sha256_of(path)
-    written = max(stamp[1:]) / 1e9
-    if _stamp(path) == stamp and time.time() - written > STAMP_SECONDS:
-        known[str(path)] = [*stamp, digest]
+    written = max(before[1:]) / 1e9
+    if stamp(path) == before and time.time() - written > STAMP_SECONDS:
+        known[str(path)] = [*before, digest]
     return digest
 
 
-def _stamp(path: Path) -> list[int]:
+def stamp(path: Path) -> list[int]:
+    """Return by what one sees that a file has changed: its size in bytes, and when its content and
+    its entry were last changed, in ns."""
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 

@@ -27,14 +27,14 @@ Setting = Decimal | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """A setting: an amount of USD, where none means no limit, a number of seconds, days or
-    checkpoints, or a list of hosts or regions."""
+    """A setting: an amount of USD, where none means no limit, a number of seconds, days,
+    checkpoints or adapters, or a list of hosts or regions."""
 
     name: str  # as in the file: table.name
     variable: str  # environment variable; "" for none
     argument: str  # name of the argument of a call
     about: str
-    unit: Literal["USD", "seconds", "days", "checkpoints", "hosts", "regions"] = "USD"
+    unit: Literal["USD", "seconds", "days", "checkpoints", "adapters", "hosts", "regions"] = "USD"
     default: Setting | None = None
     least: int = 0
     most: int = 604_800  # a week, of seconds
@@ -131,6 +131,16 @@ KEYS = {
             "after how long without progress a local job's worker is started again; 0: never",
             "seconds",
             Decimal(1800),
+        ),
+        Key(
+            "local.adapters_in_memory",
+            "FTG_ADAPTERS_IN_MEMORY",
+            "adapters_in_memory",
+            "how many adapters stay in memory on a base that answers",
+            "adapters",
+            Decimal(8),
+            least=1,
+            most=10_000,
         ),
         Key(
             "pii.regions",

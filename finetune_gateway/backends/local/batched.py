@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -39,7 +40,8 @@ class PendingAnswer:
     def take(self, token: int) -> bool:
         """Add a token to the answer; return True if that ends it."""
         self.answering.add([token])
-        return self.answering.ended or self.answering.tokens >= self.most
+        answering = self.answering
+        return answering.ended or answering.abandoned or answering.tokens >= self.most
 
     def restart(self) -> None:
         """Begin again, with the same draws."""
@@ -61,40 +63,43 @@ class Long(Protocol):
 
 
 R = TypeVar("R", bound=Long)
+Using = Callable[[], AbstractContextManager[PreTrainedModel]]  # lets a block use the model
 
 
-def answer_all(
-    model: PreTrainedModel, asked: Sequence[PendingAnswer], options: dict[str, Any]
-) -> None:
+def answer_all(using: Using, asked: Sequence[PendingAnswer], options: dict[str, Any]) -> None:
     """Answer all rows; ``options``: of ``generate``."""
     began = time.perf_counter()
-    run_in_batches(model, asked, lambda batch: _answer(model, batch, options, began))
+    run_in_batches(using, asked, lambda model, batch: _answer(model, batch, options, began))
 
 
 def run_in_batches(
-    model: PreTrainedModel, rows: Sequence[R], work: Callable[[list[R]], None]
+    using: Using, rows: Sequence[R], work: Callable[[PreTrainedModel, list[R]], None]
 ) -> None:
-    """Work through all rows; those of like length go together. A batch for which a GPU has no
-    memory is halved."""
-    at_once = AT_ONCE.get(model.device.type, AT_ONCE["cpu"])
-    limit = _shared_limit(model)
+    """Work through all rows; those of like length go together, and others may use the model between
+    two batches. A batch for which a GPU has no memory is halved."""
+    with using() as model:
+        at_once = AT_ONCE.get(model.device.type, AT_ONCE["cpu"])
+        limit = _shared_limit(model)
     apart = [row for row in rows if limit and row.length > limit]
     shared = sorted((row for row in rows if row not in apart), key=lambda row: len(row.ids))
     batches = [shared[at : at + at_once] for at in range(0, len(shared), at_once)]
     for batch in (*([row] for row in apart), *batches):
-        _within_memory(batch, work)
+        _within_memory(using, batch, work)
 
 
-def _within_memory(batch: list[R], work: Callable[[list[R]], None]) -> None:
+def _within_memory(
+    using: Using, batch: list[R], work: Callable[[PreTrainedModel, list[R]], None]
+) -> None:
     try:
-        return work(batch)
+        with using() as model:
+            return work(model, batch)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
     torch.cuda.empty_cache()
     half = len(batch) // 2
-    _within_memory(batch[:half], work)
-    _within_memory(batch[half:], work)
+    _within_memory(using, batch[:half], work)
+    _within_memory(using, batch[half:], work)
 
 
 def _shared_limit(model: PreTrainedModel) -> int | None:

@@ -7,27 +7,27 @@ import logging
 import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune_gateway.backend import ChatReply, HandleData
-from finetune_gateway.backends.local import models, peft_warnings, probe
+from finetune_gateway.backends.local import models, probe, shared_bases
 from finetune_gateway.backends.local.answering import Answering, TextReader, answer_reader
 from finetune_gateway.backends.local.batched import PendingAnswer, answer_all
 from finetune_gateway.backends.local.likelihood import Answered, encoded, losses_of
-from finetune_gateway.backends.local.loading import load_model
 from finetune_gateway.backends.local.run import Run
 from finetune_gateway.backends.local.sampling import Sampling, read_sampling
+from finetune_gateway.backends.local.shared_bases import Adapter, LoadedBase
 from finetune_gateway.chat import Conversation, parts_of, require_encodable
 from finetune_gateway.errors import DataError, GatewayError, SpecError, shown
 from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
+from finetune_gateway.settings import config
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.tokens.chat_template import ChatTemplate
 from finetune_gateway.tokens.model_folder import has_template, has_tokenizer
@@ -46,20 +46,38 @@ MANY = 8  # times that a token occurs in a row in no good answer
 class LocalModel:
     """A model in this process. Decodes greedily unless a temperature is given."""
 
-    def __init__(self, model: PreTrainedModel, source: ChatTemplate | TextTokenizer) -> None:
-        """``source``: the chat template; for a model without one, its tokenizer."""
-        self.model = model.eval()
+    def __init__(
+        self,
+        model: PreTrainedModel | LoadedBase,
+        source: ChatTemplate | TextTokenizer,
+        adapter: Adapter | None = None,
+    ) -> None:
+        """``source``: the chat template; for a model without one, its tokenizer. ``adapter``: which
+        one on a base that others use too."""
+        self.base = model if isinstance(model, LoadedBase) else LoadedBase(model)
         self.source = source
+        self.adapter = adapter
+        with self.using():
+            pass  # what is wrong with the adapter is said now
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What it computes with, while it is used."""
+        return self.base.model
+
+    def using(self) -> AbstractContextManager[PreTrainedModel]:
+        """Use the model in this block, with its adapter and no other."""
+        return self.base.using(self.adapter)
 
     @classmethod
     def load(cls, handle: HandleData, settings: Settings) -> Self:
-        """Load the base and adapter of a handle. The handle names the base, never the adapter's own
-        file; only safetensors are read."""
+        """Load the base and adapter of a handle; a base that is in memory is used again. The handle
+        names the base, never the adapter's own file; only safetensors are read."""
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
-        if handle.job_id is not None:  # the gateway has saved it
-            models.require_as_saved(folder, settings)
+        require = partial(_require_as_saved, handle, settings)
+        require()
         of_base = models.base_of(handle, settings, _quietly) if handle.kind == "adapter" else None
         # An adapter that a host has made may be its weights alone.
         words = folder if of_base is None or has_tokenizer(folder) else of_base
@@ -68,14 +86,15 @@ class LocalModel:
             if has_template(words)
             else TextTokenizer.load(words)
         )
-        if of_base is not None:
-            # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their
-            # loss, and there may be no memory for more. (A merge needs the full-precision base.)
-            base = load_model(of_base, handle.base_quantization)
-            with peft_warnings.ignored():
-                adapted = PeftModel.from_pretrained(base, str(folder), use_safetensors=True)
-            return cls(cast(PreTrainedModel, adapted), template)
-        return cls(load_model(folder), template)
+        most = adapters_kept(settings)
+        if of_base is None:
+            return cls(shared_bases.shared(folder, None, most), template)
+        # In 4 bits if it was trained in 4 bits: the adapter has learned to make up for their loss,
+        # and there may be no memory for more. (A merge needs the full-precision base.)
+        if not shared_bases.is_shareable(folder):
+            return cls(shared_bases.alone(folder, of_base, handle.base_quantization), template)
+        base = shared_bases.shared(of_base, handle.base_quantization, most)
+        return cls(base, template, base.adapter(folder, require))
 
     @property
     def template(self) -> ChatTemplate:
@@ -103,9 +122,7 @@ class LocalModel:
         return self._answer(*self._read_text(text, sampling))
 
     def _answer(self, ids: list[int], answering: Answering) -> ChatReply:
-        prompt, options = self._prepare(ids, answering)
-        with torch.inference_mode():
-            self.model.generate(prompt, **options)
+        self._write(self._pending(0, ids, answering))
         return answering.reply()
 
     def stream(
@@ -119,10 +136,8 @@ class LocalModel:
         return (yield from self._pieces(*self._read_text(text, sampling)))
 
     def _pieces(self, ids: list[int], answering: Answering) -> Generator[str, None, ChatReply]:
-        prompt, options = self._prepare(ids, answering)
-        thread = threading.Thread(
-            target=self._generate, args=(prompt, options, answering), daemon=True
-        )
+        pending = self._pending(0, ids, answering)
+        thread = threading.Thread(target=self._generate, args=(pending,), daemon=True)
         thread.start()
         try:
             while (piece := answering.pieces.get()) is not None:
@@ -158,7 +173,7 @@ class LocalModel:
             except (SpecError, DataError) as exc:
                 found[index] = exc
         if asked:
-            answer_all(self.model, asked, self._options(asked[0].answering.sampling))
+            answer_all(self.using, asked, self._options(asked[0].answering.sampling))
         for one in asked:
             found[one.index] = one.answering.reply().model_copy(update={"seconds": one.seconds})
         return [one for one in found if one is not None]
@@ -173,41 +188,46 @@ class LocalModel:
                 answered.append(encoded(self.template, index, row, self._context))
             except (SpecError, DataError) as exc:
                 found[index] = exc
-        losses = losses_of(self.model, answered)
+        losses = losses_of(self.using, answered)
         return [one if one is not None else losses[index] for index, one in enumerate(found)]
 
     def _asked(
         self, index: int, messages: list[dict[str, Any]], given: dict[str, Any]
     ) -> PendingAnswer:
-        ids, answering = self._read(messages, given)
+        return self._pending(index, *self._read(messages, given))
+
+    def _pending(self, index: int, ids: list[int], answering: Answering) -> PendingAnswer:
+        """Return what is asked with what it takes to answer it. Raises SpecError if there is no
+        room."""
         seed = answering.sampling.seed
         generator = None if seed is None else torch.Generator(self.model.device).manual_seed(seed)
         most = min(answering.sampling.max_tokens, self._room(len(ids)))
         return PendingAnswer(index, ids, answering, most, generator)
 
-    def _generate(
-        self, prompt: torch.Tensor, options: dict[str, Any], answering: Answering
-    ) -> None:
+    def _generate(self, asked: PendingAnswer) -> None:
         try:
-            with torch.inference_mode():
-                self.model.generate(prompt, **options)
+            self._write(asked)
         except Exception as exc:  # raised where the pieces are read
-            answering.error = exc
+            asked.answering.error = exc
         finally:
-            answering.pieces.put(None)
+            asked.answering.pieces.put(None)
 
-    def _prepare(self, ids: list[int], answering: Answering) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Return the prompt's ids (1, n), and the arguments of ``generate``."""
-        sampling = answering.sampling
-        prompt = torch.tensor([ids], device=self.model.device)
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
-        options = {
-            "attention_mask": torch.ones_like(prompt),
-            "max_new_tokens": min(sampling.max_tokens, self._room(len(ids))),
-            "stopping_criteria": [answering],
-        }
-        return prompt, {**self._options(sampling), **options}
+    def _write(self, asked: PendingAnswer) -> None:
+        """Let the model write one answer."""
+        options = self._options(asked.answering.sampling)
+        if options["do_sample"] and asked.generator is not None:
+            # generate draws as all of this process do, so that others would change the answer.
+            answer_all(self.using, [asked], options)
+            return
+        with self.using() as model, torch.inference_mode():
+            prompt = torch.tensor([asked.ids], device=model.device)
+            model.generate(  # type: ignore[operator]  # typed as a tensor or a module
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=asked.most,
+                stopping_criteria=[asked.answering],
+                **options,
+            )
 
     def _read(
         self, messages: list[dict[str, Any]], given: dict[str, Any]
@@ -346,6 +366,16 @@ def _repeated(text: str) -> str:
     an empty string if there is none."""
     lengths = range(1, len(text) // MANY + 1)
     return next((text[:n] for n in lengths if text[n:] == text[:-n]), "")
+
+
+def adapters_kept(settings: Settings) -> int:
+    """Return how many adapters stay on a base in memory."""
+    return int(config.current_value(settings, "local.adapters_in_memory").amount or 1)
+
+
+def _require_as_saved(handle: HandleData, settings: Settings) -> None:
+    if handle.job_id is not None:  # the gateway has saved it
+        models.require_as_saved(Path(handle.model), settings)
 
 
 def _quietly(message: str) -> None:

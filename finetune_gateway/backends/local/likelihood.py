@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from finetune_gateway.backends.local.batched import run_in_batches
+from finetune_gateway.backends.local.batched import Using, run_in_batches
 from finetune_gateway.chat import check_messages
 from finetune_gateway.errors import DataError, SpecError, shown
 from finetune_gateway.tokens.chat_template import IGNORED, ChatTemplate
@@ -53,10 +53,10 @@ def encoded(
     return Answered(index, sequence.input_ids, sequence.labels)
 
 
-def losses_of(model: PreTrainedModel, rows: Sequence[Answered]) -> dict[int, float]:
+def losses_of(using: Using, rows: Sequence[Answered]) -> dict[int, float]:
     """Return the mean negative log-likelihood of each row's labels, in nats, by its index."""
     found: dict[int, float] = {}
-    run_in_batches(model, rows, lambda batch: found.update(_losses(model, batch)))
+    run_in_batches(using, rows, lambda model, batch: found.update(_losses(model, batch)))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +27,15 @@ class LocalChat:
     def __init__(self, handle: HandleData, settings: Settings) -> None:
         self.handle = handle
         self.settings = settings
+        self._loading = threading.RLock()
+
+    @property
+    def _model(self) -> LocalModel:
+        with self._loading:
+            return self._loaded
 
     @cached_property
-    def _model(self) -> LocalModel:
+    def _loaded(self) -> LocalModel:
         with without_collections():
             if self.handle.base_quantization or fourbit.installed():
                 fourbit.import_quietly()  # peft would import it too, and print to the screen
@@ -37,8 +44,13 @@ class LocalChat:
 
         return LocalModel.load(self.handle, self.settings)
 
-    @cached_property
+    @property
     def _reward_model(self) -> RewardModel:
+        with self._loading:
+            return self._loaded_reward
+
+    @cached_property
+    def _loaded_reward(self) -> RewardModel:
         with without_collections():
             if self.handle.base_quantization or fourbit.installed():
                 fourbit.import_quietly()
