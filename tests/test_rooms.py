@@ -57,7 +57,7 @@ TRAINING = {
         *("methods.sft", "methods.kto", "methods.reward", "reference", "rewards"),
         *("loading", "inference", "answering", "batched", "likelihood"),
         *("configuration", "trainer", "trl_trainers", "start", "finishing", "precision", "scoring"),
-        *("engine", "head", "lean", "merging"),
+        *("engine", "head", "lean", "merging", "shared_bases"),
         *("progress", "resuming", "saving", "calibrate", "encoding"),
         *("methods.dpo", "methods.orpo", "methods.pretrain", "pairs", "reference", "trl_orpo"),
     )

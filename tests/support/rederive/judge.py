@@ -70,13 +70,17 @@ def check_judge(
     uneven = [one for one in decided if one["lengths"][0] != one["lengths"][1]]
     firsts = [float(one["better"] == "first") for one in decided]
     found.same("judge", "pairs", shown["pairs"], len(asked))
-    found.same("judge", "agreement", shown["agreement"], sum(agree) / len(agree) if agree else None)
     found.same("judge", "ties", shown["ties"], sum(ties))
-    found.same("judge", "first", shown["first"], sum(firsts) / len(firsts) if firsts else None)
     longer = [
         float((one["better"] == "first") == (one["lengths"][0] > one["lengths"][1]))
         for one in uneven
     ]
-    limits = shown["longer"] and [shown["longer"][name] for name in ("mean", "low", "high")]
-    of_rows = [clusters[one["row"]] for one in uneven]
-    found.same("judge", "longer", limits, mean_interval(longer, of_rows, True) if longer else None)
+    of_pairs = [both[0] for both in asked]
+    for name, shares, of in (
+        ("agreement", [*map(float, agree)], of_pairs),
+        ("first", firsts, decided),
+        ("longer", longer, uneven),
+    ):
+        limits = shown[name] and [shown[name][key] for key in ("mean", "low", "high")]
+        of_rows = [clusters[one["row"]] for one in of]
+        found.same("judge", name, limits, mean_interval(shares, of_rows, True) if shares else None)
