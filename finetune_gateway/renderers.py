@@ -1,4 +1,5 @@
-"""Where results are rendered: name -> "module:function" of the room ``reports``.
+"""Where results are rendered: name -> "module:function" of the room ``reports``; and what else of
+later rooms a result is turned into.
 
 A class of results is defined long before the code that renders it, so its methods name that code
 here and import it when they are called.
@@ -20,6 +21,7 @@ RENDERERS = {
     "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Job.to_dict": "finetune_gateway.reports.job_text:job_document",
     "ModelHandle.card": "finetune_gateway.reports.model_card:card",
+    "ModelHandle.client": "finetune_gateway.backends.openai.handle_client:client",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
     "Advice": "finetune_gateway.reports.notebook:advice",

@@ -367,11 +367,12 @@ def test_libraries_for_training_stay_in_the_local_backend() -> None:
 
 def test_sdks_stay_in_the_rooms_of_hosts() -> None:
     """No room but the backends and the price updates imports an SDK, at whatever depth, except for
-    the client that plug-ins use."""
+    the client that plug-ins use, and for types."""
     astray = [
         str(found)
         for found in IMPORTS
         if _top(found.target) in SDKS
+        and found.form != "TYPE_CHECKING"
         and room_of(found.by) not in ("backends", "price_updates")
         and found.by != "backend.http"
     ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from finetune_gateway.aio.calls import CHECK_SECONDS, Calls, Face, awaited
 from finetune_gateway.chat import ChatReply, Conversation
@@ -19,6 +19,9 @@ from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import ModelHandle as BlockingHandle
 from finetune_gateway.jobs.merges import say_nothing
 from finetune_gateway.model import exact_methods
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI  # for the type checker alone
 
 AHEAD = 1000  # pieces of an answer that are read before they are taken
 
@@ -231,6 +234,15 @@ class ModelHandle(Face[BlockingHandle]):
             self.blocking.merge, to, weight=weight, others=parts, dtype=dtype, report=report
         )
         return self._other(found)
+
+    def client(self) -> AsyncOpenAI:
+        """Return a client of OpenAI's SDK that this model answers, in this process; as
+        ``finetune_gateway.ModelHandle.client``."""
+        # Imported here: the SDK takes a while, and few need it.
+        from finetune_gateway.backends.openai import awaited_client
+
+        self.blocking.require_answers()
+        return awaited_client.client(self)
 
     @classmethod
     async def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import PrivateAttr, ValidationError
 
@@ -37,11 +37,15 @@ from finetune_gateway.errors import (
 from finetune_gateway.jobs import downloads, merges
 from finetune_gateway.jobs.publishing import Published
 from finetune_gateway.model import exact_methods
+from finetune_gateway.renderers import renderer
 from finetune_gateway.settings.arguments import as_path, require_function
 from finetune_gateway.settings.files import write_atomic
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.text.cleaning import visible
 from finetune_gateway.tokens.model_folder import has_template, has_tokenizer
+
+if TYPE_CHECKING:
+    from openai import OpenAI  # for the type checker alone
 
 FILE_NAME, MANIFEST = downloads.FILE_NAME, downloads.MANIFEST
 PROBE_TOKENS = 32  # of a first answer
@@ -347,6 +351,15 @@ class ModelHandle(Published):
         merged = type(self)(kind="merged", model=str(folder), **kept)
         merges.merge(models, folder, settings.create(), merged.save, dtype, report)
         return self.load(folder)
+
+    def client(self) -> OpenAI:
+        """Return a client of OpenAI's SDK that this model answers, in this process: give it to code
+        that asks by ``client.chat.completions.create(model=handle.model, ...)``. All that holds for
+        ``chat`` holds here: its options, the system prompt of the training data, its guards; errors
+        are the SDK's. One answer a request. Raises UnsupportedError for a reward model."""
+        self.require_answers()
+        found: OpenAI = renderer("ModelHandle.client")(self)
+        return found
 
     def release(self) -> None:
         """Let go of a model that is loaded; the next chat loads it again."""

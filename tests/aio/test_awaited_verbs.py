@@ -25,7 +25,7 @@ from finetune_gateway import (
 )
 
 # They return at once; of a stream the pieces are awaited, of a watch the events.
-PLAIN = {"use", "stream", "stream_completion", "watch"}
+PLAIN = {"client", "use", "stream", "stream_completion", "watch"}
 # Public there, and not awaited: for others of the package, or reached by ``blocking``.
 BLOCKING_ALONE = {
     Gateway: {"settings", "store", "monthly_usd", "model_to_train", "settle_latest"},
