@@ -41,7 +41,7 @@ from finetune_gateway.evaluation.results import AnswerFigures, ComparisonData
 from finetune_gateway.gateway import Gateway
 from finetune_gateway.reports.compare_text import plan_document, plan_text
 from finetune_gateway.reports.comparison_markdown import comparison_markdown
-from finetune_gateway.reports.comparison_text import comparison_text
+from finetune_gateway.reports.comparison_text import comparison_text, judge_is_silent
 from finetune_gateway.reports.comparison_view import errors_text
 from finetune_gateway.reports.layout import raise_if_foreign
 from finetune_gateway.reports.output import (
@@ -215,11 +215,15 @@ def _end(
 
 
 def _warn_of_silence(data: ComparisonData, *, quiet: bool) -> bool:
-    """Say which models have answered nothing, and why; True if there are any."""
+    """Say which models have answered nothing, and why, and that a judge has; True if there are
+    any."""
+    if mute := judge_is_silent(data):
+        said = "No verdict of the judge can be read: what was asked of it is not known."
+        print_warning(f"{said} Why: ftg report {data.id} --explain", quiet=quiet)
     silent = [one for one in data.models if _is_silent(data.answers.get(one.key))]
     for model in silent:
         print_warning(errors_text(model, data.answers[model.key]), quiet=quiet)
-    return bool(silent)
+    return mute or bool(silent)
 
 
 def _is_silent(figures: AnswerFigures | None) -> bool:

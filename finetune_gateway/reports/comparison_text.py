@@ -117,7 +117,7 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
         f"{format_count(unsent, 'request')} not sent" if unsent else "",
         f"{format_count(unrecorded, 'answer')} not recorded" if unrecorded else "",
         spent,
-        "no verdict of the judge" if _judge_is_silent(data) else "",
+        "no verdict of the judge" if judge_is_silent(data) else "",
     )
     if whole:
         return f"{', '.join(filter(None, said))}."
@@ -126,7 +126,7 @@ def _beside(data: ComparisonData, *, whole: bool) -> str:
     return f"{', '.join(filter(None, said))}. {told}: --explain"
 
 
-def _judge_is_silent(data: ComparisonData) -> bool:
+def judge_is_silent(data: ComparisonData) -> bool:
     """Return True if a judge was asked, and there is no figure of it."""
     figures = [
         figure

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Ftg
 from support.hosted import connect
 from support.provider import Provider
 
@@ -261,3 +262,25 @@ def test_rows_go_to_a_judge_by_the_rules_of_any_host(provider: Provider) -> None
     stopped = Gateway().compare(leaking, ROWS, judge=JUDGE, by="judge:wins", backends=backends)
     assert "e-mail" in stopped.data.stopped and provider.world.asked == asked
     assert stopped.verdict.text.startswith("Can't tell") and not stopped.verdict.decided
+
+
+def test_a_judge_that_gives_no_verdict_at_all_is_exit_code_1(
+    provider: Provider, tmp_path: Path, ftg: Ftg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model that answers nothing is; with verdicts it is 0."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    judged = verdict(lambda first, second: "mini" in first)
+    judge, says = "gpt-4.1-2025-04-14", ["Both are nice."]
+    provider.world.answer_with = lambda body: (
+        f"I am {body['model']}." if body["model"] != judge else says[0] or judged(body)
+    )
+    monkeypatch.setenv("A_KEY", provider.api_key)
+    host = provider.url.removeprefix("http://").removesuffix("/v1")
+    words = [f"{provider.url}#{name}" for name in ("gpt-4o-2024-08-06", "gpt-4o-mini-2024-07-18")]
+    words += ["--data", str(rows), "--judge", f"{provider.url}#{judge}", "--yes"]
+    words += ["--key-env", f"{host}=A_KEY"]
+    done = ftg("compare", *words)
+    assert done.returncode == 1 and "No verdict of the judge can be read" in done.stderr
+    says[0] = ""
+    assert ftg("compare", *words, "--seed", "1").returncode == 0
