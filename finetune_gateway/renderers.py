@@ -21,6 +21,7 @@ RENDERERS = {
     "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Job.to_dict": "finetune_gateway.reports.job_text:job_document",
     "ModelHandle.card": "finetune_gateway.reports.model_card:card",
+    "ModelHandle.export": "finetune_gateway.exports.export:export",
     "ModelHandle.client": "finetune_gateway.backends.openai.handle_client:client",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.

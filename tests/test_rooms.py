@@ -24,7 +24,7 @@ ROOMS = (
     *("errors", "model", "renderers", "spec", "events", "methods"),
     *("settings", "text", "data", "findings", "tokens", "estimation"),
     *("chat", "backend", "registry"),
-    *("validation", "preparation", "jobs", "backends", "price_updates"),
+    *("validation", "preparation", "jobs", "backends", "exports", "price_updates"),
     *("evaluation", "migration"),
     *("reports", "keywords", "evaluations", "gateway", "api", "dataset", "aio", "testing"),
     *("cli", "__init__", "__main__"),

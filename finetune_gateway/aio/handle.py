@@ -214,6 +214,7 @@ class ModelHandle(Face[BlockingHandle]):
         return ModelHandle(handle, self._calls)
 
     download = awaited(BlockingHandle.download, _other, by=Calls.ask)
+    export = awaited(BlockingHandle.export, by=Calls.ask)
 
     async def merge(
         self,

@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": ("check:check", "Does a model behave as its guide says? Its unit test", "Models"),
     "download": ("download:download", "Bring a hosted model's files here, if it has any", "Models"),
     "merge": ("merge:merge", "Make a whole model of an adapter and its base", "Models"),
+    "export": ("export:export", "A folder for Ollama, vLLM, llama.cpp, ... to serve it", "Models"),
     "card": ("card:card", "A model card: base, data, settings, figures, how to load", "Models"),
     "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (
@@ -105,13 +106,13 @@ MEANT = {
     "leave": "migrate list",
 }
 _NO_EXPORT = (
-    "'ftg status JOB' says where the result is; PEFT loads the folder of an adapter, and "
-    "'ftg merge' makes a whole model of it, which any tool loads."
+    "'ftg status JOB' says where the result is, and 'ftg export' writes it for the tool that is to "
+    "serve it."
 )
 # What people look for that is no command.
 ELSEWHERE = {
     **dict.fromkeys(("login", "auth", "keys"), "Keys are read from the environment: ftg doctor"),
-    **dict.fromkeys(("export", "push", "serve"), _NO_EXPORT),
+    **dict.fromkeys(("push", "serve"), _NO_EXPORT),
     "init": "There is nothing to set up; a first job: ftg demo",
 }
 GROUPS = {

@@ -35,7 +35,7 @@ from finetune_gateway.errors import (
     validation_error_text,
 )
 from finetune_gateway.jobs import downloads, merges
-from finetune_gateway.jobs.publishing import Published
+from finetune_gateway.jobs.exported import Exported
 from finetune_gateway.model import exact_methods
 from finetune_gateway.renderers import renderer
 from finetune_gateway.settings.arguments import as_path, require_function
@@ -55,7 +55,7 @@ Found = TypeVar("Found")
 
 
 @exact_methods
-class ModelHandle(Published):
+class ModelHandle(Exported):
     """A fine-tuned model: where it is, what it was made from, and how to chat with it."""
 
     _model: ChatModel | None = PrivateAttr(default=None)

@@ -69,6 +69,7 @@ LINES: list[tuple[str, str, int, str, tuple[str, ...]]] = [
     ("download", "{job}", 0, "The adapter: adapter_config.json", ("rest",)),  # while it is deployed
     ("download", "{job}", 2, "together gives no files of {job}", ("together",)),
     ("merge", "{job} --to {out}/whole", 2, "answers at its host", BOTH),
+    ("export", "{job} --to vllm --out {out}/served", 2, "answers at its host", BOTH),
     ("card", "{job}", 0, "answers at its host alone", BOTH),
     ("models add", "run-1 --backend {name}", 2, NO_CONTRACT, BOTH),
     ("migrate list", "--backend {name}", 2, NO_CONTRACT, BOTH),

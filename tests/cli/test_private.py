@@ -84,6 +84,7 @@ CALLS = {
     "models add": [f"models add ft:m:o::i {NOWHERE}"],
     "download": ["download latest"],
     "merge": ["merge latest --to merged"],
+    "export": ["export latest --to vllm --out served"],
     "card": ["card latest -o card.md"],
     "deploy": ["deploy latest"],
     "rm": ["rm latest --yes"],
@@ -98,6 +99,7 @@ ENDS = {
     "settle latest --not-created": 2,
     "download latest": 2,
     "merge latest --to merged": 2,
+    "export latest --to vllm --out served": 2,
     "deploy latest": 2,
     f"migrate list {NOWHERE}": 5,
     f"migrate fetch --all {NOWHERE}": 5,
@@ -231,6 +233,8 @@ BY_THE_UMASK = {
     "testing/models.py",
     "jobs/downloads.py",  # --to; in a home the folder is a private one
     "jobs/merges.py",  # --to
+    "exports/export.py",  # --out
+    "exports/go.py",  # a program of ours, in a folder for a while
     "backends/local/merging.py",
     "backends/local/calibrate.py",  # invented rows in a folder for a while
 }

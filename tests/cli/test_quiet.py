@@ -85,7 +85,17 @@ CALLS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "rm": [(("rm", "JOB", "--yes"), "JOB removed")],
 }  # fmt: skip
 # What needs a job in doubt, a stopped one, minutes or a host is looked at in tests of its own.
-ELSEWHERE = {"demo", "pause", "resume", "settle", "models add", "deploy", "download", "merge"}
+ELSEWHERE = {
+    "demo",
+    "pause",
+    "resume",
+    "settle",
+    "models add",
+    "deploy",
+    "download",
+    "merge",
+    "export",
+}
 ELSEWHERE |= {"migrate list", "migrate fetch", "migrate plan", "migrate record", "migrate run"}
 
 

@@ -54,6 +54,7 @@ PAGES = {"Comparison.to_html", "Job.to_html", "Report.to_html"}
 OTHERS = PAGES | {
     "Job.to_dict",
     "ModelHandle.card",
+    "ModelHandle.export",
     "ModelHandle.client",
 }  # what results are written as
 LINES = {

@@ -82,6 +82,7 @@ async def ask(model: aio.ModelHandle) -> None:
     assert_type(await model.download(to="adapter"), aio.ModelHandle)
     assert_type(await model.card(repo="acme/support"), str)
     assert_type(await model.merge("whole", others=[(model, 0.5)]), aio.ModelHandle)
+    assert_type(await model.export("vllm", "out"), dict[str, Any])
     await model.connect(allow_changed_base=True)
     await model.release()
     assert_type((model.model, model.kind, model.backend), tuple[str, str, str])

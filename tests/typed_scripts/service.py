@@ -294,6 +294,11 @@ def deploy(g: Gateway, job: Job, handle: gateway.ModelHandle) -> None:
         handle.merge("whole", weight=0.5, others=[(handle, 0.5)], dtype="float32", report=print),
         gateway.ModelHandle,
     )
+    made = handle.export(
+        "gguf", "out", weights="merged", name="bot", converter="llama.cpp", outtype="f16",
+        report=print,
+    )  # fmt: skip
+    assert_type(made, dict[str, Any])
 
 
 def going(items: list[Item]) -> bool:
