@@ -23,6 +23,8 @@ RENDERERS = {
     "ModelHandle.card": "finetune_gateway.reports.model_card:card",
     "ModelHandle.export": "finetune_gateway.exports.export:export",
     "ModelHandle.client": "finetune_gateway.backends.openai.handle_client:client",
+    "ModelHandle.pull": "finetune_gateway.backends.local.pulling:pull",
+    "ModelHandle.push": "finetune_gateway.backends.local.pushing:push",
     "Report.to_html": "finetune_gateway.reports.validation_page:write",
     # How a result is shown in a Python session: one line, and a table in notebooks.
     "Advice": "finetune_gateway.reports.notebook:advice",

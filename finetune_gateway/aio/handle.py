@@ -18,6 +18,7 @@ from finetune_gateway.chat import ChatStream as BlockingStream
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.jobs.handle import ModelHandle as BlockingHandle
 from finetune_gateway.jobs.merges import say_nothing
+from finetune_gateway.jobs.publishing import PullPlan
 from finetune_gateway.model import exact_methods
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ class ModelHandle(Face[BlockingHandle]):
     release = awaited(BlockingHandle.release, by=Calls.ask)
     save = awaited(BlockingHandle.save, by=Calls.read)
     card = awaited(BlockingHandle.card, by=Calls.read)
+    push = awaited(BlockingHandle.push, by=Calls.ask)
 
     def _other(self, handle: BlockingHandle) -> ModelHandle:
         return ModelHandle(handle, self._calls)
@@ -244,6 +246,24 @@ class ModelHandle(Face[BlockingHandle]):
 
         self.blocking.require_answers()
         return awaited_client.client(self)
+
+    @classmethod
+    async def pull(
+        cls,
+        repo: str,
+        *,
+        revision: str | None = None,
+        base: str | None = None,
+        to: str | os.PathLike[str] | None = None,
+        confirm: Callable[[PullPlan], bool] | None = None,
+        report: Callable[[str], object] = say_nothing,
+    ) -> Self | None:
+        """Bring a model from the Hugging Face Hub onto this machine; arguments as of
+        ``finetune_gateway.ModelHandle.pull``."""
+        calls = Calls()
+        asked: dict[str, Any] = {"revision": revision, "base": base, "to": to, "confirm": confirm}
+        found = await calls.ask(BlockingHandle.pull, repo, **asked, report=report)
+        return None if found is None else cls(found, calls)
 
     @classmethod
     async def load(cls, path: str | os.PathLike[str]) -> Self:

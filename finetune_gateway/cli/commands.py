@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "download": ("download:download", "Bring a hosted model's files here, if it has any", "Models"),
     "merge": ("merge:merge", "Make a whole model of an adapter and its base", "Models"),
     "export": ("export:export", "A folder for Ollama, vLLM, llama.cpp, ... to serve it", "Models"),
+    "push": ("push:push", "Send a model to the Hugging Face Hub", "Models"),
+    "pull": ("pull:pull", "Bring a model from the Hugging Face Hub", "Models"),
     "card": ("card:card", "A model card: base, data, settings, figures, how to load", "Models"),
     "deploy": ("deploy:deploy", "Deploy a model tuned at Azure, or end its deployment", "Models"),
     "migrate list": (

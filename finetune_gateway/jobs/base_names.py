@@ -13,6 +13,7 @@ from finetune_gateway.events import HUB_NAME
 
 BUILTIN = "builtin/"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+_REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 
 
@@ -47,6 +48,12 @@ def require_repo(name: object) -> str:
     raise SpecError(
         f"{shown(name)} is no name of a model on the Hub.", hint="Like: my-organisation/my-model"
     )
+
+
+def require_ref(name: object, what: str) -> None:
+    """Raise SpecError for what can be no name of a branch or a tag; None is not given."""
+    if name is not None and not (isinstance(name, str) and _REF.fullmatch(name)):
+        raise SpecError(f"{what} cannot be {shown(name)}.", hint="Like: v1.0")
 
 
 def _of_cache(folder: Path) -> HubBase | None:

@@ -16,8 +16,9 @@ import stat
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Protocol
 
-from finetune_gateway.backend import Artifact, Backend, BackendError, HandleData
+from finetune_gateway.backend import Artifact, BackendError, HandleData
 from finetune_gateway.errors import SpecError, StoreError, UnsupportedError, shown
 from finetune_gateway.estimation import weights
 from finetune_gateway.jobs import archives
@@ -46,6 +47,18 @@ OURS = (FILE_NAME, MANIFEST, LOCK)
 Report = Callable[[str], object]
 
 
+class Source(Protocol):
+    """Where the files of a model come from: a backend, or the Hub."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def display_name(self) -> str: ...
+
+    def download(self, artifact: Artifact, handle: HandleData, folder: Path) -> None: ...
+
+
 def folder_of(handle: HandleData, settings: Settings) -> Path:
     """Return where a model lies that was brought here without a place being named: by its job, if
     that is one of ours; a handle may come from somebody else."""
@@ -64,7 +77,7 @@ def of_job(settings: Settings, job_id: str) -> list[Path]:
 
 def download(
     handle: HandleData,
-    backend: Backend,
+    backend: Source,
     place: str | os.PathLike[str],
     *,
     base: str | None = None,
@@ -113,7 +126,7 @@ def place_of(place: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _wanted(handle: HandleData, backend: Backend) -> list[Artifact]:
+def _wanted(handle: HandleData, backend: Source) -> list[Artifact]:
     """Return the files to get: the adapter, else the merged model."""
     name = visible(handle.job_id or handle.model)
     for kind in ("adapter", "merged"):
@@ -129,7 +142,7 @@ def _wanted(handle: HandleData, backend: Backend) -> list[Artifact]:
     )
 
 
-def _require_model(names: Sequence[str], kind: str, backend: Backend) -> None:
+def _require_model(names: Sequence[str], kind: str, backend: Source) -> None:
     """Raise UnsupportedError for files that are no model here."""
     has_weights = any(one in names for one in WEIGHTS[kind])
     if not has_weights or NEEDED[kind] not in names or {FILE_NAME, MANIFEST} & {*names}:
@@ -181,7 +194,7 @@ def _require_free(folder: Path) -> None:
 
 def _fill(
     handle: HandleData,
-    backend: Backend,
+    backend: Source,
     folder: Path,
     wanted: Sequence[Artifact],
     base: str | None,
@@ -268,7 +281,7 @@ def _take(path: Path) -> None:
         os.replace(copy, path)
 
 
-def _require_readable(part: Path, names: Sequence[str], kind: str, backend: Backend) -> None:
+def _require_readable(part: Path, names: Sequence[str], kind: str, backend: Source) -> None:
     """Raise BackendError for files that no loader can read: a page in HTML, half of the weights."""
     try:
         if not isinstance(weights.read_json(part / NEEDED[kind], weights.MAX_CONFIG), dict):
@@ -287,7 +300,7 @@ def _require_readable(part: Path, names: Sequence[str], kind: str, backend: Back
         ) from None
 
 
-def _unpacked(part: Path, wanted: Sequence[Artifact], backend: Backend) -> list[str]:
+def _unpacked(part: Path, wanted: Sequence[Artifact], backend: Source) -> list[str]:
     """Return the files of the model: those of archives are written beside them. Raises BackendError
     for what can be none, and UnsupportedError for files that are no model here."""
     names = [one.name for one in wanted if not archives.is_archive(one.name)]
@@ -326,7 +339,7 @@ def _is_whole(path: Path, wanted: Artifact) -> bool:
     return wanted.sha256 is not None and not _difference(path, wanted)
 
 
-def _require_whole(path: Path, wanted: Artifact, backend: Backend) -> None:
+def _require_whole(path: Path, wanted: Artifact, backend: Source) -> None:
     if wrong := _difference(path, wanted):
         _remove(path)
         raise BackendError(

@@ -68,6 +68,8 @@ LINES: list[tuple[str, str, int, str, tuple[str, ...]]] = [
     ("check", "{job} {guide} " + ASKED, 1, "role", BOTH),  # it repeats what it is asked
     ("download", "{job}", 0, "The adapter: adapter_config.json", ("rest",)),  # while it is deployed
     ("download", "{job}", 2, "together gives no files of {job}", ("together",)),
+    ("push", "{job} acme/support --yes", 2, "answers at its host", BOTH),
+    ("pull", "acme/support --yes", 1, "HF_HUB_OFFLINE is set", BOTH),
     ("merge", "{job} --to {out}/whole", 2, "answers at its host", BOTH),
     ("export", "{job} --to vllm --out {out}/served", 2, "answers at its host", BOTH),
     ("card", "{job}", 0, "answers at its host alone", BOTH),

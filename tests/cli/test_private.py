@@ -85,6 +85,8 @@ CALLS = {
     "download": ["download latest"],
     "merge": ["merge latest --to merged"],
     "export": ["export latest --to vllm --out served"],
+    "push": ["push latest acme/support --yes"],
+    "pull": ["pull acme/support --yes"],
     "card": ["card latest -o card.md"],
     "deploy": ["deploy latest"],
     "rm": ["rm latest --yes"],
@@ -100,6 +102,8 @@ ENDS = {
     "download latest": 2,
     "merge latest --to merged": 2,
     "export latest --to vllm --out served": 2,
+    "push latest acme/support --yes": 2,
+    "pull acme/support --yes": 1,  # the Hub is not asked in tests
     "deploy latest": 2,
     f"migrate list {NOWHERE}": 5,
     f"migrate fetch --all {NOWHERE}": 5,

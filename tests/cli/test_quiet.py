@@ -95,6 +95,8 @@ ELSEWHERE = {
     "download",
     "merge",
     "export",
+    "push",
+    "pull",
 }
 ELSEWHERE |= {"migrate list", "migrate fetch", "migrate plan", "migrate record", "migrate run"}
 

@@ -51,12 +51,9 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
 
 FIGURES = r"\$[\d.]+( \(\$[\d.]+ to \$[\d.]+\))?, [\d,]+ tokens x 3 epochs"
 PAGES = {"Comparison.to_html", "Job.to_html", "Report.to_html"}
-OTHERS = PAGES | {
-    "Job.to_dict",
-    "ModelHandle.card",
-    "ModelHandle.export",
-    "ModelHandle.client",
-}  # what results are written as
+# What results are written as, or turned into.
+OTHERS = PAGES | {"Job.to_dict"}
+OTHERS |= {f"ModelHandle.{name}" for name in ("card", "client", "export", "pull", "push")}
 LINES = {
     "Advice": r"rows\S*: [a-z-]+ \([a-z]+\), rows: [a-z0-9 ]+, place: .+",
     "Archive": r"0 fine-tunes: nothing",

@@ -81,6 +81,9 @@ async def ask(model: aio.ModelHandle) -> None:
     assert_type(await aio.ModelHandle.load("handle.json"), aio.ModelHandle)
     assert_type(await model.download(to="adapter"), aio.ModelHandle)
     assert_type(await model.card(repo="acme/support"), str)
+    pushed = await model.push("acme/support", tag="v1")
+    assert pushed is None or pushed.commit
+    assert_type(await aio.ModelHandle.pull("acme/support"), aio.ModelHandle | None)
     assert_type(await model.merge("whole", others=[(model, 0.5)]), aio.ModelHandle)
     assert_type(await model.export("vllm", "out"), dict[str, Any])
     await model.connect(allow_changed_base=True)

@@ -290,6 +290,17 @@ def deploy(g: Gateway, job: Job, handle: gateway.ModelHandle) -> None:
     assert_type(g.end_deployment(job.id), bool)
     assert_type(handle.download(to="adapter"), gateway.ModelHandle)
     assert_type(handle.card(checks="behaviour.yaml", repo="acme/support"), str)
+    pushed = handle.push(
+        "acme/support", merged=True, public=False, branch="main", tag="v1", base="a/b",
+        checks="behaviour.yaml", confirm=lambda plan: plan.bytes < 10**9, report=print,
+    )  # fmt: skip
+    if pushed is not None:
+        assert_type((pushed.url, pushed.commit, pushed.new), tuple[str, str, bool])
+    pulled = gateway.ModelHandle.pull(
+        "acme/support", revision="v1", base="a/b", to="mine",
+        confirm=lambda plan: plan.base == "a/b", report=print,
+    )  # fmt: skip
+    assert_type(pulled, gateway.ModelHandle | None)
     assert_type(
         handle.merge("whole", weight=0.5, others=[(handle, 0.5)], dtype="float32", report=print),
         gateway.ModelHandle,
