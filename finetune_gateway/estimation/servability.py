@@ -1,4 +1,4 @@
-"""Whether other tools will serve what a job makes, before it is trained: ranks, modules, architectures,
+"""Whether other tools will serve what a job makes, before it is trained: ranks, modules, families,
 trained embeddings and tokenizers, against the dated table of ``serving_tools``.
 
 Reads a model's config, tokenizer and template; no weights, and no torch.
