@@ -60,7 +60,7 @@ def export(
     Examples:
       ftg export latest --to ollama
       ftg export latest --to vllm --out ./serve --name support-bot
-      ftg export ftg-7kq3@200 --to gguf --converter ~/llama.cpp/convert_hf_to_gguf.py
+      ftg export ftg-7kq3@200 --to gguf --outtype q8_0
     """
     handle = open_model(model, quiet=quiet or json)
     place = out or Path(f"{handle.job_id or Path(handle.model).name}-{to}")

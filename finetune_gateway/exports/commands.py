@@ -15,7 +15,7 @@ PORTS = {"vllm": 8000, "sglang": 30000, "transformers": 8000}
 
 @dataclass(frozen=True)
 class Base:
-    """A base as a serving tool is told it: a name of the hub with its commit, or a folder."""
+    """A base as a serving tool is given it: a name of the hub with its commit, or a folder."""
 
     name: str
     revision: str | None = None
