@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 import transformers
-from peft.utils.transformers_weight_conversion import _MOE_TARGET_MODULE_MAPPING
+from peft.utils.transformers_weight_conversion import (  # type: ignore[attr-defined]
+    _MODEL_TO_CONVERSION_PATTERN,
+    _MOE_TARGET_MODULE_MAPPING,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
-from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
 )
@@ -72,10 +74,10 @@ def main() -> None:
 
 
 def adapted_experts() -> list[str]:
-    """Return the families of which PEFT has the former names of experts; neither library has a
-    public list."""
-    former = {**_MODEL_TO_CONVERSION_PATTERN, **{one: one for one in _MOE_TARGET_MODULE_MAPPING}}
-    return sorted(one for one, like in former.items() if like in _MOE_TARGET_MODULE_MAPPING)
+    """Return the families of which PEFT has the former names of experts, by the list that it looks
+    in itself; it is not a public one."""
+    like = _MODEL_TO_CONVERSION_PATTERN
+    return sorted(one for one in like if like[one] in _MOE_TARGET_MODULE_MAPPING)
 
 
 def is_counted(family: str) -> bool:

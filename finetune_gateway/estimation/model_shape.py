@@ -13,6 +13,8 @@ _UNGATED = frozenset(
     + ("openai-gpt", "opt", "persimmon", "phi", "starcoder2")
 )
 QK_NORM = frozenset({"qwen3", "qwen3_moe", "qwen3_next", "gemma3", "gemma3_text", "olmo2"})
+# Families whose shared experts have a gate of their own, a linear map to one number.
+GATES_SHARED = ("qwen2_moe", "qwen3_5_moe", "qwen3_next")
 EXPERT_COPIES = 3
 
 
@@ -236,6 +238,9 @@ def _adapted_beside(shape: ModelShape, targets: str | tuple[str, ...]) -> Iterat
             if chosen is None or name in chosen:
                 inputs, outputs = maps[name]
                 yield inputs * blocks, outputs * blocks
+    gated = shape.shared_size and shape.model_type.startswith(GATES_SHARED)
+    if gated and (chosen is None or "shared_expert_gate" in chosen):
+        yield hidden * shape.sparse_layers, shape.sparse_layers
 
 
 def _adapted(shape: ModelShape, targets: str | tuple[str, ...]) -> dict[str, tuple[int, int]]:

@@ -52,13 +52,16 @@ def test_experts_that_every_token_uses_and_blocks_without_experts_are_counted() 
         shape_of({**ernie, "moe_num_experts": [64, 32]})
     dense = {**llama, "num_experts": 1, "expert_layer_period": 2, "n_expert_groups": 4}
     assert shape_of(dense) == shape_of(llama)
-    # PEFT adapts the experts of Qwen and the router, and no MLP beside them; of Granite only these.
-    shape = shape_of(qwen)
+    # PEFT adapts the experts of Qwen3 and the router, no MLP beside them; of Granite only these,
+    # and of Qwen2 these and their gate.
+    shape = shape_of({**qwen, "model_type": "qwen3_moe"})
     attention = 2 * (3584 + 3584) + 2 * (3584 + 512)
     experts = 64 * (2 * (3584 + 2 * 2560) + 2560 + 3584) + 3584 + 64
     assert lora_parameters(shape, 1) == 28 * (attention + experts)
     granite = shape_of({**qwen, "model_type": "granitemoeshared"})
-    assert lora_parameters(granite, 1) == 28 * (attention + 3 * (3584 + 20480))
+    shared = 3 * (3584 + 20480)
+    assert lora_parameters(granite, 1) == 28 * (attention + shared)
+    assert lora_parameters(shape_of(qwen), 1) == 28 * (attention + shared + 3584 + 1)
     assert lora_parameters(shape, 1, ("q_proj",)) == 28 * 2 * 3584
     assert shape.linear_parameters == 28 * (2 * 3584 * (3584 + 512) + 3 * 3584 * 20480)
     only = shape_of({**qwen, "mlp_only_layers": [0, 3], "decoder_sparse_step": 2})

@@ -83,6 +83,8 @@ LATENT = {
     [
         ("qwen3", {}),
         ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2}),
+        ("qwen2_moe", {"num_experts": 4, "shared_expert_intermediate_size": 32}),
+        ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}),
         ("mixtral", {"num_local_experts": 4, "moe_intermediate_size": 96}),
         ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
         ("deepseek_v3", LATENT),
