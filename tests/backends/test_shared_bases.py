@@ -6,6 +6,7 @@ import gc
 import json
 import random
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -208,6 +209,74 @@ def test_what_changes_its_base_has_one_for_itself(
     answers = [drawn(handle, QUESTIONS[0]) for handle in handles]
     assert answers[0] == answers[1] and len(loads) == 2  # the bias of this base is none
     handles.clear()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}]
+)
+def test_an_adapter_made_to_change_its_base_leaves_others_as_they_are(
+    adapters: list[Path], on_base: Callable[[Path], ModelHandle], tmp_path: Path, changed: Any
+) -> None:
+    """PEFT takes a part of the base away to put on one that was begun as PiSSA or
+    OLoRA."""
+    other = on_base(adapters[1])
+    answer = drawn(other, QUESTIONS[0])
+    folder = shutil.copytree(adapters[0], tmp_path / "mine")
+    about = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(about | changed))
+    assert not shared_bases.is_shareable(folder) and shared_bases.is_shareable(adapters[0])
+    drawn(on_base(folder), QUESTIONS[0])
+    assert drawn(other, QUESTIONS[0]) == answer
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"news": 1}, {"peft_type": "IA3"}],
+)
+def test_nobody_knows_what_other_settings_do_to_a_base(
+    adapters: list[Path], tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    """One of a later PEFT among them; one that is off does nothing."""
+    about = json.loads((adapters[0] / "adapter_config.json").read_text())
+    for given, shares in ((setting, False), (dict.fromkeys(setting), "peft_type" not in setting)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(about | given))
+        assert shared_bases.is_shareable(tmp_path) is shares
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+def test_pickled_weights_of_an_adapter_are_never_read(
+    adapters: list[Path], on_base: Callable[[Path], ModelHandle], tmp_path: Path, bias: str
+) -> None:
+    folder = shutil.copytree(adapters[0], tmp_path / "mine")
+    about = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(about | {"bias": bias}))
+    weights = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(weights, folder / "adapter_model.bin")
+    with pytest.raises(GatewayError, match="has no adapter_model.safetensors"):
+        drawn(on_base(folder), QUESTIONS[0])
+
+
+def test_memory_is_given_back_with_the_last_handle(
+    adapters: list[Path], on_base: Callable[[Path], ModelHandle]
+) -> None:
+    """At once, not when Python looks for cycles next; and a base that others use stays."""
+    one, other = (on_base(folder) for folder in adapters[:2])
+    for handle in (one, other):
+        drawn(handle, QUESTIONS[0])
+    [base] = shared_bases._bases.values()
+    weights = weakref.ref(base.model.get_input_embeddings().weight)
+    del base
+    gc.disable()
+    try:
+        one.release()
+        assert weights() is not None
+        other.release()
+        assert weights() is None
+    finally:
+        gc.enable()
+    assert drawn(one, QUESTIONS[0])  # and is loaded again
+    del one, other
 
 
 def test_jobs_on_one_base_share_it(

@@ -76,7 +76,8 @@ class LocalModel:
         folder = Path(handle.model)
         if not folder.is_dir():
             raise GatewayError(f"The model folder {folder} is gone.", hint="Run: ftg list")
-        require = partial(_require_as_saved, handle, settings)
+        # Nothing here may hold the handle: that would keep the model in memory.
+        require = partial(_require_as_saved, folder, settings) if handle.job_id else _nothing
         require()
         of_base = models.base_of(handle, settings, _quietly) if handle.kind == "adapter" else None
         # An adapter that a host has made may be its weights alone.
@@ -200,7 +201,7 @@ class LocalModel:
         """Return what is asked with what it takes to answer it. Raises SpecError if there is no
         room."""
         seed = answering.sampling.seed
-        generator = None if seed is None else torch.Generator(self.model.device).manual_seed(seed)
+        generator = None if seed is None else torch.Generator(self.base.device).manual_seed(seed)
         most = min(answering.sampling.max_tokens, self._room(len(ids)))
         return PendingAnswer(index, ids, answering, most, generator)
 
@@ -373,9 +374,13 @@ def adapters_kept(settings: Settings) -> int:
     return int(config.current_value(settings, "local.adapters_in_memory").amount or 1)
 
 
-def _require_as_saved(handle: HandleData, settings: Settings) -> None:
-    if handle.job_id is not None:  # the gateway has saved it
-        models.require_as_saved(Path(handle.model), settings)
+def _require_as_saved(folder: Path, settings: Settings) -> None:
+    """Raise GatewayError unless the model of a job is as the gateway has saved it."""
+    models.require_as_saved(folder, settings)
+
+
+def _nothing() -> None:
+    """Somebody else has saved it."""
 
 
 def _quietly(message: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 from finetune_gateway.backend import ChatReply, HandleData
 from finetune_gateway.backends.local import fourbit
@@ -28,14 +28,18 @@ class LocalChat:
         self.handle = handle
         self.settings = settings
         self._loading = threading.RLock()
+        self._held: dict[str, Any] = {}  # what is loaded
+        finalize(self, _let_go, self._held).atexit = False
 
     @property
     def _model(self) -> LocalModel:
         with self._loading:
-            return self._loaded
+            if "model" not in self._held:
+                self._held["model"] = self._load()
+            model: LocalModel = self._held["model"]
+            return model
 
-    @cached_property
-    def _loaded(self) -> LocalModel:
+    def _load(self) -> LocalModel:
         with without_collections():
             if self.handle.base_quantization or fourbit.installed():
                 fourbit.import_quietly()  # peft would import it too, and print to the screen
@@ -47,10 +51,12 @@ class LocalChat:
     @property
     def _reward_model(self) -> RewardModel:
         with self._loading:
-            return self._loaded_reward
+            if "reward" not in self._held:
+                self._held["reward"] = self._load_reward()
+            model: RewardModel = self._held["reward"]
+            return model
 
-    @cached_property
-    def _loaded_reward(self) -> RewardModel:
+    def _load_reward(self) -> RewardModel:
         with without_collections():
             if self.handle.base_quantization or fourbit.installed():
                 fourbit.import_quietly()
@@ -107,3 +113,15 @@ class LocalChat:
 
     def scores(self, conversations: Sequence[Conversation]) -> list[float | GatewayError]:
         return self._reward_model.scores(conversations)
+
+
+def _let_go(held: dict[str, Any]) -> None:
+    """Give the memory of what was loaded back, also to other programs. Called when nobody has the
+    chat any more."""
+    if not held:
+        return
+    held.clear()
+    # Imported here: a model was loaded, so torch is there.
+    from finetune_gateway.backends.local.loading import free_memory
+
+    free_memory()

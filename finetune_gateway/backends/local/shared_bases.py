@@ -7,6 +7,7 @@ the same one, or none. Those that were not asked for longest leave it when there
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -22,22 +23,22 @@ from transformers import PreTrainedModel
 
 from finetune_gateway.backends.local import peft_warnings
 from finetune_gateway.backends.local.bases import ADAPTER
-from finetune_gateway.backends.local.loading import load_model
+from finetune_gateway.backends.local.loading import free_memory, load_model
 from finetune_gateway.errors import GatewayError
 from finetune_gateway.estimation.weights import stamp, weight_files
 
 WEIGHTS = "adapter_model.safetensors"
-# What adds to the base, and takes nothing of it away, with the value that says that it is not used.
-# An adapter with more than this has a base of its own: a whole layer or a bias is no guest.
-_ADDS_ONLY: dict[str, Any] = {
-    "peft_type": "LORA",
-    "bias": "none",
-    "modules_to_save": None,
-    "target_parameters": None,
-    "layer_replication": None,
-    "trainable_token_indices": None,
-    "alora_invocation_tokens": None,
-}
+# How an adapter may begin: the other ways of PEFT (pissa, olora, corda, ...) change the base when
+# one is put on, even one that is only read.
+_BEGINS = (True, False, "gaussian")
+# What of a LoRA says where its layers are, how large they are, and how they were trained.
+_OF_ITSELF = re.compile(
+    "alpha_pattern|auto_mapping|base_model_name_or_path|ensure_weight_tying|exclude_modules|"
+    "fan_in_fan_out|inference_mode|layers_pattern|layers_to_transform|lora_alpha|lora_bias|"
+    "lora_dropout|peft_version|qalora_group_size|r|rank_pattern|revision|target_modules|"
+    "task_type|use_dora|use_rslora"
+)
+_OFF = {"bias": "none", "megatron_core": "megatron.core"}
 
 Stamps = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -53,6 +54,7 @@ class LoadedBase:
     ) -> None:
         """``load``: loads it again, after an adapter that broke it. ``most``: adapters on it."""
         self.model = model.eval()
+        self.device = model.device
         self.most = most
         self._load = load
         self._adapters: WeakValueDictionary[tuple[str, Stamps], Adapter] = WeakValueDictionary()
@@ -107,9 +109,7 @@ class LoadedBase:
     def _put_on(self, adapter: Adapter | None) -> None:
         """Let this adapter count and no other. Nobody uses the model now."""
         if self._is_half and self._load is not None:
-            self.model = self._load().eval()
-            self._on.clear()
-            self._peft, self._active = None, None
+            self._load_again(self._load)
         name = adapter.name if adapter else None
         if adapter is not None and name not in self._on:
             adapter.require_unchanged()
@@ -122,9 +122,19 @@ class LoadedBase:
         self._take_off()
         self._is_half = False
 
+    def _load_again(self, load: Callable[[], PreTrainedModel]) -> None:
+        """Load the base as it was without any adapter. There may be no memory for two of it."""
+        self._on.clear()
+        self._peft, self._active = None, None
+        for module in self.model.modules():
+            module._parameters.clear()
+            module._buffers.clear()
+        free_memory()
+        self.model = load().eval()
+
     def _read(self, adapter: Adapter) -> None:
         """Put an adapter on the layers; which one counts is not changed by that."""
-        folder, device = str(adapter.folder), str(self.model.device)
+        folder, device = str(adapter.folder), str(self.device)
         with peft_warnings.ignored():
             if self._peft is None:
                 self._peft = PeftModel.from_pretrained(
@@ -175,6 +185,7 @@ class Adapter:
                 f"The adapter in {self.folder} has changed since this handle was first asked.",
                 hint="Load the handle anew: ModelHandle.load(...), or job.result().",
             )
+        require_weights(self.folder)
         self.require()
 
 
@@ -202,17 +213,31 @@ def shared(folder: Path, quantization: str | None, most: int) -> LoadedBase:
 
 def is_shareable(folder: Path) -> bool:
     """Return True for the folder of an adapter that adds to the layers of its base, and changes
-    nothing of it: several of them can be on one base."""
-    about = json.loads((folder / ADAPTER).read_text("utf-8"))
-    return all((about.get(name) or None) in (value, None) for name, value in _ADDS_ONLY.items())
+    nothing of it: several of them can be on one base. One with a whole layer, a bias or a setting
+    that is not known here has a base of its own."""
+    about: dict[str, Any] = json.loads((folder / ADAPTER).read_text("utf-8"))
+    if about.pop("init_lora_weights", True) not in _BEGINS:
+        return False
+    others = {name: value for name, value in about.items() if not _OF_ITSELF.fullmatch(name)}
+    kind = others.pop("peft_type", None)
+    off = all(not value or value == _OFF.get(name) for name, value in others.items())
+    return kind == "LORA" and off
+
+
+def require_weights(folder: Path) -> None:
+    """Raise GatewayError for an adapter without safetensors: PEFT would look for a pickle."""
+    if not (folder / WEIGHTS).is_file():
+        raise GatewayError(
+            f"{folder} has no {WEIGHTS}: an adapter in another form is never loaded.",
+            hint="Load it where you trust it, and save it with save_pretrained of PEFT.",
+        )
 
 
 def alone(folder: Path, base: Path, quantization: str | None) -> LoadedBase:
     """Return a base that this adapter has for itself."""
+    require_weights(folder)
     with peft_warnings.ignored():
-        adapted = PeftModel.from_pretrained(
-            load_model(base, quantization), str(folder), use_safetensors=True
-        )
+        adapted = PeftModel.from_pretrained(load_model(base, quantization), str(folder))
     return LoadedBase(cast(PreTrainedModel, adapted))
 
 
