@@ -107,14 +107,11 @@ MEANT = {
     "plan": "migrate plan",
     "leave": "migrate list",
 }
-_NO_EXPORT = (
-    "'ftg status JOB' says where the result is, and 'ftg export' writes it for the tool that is to "
-    "serve it."
-)
 # What people look for that is no command.
 ELSEWHERE = {
     **dict.fromkeys(("login", "auth", "keys"), "Keys are read from the environment: ftg doctor"),
-    **dict.fromkeys(("push", "serve"), _NO_EXPORT),
+    "serve": "'ftg status JOB' says where the result is, and 'ftg export' writes it for the tool "
+    "that is to serve it.",
     "init": "There is nothing to set up; a first job: ftg demo",
 }
 GROUPS = {

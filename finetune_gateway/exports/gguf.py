@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from finetune_gateway.errors import GatewayError, NotFoundError
 from finetune_gateway.estimation.serving_tools import ServingTool, serving_tools
+from finetune_gateway.settings import interpreter
 from finetune_gateway.text.cleaning import visible
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -55,7 +55,7 @@ def convert(converter: Path, model: Path, target: Path, outtype: str) -> None:
     """Write a model folder as GGUF. Raises GatewayError with what the converter says if it
     refuses."""
     done = subprocess.run(
-        [sys.executable, *command(str(converter), str(model), str(target), outtype)],
+        interpreter.script(*command(str(converter), str(model), str(target), outtype)),
         env={**os.environ, **QUIET},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

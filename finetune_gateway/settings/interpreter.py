@@ -14,6 +14,12 @@ def module(name: str, *words: str) -> list[str]:
     return [sys.executable, "-P", "-m", name, *words]
 
 
+def script(path: str, *words: str) -> list[str]:
+    """Return the command that runs a program of somebody else's, which the user has named: what
+    lies beside it is imported first."""
+    return [sys.executable, path, *words]
+
+
 def call(name: str, function: str) -> list[str]:
     """Return the command that calls a function of a module, which is imported from where this
     process imports."""

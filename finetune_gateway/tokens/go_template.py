@@ -218,7 +218,7 @@ def _limits(
 
     ask = {"role": "user", "content": USERS[0]}
     more = {"role": "user", "content": USERS[1]}
-    thought = {"role": "assistant", "content": f"<think>\nqthinksq\n</think>\n\n{ANSWERS[0]}"}
+    thought = {"role": "assistant", "content": "<think>\nqthinksq\n</think>\n\n" + ANSWERS[0]}
     if found.system is None:
         yield "The template takes no system prompt: one that is given is left out."
     if differs({"role": "user", "content": f"  {USERS[0]}\n"}):

@@ -90,6 +90,7 @@ def test_no_verb_works_in_the_thread_of_the_loop(
                 model = await job.result(60)
                 given: dict[str, Any] = {
                     "data": "not-there.jsonl", "model": "m", "models": [], "to": "fake",
+                    "repo": "acme/support",
                     "name": job.id, "backend": "fake", "function": job.blocking.reload,
                     "pairs": [("fake", "m")], "created": None, "path": home / "handle.json",
                     "messages": HELLO, "reference": HELLO[0], "text": "Hello.", "rows": [],

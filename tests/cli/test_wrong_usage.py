@@ -124,7 +124,7 @@ def test_wrong_names_and_values_have_their_code(
         ("budget", "Did you mean: ftg costs"),  # nor get
         ("submti", "Did you mean: ftg submit"),
         ("login", "Keys are read from the environment: ftg doctor"),
-        ("export", "'ftg status JOB' says where the result is"),
+        ("serve", "'ftg status JOB' says where the result is"),
         ("frobnicate", "Run: ftg --help"),
     ],
 )

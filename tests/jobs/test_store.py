@@ -264,5 +264,5 @@ def test_a_damaged_row_is_an_error_of_the_store(store: Store, damage: str) -> No
 def test_a_home_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
     """A file where the folder should be."""
     (tmp_path / "home").write_text("")
-    with pytest.raises(StoreError, match="cannot be created.*FTG_HOME"):
+    with pytest.raises(StoreError, match="is a file, where a folder has to be.*FTG_HOME"):
         Store(Settings(tmp_path / "home" / "deeper"))
