@@ -74,7 +74,7 @@ def _lines(text: str) -> list[str]:
 
 def _figures(data: ComparisonData, room: int) -> list[str]:
     """Return the figures of the deciding measure, the best first, with their intervals: of as many
-    models as fit in so many lines, with whole names if these fit."""
+    models as fit in so many lines, with whole names if these fit, and never one name for two."""
     measure = view.measure_of(data, data.verdict.measure)
     figures = data.figures.get(data.verdict.measure, {})
     found = {key: one.interval for key, one in figures.items() if one.interval}
@@ -84,11 +84,11 @@ def _figures(data: ComparisonData, room: int) -> list[str]:
     names = view.titles(data)
     lines: list[str] = []
     parts: list[str] = []
-    for name in (60, 24, 14):
-        parts = [
-            f"{elide(visible(names[key]), name)} {view.figure_text(measure, figures[key])}"
-            for key in ranked
-        ]
+    for name in (200, 60, 24, 14):
+        short = {key: elide(visible(names[key]), name) for key in ranked}
+        if len({*short.values()}) < len(ranked):
+            break
+        parts = [f"{short[key]} {view.figure_text(measure, figures[key])}" for key in ranked]
         lines = _lines(f"{measure.title}: {', '.join(parts)}")
         if len(lines) <= room:
             return lines

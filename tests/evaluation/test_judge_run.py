@@ -283,4 +283,9 @@ def test_a_judge_that_gives_no_verdict_at_all_is_exit_code_1(
     done = ftg("compare", *words)
     assert done.returncode == 1 and "No verdict of the judge can be read" in done.stderr
     says[0] = ""
-    assert ftg("compare", *words, "--seed", "1").returncode == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    done = ftg("compare", *words, "--seed", "1", "--by", "judge:wins")
+    assert done.returncode == 0
+    figures = " ".join(done.stdout.split()).partition("Preferred by the judge: ")[2]
+    best = f"gpt-4o-mini-2024-07-18 at {host} 100% ("  # and not the beginning and end of both
+    assert figures.startswith(best), done.stdout
