@@ -17,6 +17,7 @@ from finetune_gateway.backends.fake import FakeBackend, FakeChat
 from finetune_gateway.chat import ChatReply, Usage
 
 KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+SECRET = "sk-proj-" + "a1B2c3D4" * 6
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 CALL = {"type": "function", "function": {"name": "find", "arguments": '{"id": "A-1"}'}}
 
@@ -60,6 +61,8 @@ def test_a_local_model_answers_the_client_as_it_answers_chat(local: ModelHandle)
         ({"tool_choice": "required"}, openai.BadRequestError, "does not take tool_choice"),
         ({"temperature": 9}, openai.BadRequestError, "temperature is a number from 0 to 2"),
         ({"model": "gpt-4o"}, openai.NotFoundError, "asks one model"),
+        ({"messages": [3]}, openai.BadRequestError, "messages.0. is no message"),
+        ({"seed": "x"}, openai.BadRequestError, "seed"),
         ({"messages": "Hello"}, openai.BadRequestError, "messages is a list"),
     ],
 )
@@ -117,6 +120,45 @@ def test_calls_and_reasoning_come_as_the_sdk_has_them() -> None:
     assert "".join(one.choices[0].delta.content or "" for one in chunks) == "Let me look."
     [calls] = [one.choices[0].delta.tool_calls for one in chunks if one.choices[0].delta.tool_calls]
     assert [call.to_dict() for call in calls] == [{**CALL, "id": "c1", "index": 0}]
+
+
+class _BreakingChat(FakeChat):
+    """Breaks as a GPU does whose memory is full: with no error of ours."""
+
+    def chat(self, messages: list[dict[str, Any]], **sampling: Any) -> ChatReply:
+        raise RuntimeError(f"CUDA out of memory, {SECRET}")
+
+    def stream(self, messages: list[dict[str, Any]], **sampling: Any) -> Any:
+        if messages[-1]["content"] == "later":
+            yield "Let me "
+        self.chat(messages)
+
+
+class Breaking(FakeBackend):
+    def open(self, handle: Any) -> FakeChat:
+        return _BreakingChat("m", None)
+
+
+def test_what_breaks_is_said_and_is_no_connection_error() -> None:
+    """Whole, at the first piece and after it; without a key that stands in it."""
+    handle = ModelHandle(kind="hosted", model="m", base_model="m", backend="fake")
+    handle.attach(Breaking())
+    client = handle.client()
+    later: Any = [{"role": "user", "content": "later"}]
+    asked: list[tuple[Any, bool]] = [(HELLO, False), (HELLO, True), (later, True)]
+    for messages, streamed in asked:
+        with pytest.raises(openai.APIError, match="RuntimeError: CUDA out of memory") as broken:
+            answer: Any = client.chat.completions.create(
+                model="m", messages=messages, stream=streamed
+            )
+            list(answer)
+        assert not isinstance(broken.value, openai.APIConnectionError)
+        assert SECRET not in str(broken.value)
+        assert isinstance(broken.value, openai.InternalServerError) is (messages is HELLO)
+    with pytest.raises(openai.BadRequestError, match="stream_options is for streams"):
+        client.chat.completions.create(
+            model="m", messages=HELLO, stream_options={"include_usage": True}
+        )
 
 
 def test_a_reward_model_is_no_client() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager
@@ -13,7 +16,8 @@ def ignored() -> Iterator[None]:
     transformers 5.23 has renamed; and looks among the modules alone for the rank and the alpha that
     it has itself set for experts in one tensor. Those count: the scale of such an adapter is
     ``lora_alpha / r``, like that of the others."""
-    with warnings.catch_warnings():
+    # What is ignored holds for all threads: two at once would leave it so.
+    with _one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings(
             "ignore", r"The following (rank|alpha)_pattern keys did not match", RuntimeWarning

@@ -20,6 +20,7 @@ from finetune_gateway.backends.local.bases import ADAPTER
 from finetune_gateway.backends.local.divergence import NotFinite
 from finetune_gateway.backends.local.loading import load_scoring_model
 from finetune_gateway.backends.local.run import Run
+from finetune_gateway.backends.local.shared_bases import require_weights
 from finetune_gateway.errors import DataError, GatewayError, SpecError
 from finetune_gateway.events import Result
 from finetune_gateway.jobs.handle import ModelHandle
@@ -48,10 +49,11 @@ class RewardModel:
         if not (folder / ADAPTER).is_file():
             return cls(load_scoring_model(folder, new_head=False), template)
         base = models.base_of(handle, settings, logging.getLogger(__name__).info)
+        require_weights(folder)
         # In 4 bits if it was trained in 4 bits, as for chats.
         bare = load_scoring_model(base, handle.base_quantization)
         with peft_warnings.ignored():
-            adapted = PeftModel.from_pretrained(bare, str(folder), use_safetensors=True)
+            adapted = PeftModel.from_pretrained(bare, str(folder))
         return cls(cast(PreTrainedModel, adapted), template)
 
     def scores(self, conversations: Sequence[Mapping[str, Any]]) -> list[float | GatewayError]:

@@ -20,7 +20,6 @@ from finetune_gateway.backends.openai.handle_client import (
     refusal,
 )
 from finetune_gateway.chat import ChatReply
-from finetune_gateway.errors import GatewayError
 
 
 class Stream(Protocol):
@@ -67,7 +66,7 @@ class _Transport(httpx2.AsyncBaseTransport):
                 reply = await self._handle.chat(asked.messages, **asked.sampling)
                 return httpx2.Response(200, json=asked.completion(reply))
             return await self._stream(asked)
-        except GatewayError as exc:
+        except Exception as exc:  # the SDK would call it a connection error
             return refusal(exc)
 
     async def _stream(self, asked: Question) -> httpx2.Response:
@@ -93,7 +92,7 @@ class _Events(httpx2.AsyncByteStream):
         try:
             async for piece in self._stream:
                 yield asked.piece(piece)
-        except GatewayError as exc:
+        except Exception as exc:  # the status is sent
             yield event({"error": error_of(exc)})
             return
         assert self._stream.reply is not None  # for the type checker: the pieces have ended

@@ -26,6 +26,7 @@ from finetune_gateway.errors import (
     UnsupportedError,
     shown,
 )
+from finetune_gateway.text.redaction import redact
 
 Json = dict[str, Any]
 
@@ -87,7 +88,7 @@ class _Transport(httpx2.BaseTransport):
                 reply = self._handle.chat(asked.messages, **asked.sampling)
                 return httpx2.Response(200, json=asked.completion(reply))
             return self._stream(asked)
-        except GatewayError as exc:
+        except Exception as exc:  # the SDK would call it a connection error
             return refusal(exc)
 
     def _stream(self, asked: Question) -> httpx2.Response:
@@ -115,7 +116,7 @@ class _Events(httpx2.SyncByteStream):
         try:
             for piece in pieces:
                 yield asked.piece(piece)
-        except GatewayError as exc:
+        except Exception as exc:  # the status is sent
             yield event({"error": error_of(exc)})
             return
         assert self._stream.reply is not None  # for the type checker: the pieces have ended
@@ -143,7 +144,9 @@ class Question:
 
     def completion(self, reply: ChatReply) -> Json:
         """Return a whole answer."""
-        message = {"role": "assistant", "content": reply.text or None, **_beside(reply)}
+        beside = _beside(reply)
+        text = reply.text or (None if reply.tool_calls else "")
+        message = {"role": "assistant", "content": text, **beside}
         choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason or "stop"}
         about = self._about("chat.completion")
         return {**about, "choices": [choice], "usage": _usage(reply)}
@@ -196,6 +199,8 @@ def read(handle: Model, method: str, path: str, body: bytes) -> Question | Json:
         raise SpecError(f"messages is a list, not {shown(messages)}.")
     streamed = bool(given.pop("stream", False))
     options = given.pop("stream_options", None) or {}
+    if options and not streamed:
+        raise SpecError("stream_options is for streams.", hint="Give stream=True, or leave it out.")
     return Question(
         model=handle.model,
         messages=messages,
@@ -263,19 +268,20 @@ def event(data: Mapping[str, Any]) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
 
 
-def refusal(exc: GatewayError) -> httpx2.Response:
+def refusal(exc: Exception) -> httpx2.Response:
     """Return the response that the SDK raises as its own error."""
     return httpx2.Response(_status(exc), json={"error": error_of(exc)})
 
 
-def error_of(exc: GatewayError) -> Json:
+def error_of(exc: Exception) -> Json:
     """Return an error as OpenAI's API words it."""
     kind = "invalid_request_error" if _status(exc) < 500 else "server_error"
     code = exc.code if isinstance(exc, BackendError) else None
-    return {"message": str(exc), "type": kind, "param": None, "code": code}
+    said = str(exc) if isinstance(exc, GatewayError) else redact(f"{type(exc).__name__}: {exc}")
+    return {"message": said, "type": kind, "param": None, "code": code}
 
 
-def _status(exc: GatewayError) -> int:
+def _status(exc: Exception) -> int:
     if isinstance(exc, BackendError) and exc.status_code is not None:
         return max(400, exc.status_code)
     statuses = {AuthenticationError: 401, NotFoundError: 404, BackendError: 502}
