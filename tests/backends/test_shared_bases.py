@@ -32,6 +32,8 @@ def loads(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     """The folders of the bases that were loaded, one after the other; none stays in memory."""
     found: list[Path] = []
     load = shared_bases.load_model
+    # What other tests still hold is none of ours.
+    monkeypatch.setattr(shared_bases, "_bases", weakref.WeakValueDictionary())
 
     def counted(folder: Path, *args: Any, **kwargs: Any) -> Any:
         found.append(folder)
