@@ -8,6 +8,8 @@ here and import it when they are called.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from importlib import import_module
@@ -18,8 +20,10 @@ from finetune_gateway.model import exact_methods
 
 RENDERERS = {
     "Comparison.to_html": "finetune_gateway.reports.comparison_page:write",
+    "Job.live": "finetune_gateway.reports.live_notebook:LiveCurve",
     "Job.to_html": "finetune_gateway.reports.job_page:write",
     "Job.to_dict": "finetune_gateway.reports.job_text:job_document",
+    "ModelHandle.box": "finetune_gateway.reports.chat_box:bundle",
     "ModelHandle.card": "finetune_gateway.reports.model_card:card",
     "ModelHandle.export": "finetune_gateway.exports.export:export",
     "ModelHandle.client": "finetune_gateway.backends.openai.handle_client:client",
@@ -51,6 +55,13 @@ def renderer(name: str) -> Callable[..., Any]:
     return function
 
 
+def in_notebook() -> bool:
+    """Return True in a cell of a notebook, not in a thread beside it or IPython in a terminal."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return hasattr(shell, "kernel") and threading.current_thread() is threading.main_thread()
+
+
 class Shown:
     """A result that shows itself in one line, and in notebooks as a small table."""
 
@@ -65,6 +76,12 @@ class Shown:
         name = self._shown_as()
         html: str = renderer(name)(self).html(name)
         return html
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """Return what a notebook shows of it beside line and table: a chat box of a model."""
+        box = f"{self._shown_as()}.box"
+        found: dict[str, Any] = renderer(box)(self) if box in RENDERERS and in_notebook() else {}
+        return found
 
     def _shown_as(self) -> str:
         """Return the name of this class, or of the base that RENDERERS has."""

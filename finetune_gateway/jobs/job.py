@@ -206,7 +206,7 @@ class Job(Pictured):
         ``on_event`` is called with the job and each of its events, those that are stored first; an
         error that it raises is logged, and ends nothing.
         """
-        return self._wait(Deadline(timeout, stop), waiting.Hook(on_event))
+        return self._wait(Deadline(timeout, stop), waiting.hook_of(on_event))
 
     def _wait(self, deadline: Deadline, hook: waiting.Hook[Job]) -> Job:
         for _ in waiting.polls(self, deadline, send=True):
@@ -248,7 +248,7 @@ class Job(Pictured):
         Raises JobFailed or JobCancelled if there will be no model, JobNotFinished after
         ``timeout`` seconds, NotFoundError for a deployment or a step that is not there.
         """
-        deadline, hook = Deadline(timeout, stop), waiting.Hook(on_event)
+        deadline, hook = Deadline(timeout, stop), waiting.hook_of(on_event)
         if step is None and self.status.final:
             hook.call(self)
         elif step is None:

@@ -27,6 +27,7 @@ from finetune_gateway.events import Event, JobStatus
 from finetune_gateway.jobs import history, turns
 from finetune_gateway.jobs.records import JobRecord
 from finetune_gateway.jobs.store import Store
+from finetune_gateway.renderers import in_notebook, renderer
 from finetune_gateway.settings.arguments import require_function
 from finetune_gateway.settings.deadlines import Call, Deadline, DeadlinePassed
 from finetune_gateway.text import logs
@@ -155,6 +156,15 @@ class Hook(Generic[J]):
                 self.function(job, event)
             except Exception as exc:  # whatever it is, the job goes on
                 log_error(job.id, event, exc)
+
+
+def hook_of(function: Callable[[J, Event], object] | None) -> Hook[J]:
+    """Return what a wait calls after each poll: where the caller has no function, a notebook draws
+    the curve."""
+    if function is None and in_notebook():
+        live: Hook[J] = renderer("Job.live")()
+        return live
+    return Hook(function)
 
 
 def log_error(job_id: str, event: Event, exc: Exception) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from finetune_gateway.renderers import in_notebook
 from finetune_gateway.reports import estimate_figures as figures
 from finetune_gateway.reports.charts import Chart, Key, Picture
 from finetune_gateway.reports.loss_chart import loss_chart
@@ -239,6 +241,9 @@ def model_handle(handle: ModelHandle) -> View:
     facts += [("job", handle.job_id)] if handle.job_id else []
     facts += [("retires on", handle.retires_on)] if handle.retires_on else []
     facts += [("warning", text) for text in handle.warnings]
+    lacks_box = in_notebook() and find_spec("ipywidgets") is None
+    if lacks_box and handle.kind != "reward" and handle.deploy is None:
+        facts.append(("to chat here", "pip install ipywidgets; or handle.chat(...) in a cell"))
     state = "ready" if handle.ready else "not deployed" if handle.deploy else "not yet ready"
     return View(f"{handle.backend} {handle.model} from {handle.base_model}, {state}", tuple(facts))
 

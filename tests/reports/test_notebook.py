@@ -52,7 +52,7 @@ def results(home: Path, rows: Rows) -> dict[str, Any]:
 FIGURES = r"\$[\d.]+( \(\$[\d.]+ to \$[\d.]+\))?, [\d,]+ tokens x 3 epochs"
 PAGES = {"Comparison.to_html", "Job.to_html", "Report.to_html"}
 # What results are written as, or turned into.
-OTHERS = PAGES | {"Job.to_dict"}
+OTHERS = PAGES | {"Job.live", "Job.to_dict", "ModelHandle.box"}
 OTHERS |= {f"ModelHandle.{name}" for name in ("card", "client", "export", "pull", "push")}
 LINES = {
     "Advice": r"rows\S*: [a-z-]+ \([a-z]+\), rows: [a-z0-9 ]+, place: .+",
