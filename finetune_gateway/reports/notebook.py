@@ -57,6 +57,8 @@ class View:
     more: str = ""
     why: Facts = ()
     draw: Callable[[], Chart | None] = lambda: None  # only a notebook needs it
+    page: Callable[[], str] = str  # its page without rows; only a notebook has it
+    frame: str = ""
     picture: Picture | None = None
     keys: Sequence[Key] = ()
 
@@ -80,6 +82,7 @@ class View:
             rows=_visible(self.rows[:MOST_ROWS]),
             name=name,
             more=more,
+            frame=self.page() if in_notebook() else "",
         )
         if chart:
             view = replace(view, picture=chart.pictures()[0], keys=chart.keys)
@@ -105,7 +108,15 @@ def report(report: Report) -> View:
         tuple(facts),
         ("severity", "code", "line", "count", "message", "fix"),
         [_finding(found) for found in report.findings],
+        page=lambda: _report_page(report),
     )
+
+
+def _report_page(report: Report) -> str:
+    # Imported here, as below: most sessions show no page.
+    from finetune_gateway.reports.validation_page import page
+
+    return page(report, None, no_rows=True)
 
 
 def _counts(findings: Sequence[Finding]) -> str:
@@ -302,7 +313,14 @@ def comparison(comparison: Comparison) -> View:
         tuple(facts),
         ("model", *(one.title for one in measures)),
         rows,
+        page=lambda: _comparison_page(comparison),
     )
+
+
+def _comparison_page(comparison: Comparison) -> str:
+    from finetune_gateway.reports.comparison_page import page
+
+    return page(comparison, no_rows=True)
 
 
 # -- money ---------------------------------------------------------------------------------

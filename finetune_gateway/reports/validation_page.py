@@ -148,17 +148,18 @@ def files_of(dataset: Dataset) -> tuple[Path, ...]:
 
 def page(
     report: Report,
-    dataset: Dataset,
+    dataset: Dataset | None,
     *,
     model: str | None = None,
     limit: int | None = None,
     no_rows: bool = False,
 ) -> str:
-    """Return the whole page, of a few megabytes at most. ``limit``: tokens an example may have.
-    ``no_rows``: no text of the rows is on it, in findings and figures neither."""
+    """Return the whole page, of a few megabytes at most. ``dataset``: what was judged, if it is at
+    hand. ``limit``: tokens an example may have. ``no_rows``: no text of the rows is on it, in
+    findings and figures neither."""
     report = without_texts(report) if no_rows else report
     listed = list(enumerate(report.findings[:FINDINGS], 1))
-    rows = {} if no_rows else _rows(dataset, listed)
+    rows = {} if no_rows or dataset is None else _rows(dataset, listed)
     groups = [
         (
             severity,
@@ -168,7 +169,7 @@ def page(
         for severity, title in _GROUPS
     ]
     view = ValidationPage(
-        name=visible(dataset.name),
+        name=visible(dataset.name) if dataset else "data",
         outcome=report.outcome,
         tiles=[*_tiles(report)],
         facts=[*_facts(report, dataset, model)],
@@ -198,9 +199,9 @@ def _tiles(report: Report) -> Iterator[tuple[str, str]]:
         yield f"{report.tokens['trained']:,}", "trained tokens"
 
 
-def _facts(report: Report, dataset: Dataset, model: str | None) -> Iterator[tuple[str, str]]:
+def _facts(report: Report, dataset: Dataset | None, model: str | None) -> Iterator[tuple[str, str]]:
     yield "Format", report.format
-    if dataset.container != "jsonl":
+    if dataset and dataset.container != "jsonl":
         yield "Read from", read_from(dataset.reading)
     if report.tokens:
         how = "exact" if report.tokens.get("exact") else "not exact"

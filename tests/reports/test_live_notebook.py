@@ -88,6 +88,22 @@ def test_what_cannot_be_drawn_ends_no_wait(home: Any, rows: Rows, shown: list[st
     assert job.wait().status == "succeeded" and not shown
 
 
+def test_a_report_and_a_comparison_hold_their_page(home: Any, rows: Rows, shown: list[str]) -> None:
+    """In a notebook alone, in a frame of its own; no row is on it."""
+    from support.comparisons import comparison  # of modules not there before (tests/trust.py)
+
+    data = rows(12)
+    data[2]["messages"][0]["content"] = f"</iframe><script>x</script> jo@example.com {KEY}"
+    results = [Gateway().validate(data), comparison(home, rows=8, models=2)]
+    for result, title in zip(results, ("Accepted", "Comparison"), strict=True):
+        html = result._repr_html_()
+        assert html.count("<iframe") == html.count("</iframe>") == 1 and title in html
+        assert "<script" not in html and "&lt;!doctype html&gt;" in html
+        assert "jo@example.com" not in html and KEY not in html
+    del sys.modules["IPython"]
+    assert not any("<iframe" in result._repr_html_() for result in results)
+
+
 # -- the box -------------------------------------------------------------------------------
 
 
