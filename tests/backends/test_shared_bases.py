@@ -124,7 +124,7 @@ def test_eight_adapters_answer_on_one_base_as_each_does_alone(
     alone: dict[tuple[Path, Ask, str], str] = {}
     for folder in folders:
         handle = on_base(folder)
-        alone |= {(folder, ask, said): ask(handle, said) for ask in ASKED for said in QUESTIONS}
+        alone |= {(folder, ask, said): ask(handle, said) for ask in ASKED for said in QUESTIONS[:2]}
         del handle
         assert in_memory() == 0
     assert len({alone[folder, drawn, QUESTIONS[0]] for folder in folders}) > 4
