@@ -9,27 +9,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from finetune_gateway.errors import GatewayError
+from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.serving_tools import TOOLS, ServingTool, serving_tools
-from finetune_gateway.estimation.weights import read_json
 from finetune_gateway.spec import TrainingSpec
 from finetune_gateway.tokens.go_template import go_template
-from finetune_gateway.tokens.model_folder import has_template, read_tokenizer_files
+from finetune_gateway.tokens.model_folder import has_template, has_tokenizer, read_tokenizer_files
+
+Config = Mapping[str, Any]
 
 MERGE = "Merged into its base it is served: ftg merge."
-MAX_TOKENIZER = 1 << 28  # bytes
-BESIDE = ("embed_tokens", "lm_head")  # modules that are no linear layers of a block
 
 
 @dataclass(frozen=True)
 class Subject:
     """What is to be served: an adapter by its settings, or a whole model; and its base."""
 
-    config: Mapping[str, Any]  # config.json of the base
+    config: Config  # config.json of the base
     rank: int | None = None  # None for a whole model
     modules: tuple[str, ...] = ()  # the last parts of their names; none where the base decides
     saved: tuple[str, ...] = ()  # trained whole beside the adapter
@@ -42,20 +41,8 @@ class Subject:
         found = self.config.get("architectures")
         return str(found[0]) if isinstance(found, list) and found else ""
 
-    @cached_property
-    def tokenizer(self) -> dict[str, Any]:
-        """The kind of its tokenizer, by tokenizer.json; empty where there is none."""
-        if self.folder is None:
-            return {}
-        try:
-            found = read_json(self.folder / "tokenizer.json", MAX_TOKENIZER)
-        except (OSError, ValueError):
-            return {}
-        model = found.get("model") if isinstance(found, dict) else None
-        return model if isinstance(model, dict) else {}
 
-
-def of_spec(spec: TrainingSpec, config: Mapping[str, Any], folder: Path) -> Subject:
+def of_spec(spec: TrainingSpec, config: Config, folder: Path) -> Subject:
     """Return what a job will make."""
     if spec.training_type == "full":
         return Subject(config, folder=folder, switches=spec.chat_template_kwargs)
@@ -72,7 +59,7 @@ def of_spec(spec: TrainingSpec, config: Mapping[str, Any], folder: Path) -> Subj
     )
 
 
-def of_adapter(adapter: Mapping[str, Any], config: Mapping[str, Any]) -> Subject:
+def of_adapter(adapter: Mapping[str, Any], config: Config) -> Subject:
     """Return an adapter by its adapter_config.json, on a base with this config."""
     named = adapter.get("target_modules") or []
     return Subject(
@@ -88,14 +75,20 @@ def _last_parts(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
-def refused(spec: TrainingSpec, config: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return what tools will refuse of what a job makes, a sentence each."""
+def add_notes(estimate: Estimate, spec: TrainingSpec, folder: Path, config: Config) -> None:
+    """Say in the estimate of a job what other tools will refuse of its result, and what they must
+    be started with."""
     subject = of_spec(spec, config, folder)
-    return [
-        *refused_adapter(subject, "vllm"),
-        *refused_adapter(subject, "sglang"),
-        *refused_conversion(subject),
-    ]
+    if spec.method == "reward":
+        return  # a reward model is served by none of them
+    estimate.warnings.extend(
+        [
+            *refused_adapter(subject, "vllm"),
+            *refused_adapter(subject, "sglang"),
+            *refused_conversion(subject),
+        ]
+    )
+    estimate.assumptions.extend(_started_with(subject, serving_tools()["vllm"]))
 
 
 def by_tool(subject: Subject, tools: Sequence[str] = TOOLS) -> dict[str, list[str]]:
@@ -164,11 +157,12 @@ def _merged(subject: Subject, rank: int, tool: ServingTool) -> Iterator[str]:
 
 def _started_with(subject: Subject, tool: ServingTool) -> list[str]:
     rank = subject.rank or 0
-    if rank <= tool.default_rank:
+    needed = tool.rank_for(rank)
+    if rank <= tool.default_rank or needed is None:
         return []
     return [
-        f"{tool.title} will refuse rank {rank} unless it is started with --max-lora-rank "
-        f"{tool.rank_for(rank)}, as ftg export writes it."
+        f"{tool.title} will refuse rank {rank} unless it is started with --max-lora-rank {needed}, "
+        "as ftg export writes it."
     ]
 
 
@@ -193,12 +187,13 @@ def refused_conversion(subject: Subject) -> list[str]:
 
 def knows_tokenizer(subject: Subject, tool: ServingTool) -> bool:
     """Return False for a byte-level BPE that the converter does not recognise."""
-    model, folder = subject.tokenizer, subject.folder
-    if model.get("type") != "BPE" or model.get("byte_fallback") or folder is None:
+    folder = subject.folder
+    if folder is None or (folder / "tokenizer.model").is_file() or not has_tokenizer(folder):
         return True  # SentencePiece, or none that can be judged here
-    if (folder / "tokenizer.model").is_file():
-        return True
     tokenizer = read_tokenizer_files(folder).tokenizer
+    model = tokenizer.model
+    if type(model).__name__ != "BPE" or model.byte_fallback:
+        return True
     ids = tokenizer.encode(tool.pre_tokenizer_text, add_special_tokens=True).ids
     return hashlib.sha256(str(ids).encode()).hexdigest() in tool.pre_tokenizers
 

@@ -26,7 +26,12 @@ from finetune_gateway.backends.local import (
     variables,
     versions,
 )
-from finetune_gateway.backends.local.counting import RowCount, row_source, template_of
+from finetune_gateway.backends.local.counting import (
+    RowCount,
+    row_source,
+    template_of,
+    ways_of_training,
+)
 from finetune_gateway.backends.local.event_log import read_events
 from finetune_gateway.backends.local.local_chat import LocalChat
 from finetune_gateway.backends.local.queue import HANG_SECONDS, Queue
@@ -49,7 +54,7 @@ from finetune_gateway.backends.local.supported import (
 from finetune_gateway.data.dataset import Dataset
 from finetune_gateway.data.row_access import has_reasoning
 from finetune_gateway.errors import MissingDependency, SpecError, StoreError, UnsupportedError
-from finetune_gateway.estimation import calibration, profiles
+from finetune_gateway.estimation import calibration, profiles, servability
 from finetune_gateway.estimation.assumptions import TargetDevice
 from finetune_gateway.estimation.estimate import Estimate
 from finetune_gateway.estimation.gpus import GIB, gpu_name, gpu_notes, which_gpu
@@ -64,7 +69,7 @@ from finetune_gateway.settings.config import current_value
 from finetune_gateway.settings.home import Settings
 from finetune_gateway.settings.money import parse_usd
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.chat_template import choose_switches, row_limit, ways_in_words
+from finetune_gateway.tokens.chat_template import choose_switches, row_limit
 from finetune_gateway.tokens.local_counter import LocalCounter
 from finetune_gateway.tokens.masks.local import LocalRenderer
 from finetune_gateway.tokens.stats import TokenStats
@@ -232,7 +237,7 @@ class LocalBackend(Backend):
             estimate.warnings.append(estimate.refused["longer"])
         if self.gpu is None and estimate.fits == "no":
             estimate.refused["oversize"] = _too_large(estimate)
-        estimate.assumptions.extend([*_ways_of_training(spec, tokens), *self.gpu_notes])
+        estimate.assumptions.extend([*ways_of_training(spec, tokens), *self.gpu_notes])
         if spec.engine == "trl" and METHODS[spec.method].experimental:
             estimate.warnings.append(
                 f"TRL's trainer of {spec.method} is experimental: its next version may train "
@@ -243,7 +248,9 @@ class LocalBackend(Backend):
         estimate.warnings.extend(filter(None, said))
         if spec.continue_from is not None:
             estimate.assumptions.append(origin.in_words(spec, self.settings.runs))
-        if spec.model == builtin.NAME and not builtin.is_built(folder):
+        if spec.model != builtin.NAME:  # a toy
+            servability.add_notes(estimate, spec, folder, models.config_of(folder))
+        elif not builtin.is_built(folder):
             estimate.assumptions.append(
                 "The time is without the minute that it takes to build this model once."
             )
@@ -435,16 +442,3 @@ def _too_large(estimate: Estimate) -> str:
         f"The run needs about {need.expected / GIB:.1f} GiB of memory; there are "
         f"{have / GIB:.1f} GiB."
     )
-
-
-def _ways_of_training(spec: TrainingSpec, tokens: TokenStats) -> list[str]:
-    """Return what the chat template needs, in words."""
-    notes = ways_in_words([], spec.chat_template_kwargs or {})
-    if not tokens.split_rows:
-        return notes
-    apart = (
-        f"In {tokens.split_rows:,} rows each turn is trained as a sequence of its own, behind "
-        "the prompt that asks for it: the template shows it to later turns in another form. "
-        f"That makes {tokens.rows:,} sequences."
-    )
-    return [apart, *notes]

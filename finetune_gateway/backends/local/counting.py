@@ -7,8 +7,9 @@ from typing import Any
 
 from finetune_gateway.data.dataset import kind_of
 from finetune_gateway.spec import TrainingSpec
-from finetune_gateway.tokens.chat_template import ChatTemplate, Encoded
+from finetune_gateway.tokens.chat_template import ChatTemplate, Encoded, ways_in_words
 from finetune_gateway.tokens.local_counter import SequenceTokens
+from finetune_gateway.tokens.stats import TokenStats
 from finetune_gateway.tokens.template_rows import messages_of
 from finetune_gateway.tokens.template_survey import LOSSES
 from finetune_gateway.tokens.text_tokenizer import TextTokenizer
@@ -87,3 +88,16 @@ class RowCount:
         if kind_of(row) == "text" or isinstance(self._source, TextTokenizer):
             return str(row.get("text"))
         return "\n".join(self._source.text(*messages_of(one)) for one in conversations_of(row))
+
+
+def ways_of_training(spec: TrainingSpec, tokens: TokenStats) -> list[str]:
+    """Return what the chat template needs for these rows, in words."""
+    notes = ways_in_words([], spec.chat_template_kwargs or {})
+    if not tokens.split_rows:
+        return notes
+    apart = (
+        f"In {tokens.split_rows:,} rows each turn is trained as a sequence of its own, behind "
+        "the prompt that asks for it: the template shows it to later turns in another form. "
+        f"That makes {tokens.rows:,} sequences."
+    )
+    return [apart, *notes]
