@@ -47,14 +47,15 @@ cover: $(VENV)/.dev ## the lines that the tests run, room by room; their process
 	@$(BIN)/python -m scripts.coverage_rooms
 
 bench: $(VENV)/.dev ## make bench NAME=help_time runs bench/help_time.py; all of them without NAME
-	@files="$(if $(NAME),bench/$(NAME).py,$(filter-out bench/_% bench/peers.py,$(wildcard bench/*.py)))"; \
+	@files="$(if $(NAME),bench/$(NAME).py,$(filter-out bench/_% bench/peers.py bench/export_peers.py,$(wildcard bench/*.py)))"; \
 	for file in $$files; do \
 	  [ -f "$$file" ] || { echo "There is no $$file; there are: $(patsubst bench/%.py,%,$(wildcard bench/*.py))" >&2; exit 2; }; \
 	  $(BIN)/python "$$file" || exit; \
 	done
 
 # Not among the others, which install nothing. uv caches in build/peers too: `make clean` frees the space.
-peers: $(VENV)/.dev ## train beside LLaMA-Factory and axolotl, installed below build/peers (5 GB): bench/results/peers.json
+peers: $(VENV)/.dev ## Go and llama.cpp on what is exported, then training beside LLaMA-Factory and axolotl, below build/peers (5 GB)
+	@$(BIN)/python bench/export_peers.py --out bench/results/export_peers.json
 	@$(BIN)/python bench/peers.py --out bench/results/peers.json
 
 # On a disk: a process that waits for one is killed at other moments than one in memory.
