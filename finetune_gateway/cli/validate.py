@@ -229,8 +229,10 @@ def _print_hints(data: Path, report: Report, reading: Reading | None, model: str
     if reading is not None and reading.container != "jsonl":
         print_message(f"Read from {read_from(reading)}.")
     if report.ok:
-        command = f"ftg estimate {as_argument(data)} --model {model}"
-        print_message(f"Next: {command}")
+        # Of rows that a submit refuses, the next thing to see is what of them is left.
+        lost = any(one.code == "template_drops" and one.kind for one in report.findings)
+        verb = "preview" if lost else "estimate"
+        print_message(f"Next: ftg {verb} {as_argument(data)} --model {model}")
 
 
 def _print_way_out(

@@ -19,6 +19,8 @@ _FIXES = {  # of what a template drops, by kind
     "think_blocks": "Write the reasoning under 'reasoning_content' beside the answer; if the "
     "template writes that of the last turn alone, make a row of each turn.",
 }
+_FIX = "Use a model whose template writes it, or change the row; 'ftg preview' shows what is left."
+_REFUSED = "ftg submit refuses such rows; with --allow-loss (allow_loss=True) it trains the rest."
 
 
 class SequenceTokens(NamedTuple):
@@ -109,7 +111,8 @@ class LocalCounter(TokenCounter):
 
     def _defects(self, sequences: list[SequenceTokens], row: Json) -> Iterator[Defect]:
         for kind, sentence in (self._losses(row) if self._losses else {}).items():
-            yield Defect("template_drops", detail=sentence, fix=_FIXES.get(kind, ""), kind=kind)
+            fix = f"{_FIXES.get(kind, _FIX)} {_REFUSED}"
+            yield Defect("template_drops", detail=sentence, fix=fix, kind=kind)
         kind = kind_of(row)
         limit = None if kind == "text" else self.max_context  # texts are cut into pieces
         if limit and any(one.length > limit for one in sequences):

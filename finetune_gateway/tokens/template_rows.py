@@ -17,18 +17,21 @@ Content = Literal["text", "parts"]
 
 # Names of one thing; transformers fills the others too (chat_template_utils.py).
 REASONING = ("reasoning_content", "thinking", "reasoning")
+HINT = "Run: ftg validate FILE"
 
 
 def messages_of(row: dict[str, Any]) -> tuple[list[Message], Tools]:
-    """Return the conversation and tools of a chat or prompt/completion row. Raises DataError."""
+    """Return the conversation and tools of a chat or prompt/completion row. Raises DataError, also
+    for messages and tools that are no objects."""
     if isinstance(row.get("messages"), list):
-        return row["messages"], row.get("tools") or None
+        tools = _objects(row.get("tools") or [], "tools")
+        return _objects(row["messages"], "messages"), tools or None
     if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         prompt = {"role": "user", "content": row["prompt"]}
         return [prompt, {"role": "assistant", "content": row["completion"]}], None
     raise DataError(
         f"A row with the keys {sorted(row)[:8]} is not a conversation.",
-        hint="Run: ftg validate FILE",
+        hint=HINT,
     )
 
 
@@ -68,21 +71,21 @@ def for_template(
     Arguments of tool calls become objects (OpenAI sends a JSON string, which most templates would
     encode again); developer becomes system; text parts become one string; a refusal is what the
     model says; null keys are dropped, and content that is missing is "", since some templates write
-    "None"; reasoning has all its names, as in transformers.
+    "None"; reasoning has all its names, as in transformers. Raises DataError for what is none of
+    these, whatever JSON it is.
     """
     plain = {key: value for key, value in message.items() if value is not None and key != "weight"}
     if plain.get("role") == "developer":
         plain["role"] = "system"
-    if isinstance(plain.get("content"), list):
-        plain["content"] = "".join(str(part.get("text", "")) for part in plain["content"])
     refusal = plain.pop("refusal", None)
-    plain["content"] = plain.get("content") or refusal or ""
+    plain["content"] = _text_of(plain.get("content")) or _text_of(refusal)
     if "function_call" in plain:  # the deprecated single call
         plain["tool_calls"] = [{"type": "function", "function": plain.pop("function_call")}]
     if plain.get("role") == "function":
         plain["role"] = "tool"
     if plain.get("tool_calls"):
-        plain["tool_calls"] = [_call(call, arguments) for call in plain["tool_calls"]]
+        calls = _objects(plain["tool_calls"], "tool_calls")
+        plain["tool_calls"] = [_call(call, arguments) for call in calls]
     else:
         plain.pop("tool_calls", None)
     if content == "parts":
@@ -99,12 +102,41 @@ def reasoning_of(message: Message) -> str:
     return next((text for text in found if text), "")
 
 
+def _text_of(content: Any) -> str:
+    """Return the text of a content: its own, or that of its parts."""
+    if not isinstance(content, str | list | None):
+        raise _unreadable("content")
+    if not isinstance(content, list):
+        return content or ""
+    return "".join(str(part.get("text", "")) for part in _objects(content, "content"))
+
+
 def _call(call: dict[str, Any], wanted: Arguments) -> dict[str, Any]:
+    if not isinstance(call.get("function"), dict):
+        raise _unreadable("function")
     function = dict(call["function"])
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        # Some hosts write "" for no arguments.
-        arguments = json.loads(arguments) if arguments.strip() else {}
+        arguments = _arguments(arguments)
     as_text = wanted == "string"
     function["arguments"] = json.dumps(arguments, ensure_ascii=False) if as_text else arguments
     return {"type": "function", **call, "function": function}
+
+
+def _arguments(text: str) -> Any:
+    """Return the arguments that a text holds. Some hosts write "" for none."""
+    try:
+        return json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as exc:
+        raise _unreadable("arguments") from exc
+
+
+def _objects(values: Any, key: str) -> list[dict[str, Any]]:
+    """Return a list of objects. Raises DataError for anything else."""
+    if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
+        raise _unreadable(key)
+    return values
+
+
+def _unreadable(key: str) -> DataError:
+    return DataError(f"No chat template can read the {key!r} of this row.", hint=HINT)

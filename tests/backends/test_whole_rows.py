@@ -69,6 +69,10 @@ def test_the_screen_says_what_is_lost_and_the_ways_out(
     """No line of the data is wrong, so the message is not that of wrong lines."""
     path = tmp_path / "calls.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in with_calls()))
+    judged = ftg("validate", str(path), "--model", builtin.NAME, "--chat-template", template)
+    said = " ".join(judged.stdout.split())
+    assert judged.returncode == 0 and "ftg submit refuses such rows; with --allow-loss" in said
+    assert f"Next: ftg preview {path} --model {builtin.NAME}" in judged.stderr
     command = ("submit", str(path), "--model", builtin.NAME, "--chat-template", template)
     done = ftg(*command)
     assert done.returncode == 3 and "calls of tools are not written (12 rows" in done.stderr

@@ -202,6 +202,28 @@ def test_any_value_at_any_place_is_read_and_judged(odd: Any) -> None:
                 [*row_defects(changed, row_format, read_as(changed, row_format))]
 
 
+@FEWER
+@given(any_rows())
+@example({"messages": [{"role": "user", "content": ["Is it dark?"]}, SAID]})
+@example({"messages": [{"role": "user", "content": [[]]}, SAID]})
+@example({"messages": [{"role": "user", "content": {"a": 1}}, SAID]})
+@example({"messages": ["x", SAID]})
+@example({"messages": [SAID], "tools": {"find": 1}})
+@example({"messages": [*IDEAL["input"], {**SAID, "tool_calls": {"id": "c1"}}]})
+@example({"messages": [*IDEAL["input"], {**SAID, "tool_calls": 1.5}]})
+@example({"messages": [*IDEAL["input"], {**SAID, "tool_calls": [None]}]})
+@example({"messages": [*IDEAL["input"], {**SAID, "tool_calls": [{"type": "text"}]}]})
+@example({"messages": [*IDEAL["input"], {**SAID, "tool_calls": [{"function": [1]}]}]})
+@example({"messages": [*IDEAL["input"], {**SAID, "refusal": {"a": 1}, "content": None}]})
+@example({**DEPRECATED, "messages": [{**SAID, "function_call": {"arguments": "Oslo"}}]})
+def test_no_row_breaks_a_template(row: Json) -> None:
+    """Rows with errors too are shown to a model's template by what looks at the whole file: it
+    refuses them in our words. The first rows of a file are read so."""
+    rows = [row, {"messages": [*IDEAL["input"], SAID]}]
+    method: Any = usual_method_of(row)
+    gateway.validate(rows, backend="local", model="builtin/tiny", method=method)
+
+
 def test_there_is_a_row_of_each_format() -> None:
     """So that the properties above are about all."""
     assert {format_of(row) for row in EXAMPLES} == {*FORMATS}
